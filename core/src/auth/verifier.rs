@@ -1,0 +1,319 @@
+//! The one place that decides whether what came over a link is well-formed and signed: a pure function of the bytes and
+//! the configuration (C10). Runs on the shard that received the bytes, before the door.
+
+use std::sync::Arc;
+
+use super::{Claim, Scheme, Verified};
+use crate::config::{Admission, ClusterConfig};
+use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature};
+use crate::quorum::ReplicaSet;
+use crate::wire::canonical::{self, SigningBytes, Tag, opening};
+use crate::wire::message::{
+    BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, Position, PrePrepare,
+    Prepare, PreparedCertificate, SnapshotVote,
+};
+use crate::wire::request::{Body, RequestBounds, RequestMalformed, SignedRequest};
+
+/// Why something from outside was refused. The link that delivered it is at fault, never a claimed signer (A1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[allow(missing_docs, reason = "each says itself")]
+pub enum Rejected {
+    #[error("a signature is not valid")]
+    BadSignature,
+    #[error("a Request or body is malformed: {0}")]
+    Malformed(#[from] RequestMalformed),
+    #[error("the header or the digest does not belong to the body")]
+    BodyMismatch,
+    #[error("of another Epoch")]
+    WrongEpoch,
+    #[error("sent in the name of another replica")]
+    WrongSender,
+    #[error("a replica that is no member, or not in ascending order")]
+    NotAMember,
+    #[error("a certificate without a quorum")]
+    NoQuorum,
+    #[error("a nonce that does not open its commitment")]
+    BadOpening,
+    #[error("a message that this kind of peer may not send")]
+    NotAllowed,
+    #[error("Seqs of zero, too many, or not one after the other")]
+    BadSeq,
+    #[error("a map of the wrong length")]
+    BadMap,
+}
+
+/// Checks what comes from links.
+#[derive(Clone)]
+pub struct Verifier {
+    config: Arc<ClusterConfig>,
+    scheme: Arc<dyn Scheme>,
+    bounds: RequestBounds,
+}
+
+impl Verifier {
+    /// A verifier under `config`; `scheme` says what a valid signature is.
+    #[must_use]
+    pub fn new(config: Arc<ClusterConfig>, scheme: Arc<dyn Scheme>) -> Self {
+        let bounds = RequestBounds::from(config.params());
+        Self { config, scheme, bounds }
+    }
+
+    /// What bounds Requests and bodies in this cluster.
+    #[must_use]
+    pub fn bounds(&self) -> RequestBounds {
+        self.bounds
+    }
+
+    /// Checks what `from` sent over its link. Signed things may be relayed, everything else speaks for its sender only.
+    pub fn check(&self, from: ReplicaId, message: Message) -> Result<Verified<Message>, Rejected> {
+        match &message {
+            Message::Request(request) => self.requests(std::iter::once(request))?,
+            Message::PrePrepare(pre_prepare) => self.pre_prepare(pre_prepare)?,
+            Message::Prepare(prepare) => self.prepare(prepare)?,
+            Message::Commit(commit) => {
+                self.epoch(commit.position.epoch)?;
+                if commit.replica != from {
+                    return Err(Rejected::WrongSender);
+                }
+            }
+            Message::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
+            Message::Snapshot(vote) => self.snapshot(vote)?,
+            Message::Status(status) => {
+                let words = (self.config.params().window as usize).div_ceil(64);
+                if [&status.proposed, &status.prepared, &status.committed].iter().any(|map| map.len() != words) {
+                    return Err(Rejected::BadMap);
+                }
+            }
+            Message::Slot(slot) => self.slot(slot)?,
+            Message::Log(slots) => {
+                if slots.len() > crate::limits::LOG_SLOTS_MAX {
+                    return Err(Rejected::BadSeq);
+                }
+                let seq = |slot: &CommittedSlot| slot.certificate.position.seq;
+                if slots.windows(2).any(|pair| seq(&pair[1]) != seq(&pair[0]).plus(1)) {
+                    return Err(Rejected::BadSeq);
+                }
+                slots.iter().try_for_each(|slot| self.slot(slot))?;
+            }
+            Message::ViewChange(_) | Message::FetchSlot(_) | Message::FetchLog(_) => {}
+            Message::InfoQuery { .. }
+            | Message::Reply(_)
+            | Message::Busy(_)
+            | Message::Info(_)
+            | Message::ClientJoin(_) => return Err(Rejected::NotAllowed),
+        }
+        Ok(Verified(message))
+    }
+
+    /// Checks the signatures of many Requests at once. Gives those that are valid, in their order, and the indices of
+    /// the others.
+    #[must_use]
+    pub fn check_requests(&self, requests: Vec<SignedRequest>) -> (Verified<Vec<SignedRequest>>, Vec<usize>) {
+        let claims: Vec<_> = requests.iter().map(|request| self.request_claim(&request.entry)).collect();
+        let mut valid = Vec::new();
+        self.scheme.verify_many(&claims, &mut valid);
+        let refused: Vec<_> = (0..requests.len()).filter(|index| !valid[*index]).collect();
+        let kept = requests.into_iter().zip(valid).filter(|(_, valid)| *valid).map(|(request, _)| request).collect();
+        (Verified(kept), refused)
+    }
+
+    /// Whether `client` is admitted by the cluster in `epoch`, by what it shows.
+    #[must_use]
+    pub fn is_admitted(&self, client: PublicKey, certificate: Option<&ClientCertificate>) -> bool {
+        match (self.config.admission(), certificate) {
+            (Admission::Any, _) => true,
+            (Admission::Certified(_), None) => false,
+            (Admission::Certified(authority), Some(certificate)) => {
+                let bytes = canonical::client_certificate(self.config.cluster_id(), client, certificate.expires_epoch);
+                certificate.expires_epoch >= self.config.epoch()
+                    && self.is_signed(authority, bytes, certificate.signature)
+            }
+        }
+    }
+
+    /// Checks one signature of whatever kind.
+    #[must_use]
+    pub fn is_signed(&self, public_key: PublicKey, bytes: SigningBytes, signature: Signature) -> bool {
+        self.scheme.verify(&Claim { public_key, bytes, signature })
+    }
+
+    /// Checks a prepared certificate.
+    pub fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), Rejected> {
+        let PreparedCertificate { position, header, proposal, prepares } = certificate;
+        self.header(position, header)?;
+        let mut claims = vec![self.proposal_claim(position, proposal.commitment, proposal.signature)];
+        for (replica, ballot) in prepares {
+            let bytes = canonical::prepare(self.cluster(), position, *replica, ballot.commitment);
+            claims.push(self.claim(*replica, bytes, ballot.signature)?);
+        }
+        let primary = self.config.primary(position.view);
+        let voters = self.ascending(prepares.iter().map(|(replica, _)| *replica), Some(primary))?;
+        self.quorum(voters.with(primary))?;
+        self.all(&claims)
+    }
+
+    /// Checks a commit certificate.
+    pub fn committed(&self, certificate: &CommitCertificate) -> Result<(), Rejected> {
+        let CommitCertificate { position, header, proposal, opening: revealed, commits } = certificate;
+        self.header(position, header)?;
+        let primary = self.config.primary(position.view);
+        let mut claims = vec![self.proposal_claim(position, proposal.commitment, proposal.signature)];
+        for (replica, ballot, nonce) in commits {
+            let bytes = canonical::prepare(self.cluster(), position, *replica, ballot.commitment);
+            claims.push(self.claim(*replica, bytes, ballot.signature)?);
+            self.opens(nonce, ballot.commitment)?;
+        }
+        let mut voters = self.ascending(commits.iter().map(|(replica, _, _)| *replica), Some(primary))?;
+        if let Some(nonce) = revealed {
+            self.opens(nonce, proposal.commitment)?;
+            voters.insert(primary);
+        }
+        self.quorum(voters)?;
+        self.all(&claims)
+    }
+
+    fn pre_prepare(&self, pre_prepare: &PrePrepare) -> Result<(), Rejected> {
+        let PrePrepare { position, ballot, header, body } = pre_prepare;
+        self.header(position, header)?;
+        self.body(header, body)?;
+        self.all(&[self.proposal_claim(position, ballot.commitment, ballot.signature)])?;
+        self.request_signatures(body)
+    }
+
+    fn prepare(&self, prepare: &Prepare) -> Result<(), Rejected> {
+        let Prepare { position, replica, ballot } = prepare;
+        self.epoch(position.epoch)?;
+        if *replica == self.config.primary(position.view) {
+            return Err(Rejected::WrongSender);
+        }
+        let bytes = canonical::prepare(self.cluster(), position, *replica, ballot.commitment);
+        self.all(&[self.claim(*replica, bytes, ballot.signature)?])
+    }
+
+    fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Rejected> {
+        let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
+        self.epoch(*epoch)?;
+        if !seq.is_checkpoint(self.config.params().checkpoint_interval) {
+            return Err(Rejected::BadSeq);
+        }
+        self.signatures(signatures, |replica| {
+            canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica)
+        })
+    }
+
+    fn snapshot(&self, vote: &SnapshotVote) -> Result<(), Rejected> {
+        let SnapshotVote { epoch, seq, root, signatures } = vote;
+        self.epoch(*epoch)?;
+        if !seq.is_checkpoint(self.config.params().checkpoint_interval) {
+            return Err(Rejected::BadSeq);
+        }
+        self.signatures(signatures, |replica| canonical::snapshot(self.cluster(), *epoch, *seq, *root, replica))
+    }
+
+    fn slot(&self, slot: &CommittedSlot) -> Result<(), Rejected> {
+        self.committed(&slot.certificate)?;
+        self.body(&slot.certificate.header, &slot.body)
+    }
+
+    /// The epoch is ours, the Seq is one, and D is the digest of the header.
+    fn header(&self, position: &Position, header: &BatchHeader) -> Result<(), Rejected> {
+        self.epoch(position.epoch)?;
+        if position.seq == Seq(0) {
+            return Err(Rejected::BadSeq);
+        }
+        let right = crate::mutant!(
+            M5BodyNotCompared,
+            header.flags == 0 && header.digest(self.cluster(), position.epoch) == position.digest,
+            true
+        );
+        if right { Ok(()) } else { Err(Rejected::BodyMismatch) }
+    }
+
+    /// The header is the one of this body.
+    fn body(&self, header: &BatchHeader, body: &Body) -> Result<(), Rejected> {
+        let right = crate::mutant!(M5BodyNotCompared, *header == body.header(header.time_ns), true);
+        if right { Ok(()) } else { Err(Rejected::BodyMismatch) }
+    }
+
+    fn requests<'a>(&self, requests: impl Iterator<Item = &'a SignedRequest>) -> Result<(), Rejected> {
+        let claims: Vec<_> = requests.map(|request| self.request_claim(&request.entry)).collect();
+        self.all(&claims)
+    }
+
+    fn request_signatures(&self, body: &Body) -> Result<(), Rejected> {
+        let claims: Vec<_> = body.entries().iter().map(|entry| self.request_claim(entry)).collect();
+        self.all(&claims)
+    }
+
+    fn request_claim(&self, entry: &crate::wire::request::RequestEntry) -> Claim {
+        let bytes = canonical::signing_bytes(Tag::Request, self.cluster(), entry.digest);
+        Claim { public_key: entry.client, bytes, signature: entry.signature }
+    }
+
+    fn proposal_claim(&self, at: &Position, commitment: Digest, signature: Signature) -> Claim {
+        let primary = self.config.primary(at.view);
+        let bytes = canonical::pre_prepare(self.cluster(), at, commitment);
+        Claim { public_key: self.config.members()[primary.index()].public_key, bytes, signature }
+    }
+
+    fn claim(&self, replica: ReplicaId, bytes: SigningBytes, signature: Signature) -> Result<Claim, Rejected> {
+        let member = self.config.member(replica).ok_or(Rejected::NotAMember)?;
+        Ok(Claim { public_key: member.public_key, bytes, signature })
+    }
+
+    /// At least one signature, of members in ascending order, all valid.
+    fn signatures(
+        &self,
+        signatures: &[(ReplicaId, Signature)],
+        bytes: impl Fn(ReplicaId) -> SigningBytes,
+    ) -> Result<(), Rejected> {
+        let signers = self.ascending(signatures.iter().map(|(replica, _)| *replica), None)?;
+        if signers.is_empty() {
+            return Err(Rejected::NoQuorum);
+        }
+        let claims: Result<Vec<_>, _> =
+            signatures.iter().map(|(replica, signature)| self.claim(*replica, bytes(*replica), *signature)).collect();
+        self.all(&claims?)
+    }
+
+    fn all(&self, claims: &[Claim]) -> Result<(), Rejected> {
+        let mut valid = Vec::with_capacity(claims.len());
+        self.scheme.verify_many(claims, &mut valid);
+        assert_eq!(valid.len(), claims.len());
+        if valid.into_iter().all(|valid| valid) { Ok(()) } else { Err(Rejected::BadSignature) }
+    }
+
+    fn ascending(
+        &self,
+        replicas: impl Iterator<Item = ReplicaId>,
+        never: Option<ReplicaId>,
+    ) -> Result<ReplicaSet, Rejected> {
+        let mut set = ReplicaSet::EMPTY;
+        let mut last = None;
+        for replica in replicas {
+            let in_order = last.is_none_or(|last| last < replica);
+            if self.config.member(replica).is_none() || !in_order || Some(replica) == never {
+                return Err(Rejected::NotAMember);
+            }
+            set.insert(replica);
+            last = Some(replica);
+        }
+        Ok(set)
+    }
+
+    fn quorum(&self, voters: ReplicaSet) -> Result<(), Rejected> {
+        if self.config.weights().is_quorum(voters) { Ok(()) } else { Err(Rejected::NoQuorum) }
+    }
+
+    fn opens(&self, nonce: &Digest, commitment: Digest) -> Result<(), Rejected> {
+        if opening(nonce) == commitment { Ok(()) } else { Err(Rejected::BadOpening) }
+    }
+
+    fn epoch(&self, epoch: Epoch) -> Result<(), Rejected> {
+        if epoch == self.config.epoch() { Ok(()) } else { Err(Rejected::WrongEpoch) }
+    }
+
+    fn cluster(&self) -> ClusterId {
+        self.config.cluster_id()
+    }
+}

@@ -1,0 +1,356 @@
+//! What goes into a replica and what comes out of it, and the contract between [`Effects`] and whoever carries them out
+//! (server, simulator, embedder):
+//!
+//! 1. A [`LogPosition`] counts persisted records, those of the journal and of the superblock alike. The core gives each
+//!    record the next number when it emits it. `Durable(p)` says: every record up to p is on stable storage, wherever it
+//!    lives. It never goes back, may come late or skip numbers, never early.
+//! 2. Records are written in position order. A shell may group them and keep several groups in flight; it reports only
+//!    the unbroken prefix.
+//! 3. What carries `needs = p` may leave the process only when everything up to p is durable. `needs = 0`: at once. A
+//!    message that waits does not hold back those behind it.
+//! 4. `execute` goes to the service strictly in Seq order, each Seq once per incarnation; `Executed` returns in the same
+//!    order. It needs nothing durable: a quorum's prepared certificates already are.
+//! 5. Links may lose, delay, double and reorder. No part of core relies on them.
+//! 6. There is one deadline. The shell steps everything that has already arrived before it delivers `Deadline`.
+//! 7. A failed write or flush is never an input: the shell ends the process. What destroys (`drop_journal_below`,
+//!    `remove_snapshots`) is emitted only after the core was told `Durable(p)` of the superblock record that no longer
+//!    needs it and no `load` below it is open.
+//! 8. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::auth::Verified;
+use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, WallNanos};
+use crate::journal::record::Record;
+use crate::journal::superblock::Superblock;
+use crate::snapshot::ClientsImage;
+use crate::wire::message::{Busy, Info, Message, Reply};
+use crate::wire::request::{Body, SignedRequest};
+
+/// Two clocks, both arguments. Timers use `mono` only; `wall` only dates batches and bounds what a primary may claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Now {
+    /// Never goes back.
+    pub mono: Nanos,
+    /// Nanoseconds since 1970; may jump.
+    pub wall: WallNanos,
+}
+
+/// Whether a link is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// The handshake is done.
+    Up,
+    /// It broke or was closed.
+    Down,
+}
+
+/// What happens to a replica.
+#[derive(Debug)]
+pub enum Input {
+    /// Requests that a shard gathered from clients' links, checked and digested.
+    Requests(Verified<Vec<SignedRequest>>),
+    /// A message of a peer, over its link.
+    Message {
+        /// The link's authenticated peer.
+        from: ReplicaId,
+        /// What it sent.
+        message: Verified<Message>,
+    },
+    /// A peer's link came up or went down.
+    Link {
+        /// The peer.
+        peer: ReplicaId,
+        /// Which of the two.
+        state: LinkState,
+    },
+    /// A client's key was brought to a link, or the link went down.
+    Client {
+        /// The client.
+        client: PublicKey,
+        /// The link.
+        link: LinkId,
+        /// Which of the two.
+        state: LinkState,
+    },
+    /// Every record up to this one is on stable storage.
+    Durable(LogPosition),
+    /// The service executed the batch that the last `execute` named.
+    Executed {
+        /// Which.
+        seq: Seq,
+        /// What came of it.
+        outcome: Executed,
+    },
+    /// The files of a snapshot are written and flushed, the directory too.
+    Snapshot {
+        /// Of which Seq.
+        seq: Seq,
+        /// What they hold.
+        outcome: SnapshotWritten,
+    },
+    /// The answer to a `load`; `None`: unreadable.
+    Loaded {
+        /// What was asked for.
+        at: LogPosition,
+        /// The record there.
+        record: Option<Record>,
+    },
+    /// The service holds the state of the snapshot that `install` named.
+    Installed {
+        /// Of which Seq.
+        seq: Seq,
+    },
+    /// A link asks for INFO; the shell fills in what it knows better.
+    InfoQuery {
+        /// Where the answer goes.
+        to: InfoTo,
+    },
+    /// The time that `Effects::deadline` named has come.
+    Deadline,
+}
+
+/// Who asked for INFO.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InfoTo(pub LinkId);
+
+/// What executing one batch came to.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Executed {
+    /// The results of all admitted Requests, one after the other; each operation's with a u32 length before it.
+    pub results: Bytes,
+    /// Where each admitted Request's results end in `results`, and their [`crate::wire::request::result_digest`] under
+    /// code `Ok`.
+    pub ends: Vec<(u32, Digest)>,
+    /// What the service passed to `Replies::delta`, hashed.
+    pub delta: Digest,
+}
+
+/// What a written snapshot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotWritten {
+    /// The root of its manifest.
+    pub root: Digest,
+    /// The Merkle root of the service's chunks.
+    pub state_digest: Digest,
+    /// Bytes of the service's chunks.
+    pub state_bytes: u64,
+}
+
+/// Where a record belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Appended to the journal.
+    Journal(Record),
+    /// Written over the superblock.
+    Superblock(Box<Superblock>),
+}
+
+/// A record to be made durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    /// Its number, one above the last.
+    pub position: LogPosition,
+    /// What and where.
+    pub place: Place,
+}
+
+/// Who a message is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// Every other replica.
+    All,
+    /// One.
+    One(ReplicaId),
+}
+
+/// What a full send queue drops first: the highest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// View changes, checkpoints, STATUS.
+    Control,
+    /// PRE-PREPARE, PREPARE, COMMIT.
+    Ordering,
+    /// Answers to FETCH, and forwarded Requests.
+    Bulk,
+}
+
+/// A message to peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Who it is for.
+    pub to: To,
+    /// How dear it is.
+    pub lane: Lane,
+    /// What is sent.
+    pub message: Message,
+    /// It leaves when everything up to here is durable.
+    pub needs: LogPosition,
+}
+
+/// A batch for the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Execute {
+    /// Its place in the order.
+    pub seq: Seq,
+    /// The agreed time.
+    pub time_ns: u64,
+    /// The whole batch.
+    pub body: Arc<Body>,
+    /// Which of the body's Requests are admitted, ascending. May be none: then the service is not called.
+    pub admitted: Vec<u32>,
+}
+
+/// A snapshot to be taken after executing `seq` and before the next.
+#[derive(Clone, Debug)]
+pub struct SnapshotOrder {
+    /// The Seq.
+    pub seq: Seq,
+    /// The client table and the other replicated values as of that Seq, to be encoded and written beside the chunks.
+    pub clients: Arc<ClientsImage>,
+}
+
+/// What goes to a client's link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The answer to a Request that was ordered.
+    Reply(Reply),
+    /// The Request was not taken.
+    Busy(Busy),
+    /// The answer to an INFO-QUERY.
+    Info(Box<Info>),
+}
+
+/// Why a replica must stop. Going on could break a promise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Halt {
+    /// Two batches are committed at one Seq: more replicas are faulty than the configuration allows for.
+    #[error("safety is broken: Seq {seq} is committed with digest {here:?} here and with a certificate for {there:?}")]
+    TwoCommitted {
+        /// The Seq.
+        seq: Seq,
+        /// Committed here.
+        here: Digest,
+        /// Certified elsewhere.
+        there: Digest,
+    },
+    /// A blocking set of replicas executed the same order to another state: at least one of them is correct.
+    #[error(
+        "this replica's {what} at Seq {seq} is {here:?}, {others} others have {there:?}: its service, disk or memory is at fault"
+    )]
+    Diverged {
+        /// `checkpoint` or `snapshot`.
+        what: &'static str,
+        /// The Seq.
+        seq: Seq,
+        /// Here.
+        here: Digest,
+        /// There.
+        there: Digest,
+        /// How many.
+        others: usize,
+    },
+    /// The journal says that another root was signed here before.
+    #[error(
+        "executing Seq {seq} again gave another root than the one this replica signed: its service is not deterministic"
+    )]
+    ReplayDiverged {
+        /// The Seq.
+        seq: Seq,
+    },
+    /// The peers have dropped what this replica lacks; only the transfer of a snapshot would help.
+    #[error("Seq {seq} is needed here, and no peer keeps it: this replica was away for longer than two snapshots")]
+    LeftBehind {
+        /// The first Seq that is missing.
+        seq: Seq,
+    },
+}
+
+/// What a replica wants done. Owned by the caller, cleared and reused by it; `step` only appends.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To be made durable, in this order.
+    pub persist: Vec<Persist>,
+    /// To be sent to replicas.
+    pub send: Vec<Outgoing>,
+    /// To be sent to clients' links.
+    pub answer: Vec<(LinkId, Answer)>,
+    /// To be executed, in this order. At most one is outstanding.
+    pub execute: Vec<Execute>,
+    /// To be taken after what `execute` named before it, and before anything it names later.
+    pub snapshot: Option<SnapshotOrder>,
+    /// The service is told that this snapshot is stable.
+    pub snapshot_stable: Option<Seq>,
+    /// Restore the service from the files of this snapshot.
+    pub install: Option<Seq>,
+    /// Records to be read back.
+    pub load: Vec<LogPosition>,
+    /// No record below this one is needed any more.
+    pub drop_journal_below: Option<LogPosition>,
+    /// No snapshot below this one is needed any more, but for unfinished ones.
+    pub remove_snapshots_below: Option<Seq>,
+    /// The time of the next `Deadline`; replaces the former one; `None` keeps it.
+    pub deadline: Option<Nanos>,
+    /// Stop.
+    pub halt: Option<Halt>,
+}
+
+impl Effects {
+    /// Empties everything and keeps the memory.
+    pub fn clear(&mut self) {
+        let Self {
+            persist,
+            send,
+            answer,
+            execute,
+            snapshot,
+            snapshot_stable,
+            install,
+            load,
+            drop_journal_below,
+            remove_snapshots_below,
+            deadline,
+            halt,
+        } = self;
+        persist.clear();
+        send.clear();
+        answer.clear();
+        execute.clear();
+        load.clear();
+        (*snapshot, *snapshot_stable, *install) = (None, None, None);
+        (*drop_journal_below, *remove_snapshots_below, *deadline, *halt) = (None, None, None, None);
+    }
+}
+
+/// What the simulator turns to reach rare states sooner. Production uses the default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// How often STATUS is sent while work is outstanding, in nanoseconds.
+    pub status_busy: u64,
+    /// How often it is sent when nothing is.
+    pub status_idle: u64,
+    /// Bodies kept in memory, in bytes; older ones are read back from the journal.
+    pub body_bytes: usize,
+    /// Requests that wait to be ordered, in bytes.
+    pub pool_bytes: usize,
+    /// Requests of one client that wait to be ordered, in bytes.
+    pub pool_bytes_per_client: usize,
+    /// Slots in one LOG.
+    pub log_slots: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        use crate::limits;
+        Self {
+            status_busy: limits::STATUS_INTERVAL_BUSY,
+            status_idle: limits::STATUS_INTERVAL_IDLE,
+            body_bytes: limits::BODY_BYTES,
+            pool_bytes: limits::POOL_BYTES,
+            pool_bytes_per_client: limits::POOL_BYTES_PER_CLIENT,
+            log_slots: limits::LOG_SLOTS_MAX,
+        }
+    }
+}

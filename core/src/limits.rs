@@ -1,0 +1,140 @@
+//! Every bound of the system in one place, and how they depend on one another, checked when this compiles.
+//! Bounds that a cluster may choose are in [`crate::config::ProtocolParams`]; here are their defaults and what no
+//! configuration may pass (PROTOCOL §1, §14).
+
+/// One kibibyte.
+pub const KIB: usize = 1 << 10;
+/// One mebibyte.
+pub const MIB: usize = 1 << 20;
+/// One millisecond in nanoseconds.
+pub const MILLISECOND: u64 = 1_000_000;
+/// One second in nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;
+
+/// Replicas in a configuration.
+pub const REPLICAS_MAX: usize = 31;
+/// Total weight of a configuration.
+pub const WEIGHT_TOTAL_MAX: u64 = 1 << 32;
+
+/// Default slots between two checkpoints (K). The window L is twice that.
+pub const CHECKPOINT_INTERVAL: u64 = 128;
+/// The largest window that a configuration may choose.
+pub const WINDOW_MAX: u64 = 4096;
+/// Default number of slots that a primary keeps in flight.
+pub const PIPELINE_MAX: u64 = 32;
+/// Default size of an encoded Request.
+pub const REQUEST_BYTES_MAX: usize = 256 * KIB;
+/// Default number of operations in a Request.
+pub const REQUEST_OPERATIONS_MAX: usize = 4096;
+/// Default number of Requests in a batch; no configuration may pass it, because a session id holds 20 bits of index.
+pub const BATCH_REQUESTS_MAX: usize = 4096;
+/// Default size of a batch's body.
+pub const BATCH_BYTES_MAX: usize = MIB;
+/// The largest body that a configuration may choose.
+pub const BATCH_BYTES_LIMIT: usize = 8 * MIB;
+/// Default number of Requests that a session may have outstanding (W).
+pub const CLIENT_WINDOW: u64 = 64;
+/// The largest window of a session; its bits lie in a fixed array.
+pub const CLIENT_WINDOW_MAX: u64 = 1024;
+/// Default number of sessions.
+pub const SESSIONS_MAX: usize = 10_240;
+/// Default size of the results of one Request.
+pub const REPLY_BYTES_MAX: usize = 256 * KIB;
+/// Unacknowledged result bytes at which a session must wait, except for its lowest open Request.
+pub const SESSION_RESULT_BYTES: usize = MIB;
+/// Default size of all cached results.
+pub const REPLY_CACHE_BYTES: usize = 32 * MIB;
+/// Default bytes of executed bodies after which a snapshot is due.
+pub const SNAPSHOT_BYTES: u64 = 256 * MIB as u64;
+/// Default slots after which a snapshot is due.
+pub const SNAPSHOT_SLOTS: u64 = 131_072;
+/// Default base of the view-change timeout, in nanoseconds.
+pub const VIEW_TIMEOUT: u64 = 500 * MILLISECOND;
+/// How far a primary's clock may be ahead of ours, in nanoseconds.
+pub const CLOCK_AHEAD_MAX: u64 = 2 * SECOND;
+/// How many windows old the Seq in an OPEN_SESSION may be.
+pub const OPEN_SESSION_AGE_WINDOWS: u64 = 64;
+
+/// A chunk of a snapshot.
+pub const CHUNK_BYTES_MAX: usize = MIB;
+/// Snapshots that may be unfinished at a time; execution waits before a third.
+pub const SNAPSHOTS_UNFINISHED_MAX: usize = 2;
+
+/// Bodies in memory: what a full pipeline needs.
+pub const BODY_BYTES: usize = 32 * MIB;
+/// Bodies of PRE-PREPAREs beyond the window.
+pub const EARLY_BODY_BYTES: usize = 8 * MIB;
+/// Requests that wait to be ordered, over all clients.
+pub const POOL_BYTES: usize = 32 * MIB;
+/// Requests that wait to be ordered, of one client.
+pub const POOL_BYTES_PER_CLIENT: usize = MIB;
+/// Frames that wait to be sent, over all links.
+pub const SEND_QUEUE_BYTES: usize = 32 * MIB;
+/// Frames that wait to be sent to one peer.
+pub const SEND_QUEUE_BYTES_PER_PEER: usize = 8 * MIB;
+/// Buffers that links receive into, over all links.
+pub const RECEIVE_BYTES: usize = 32 * MIB;
+/// Batches and replies between ordering and execution.
+pub const EXECUTE_QUEUE_BYTES: usize = 8 * MIB;
+/// What images of unfinished snapshots hold back.
+pub const IMAGE_BYTES: usize = 16 * MIB;
+/// The client table with full windows: 64 bytes for each Request that a session may have outstanding.
+pub const CLIENT_TABLE_BYTES: usize = SESSIONS_MAX * CLIENT_WINDOW as usize * 64;
+/// What all of it adds up to at the defaults.
+pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
+    + REPLY_CACHE_BYTES
+    + POOL_BYTES
+    + BODY_BYTES
+    + EARLY_BODY_BYTES
+    + SEND_QUEUE_BYTES
+    + RECEIVE_BYTES
+    + EXECUTE_QUEUE_BYTES
+    + IMAGE_BYTES;
+
+/// A frame's header.
+pub const FRAME_HEADER_BYTES: usize = 32;
+/// Frames are padded to a multiple of this, and receive buffers aligned to it.
+pub const FRAME_ALIGN: usize = 16;
+/// What a REQUEST's payload may add to `request_bytes_max`.
+pub const REQUEST_FRAME_SLACK: usize = KIB;
+/// What a PRE-PREPARE's payload may add to `batch_bytes_max`.
+pub const PRE_PREPARE_FRAME_SLACK: usize = 64 * KIB;
+/// What a small message of replicas may have: votes, STATUS, FETCH and INFO.
+pub const SMALL_FRAME_BYTES: usize = 16 * KIB;
+/// A NEW-VIEW of the largest configuration: REPLICAS_MAX VIEW-CHANGEs of a window of prepared certificates.
+pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
+/// Certificates and bodies in one LOG.
+pub const LOG_FRAME_BYTES: usize = 2 * MIB;
+/// Slots in one LOG.
+pub const LOG_SLOTS_MAX: usize = 256;
+/// One message of the handshake.
+pub const HANDSHAKE_MESSAGE_BYTES: usize = 4 * KIB;
+/// Client keys on one link.
+pub const CLIENT_KEYS_PER_LINK: usize = 1024;
+/// Handshakes under way at a time.
+pub const HANDSHAKES_MAX: usize = 128;
+/// A handshake that takes longer is given up, in nanoseconds.
+pub const HANDSHAKE_TIMEOUT: u64 = 5 * SECOND;
+
+/// How often a replica says where it is while work is outstanding, in nanoseconds.
+pub const STATUS_INTERVAL_BUSY: u64 = 50 * MILLISECOND;
+/// How often it does when nothing is, in nanoseconds.
+pub const STATUS_INTERVAL_IDLE: u64 = SECOND;
+
+/// The prepared certificate of one slot at its largest, encoded.
+const PREPARED_CERTIFICATE_BYTES: usize = 160 + (REPLICAS_MAX + 1) * (2 + 32 + 64);
+
+const _: () = assert!(REQUEST_BYTES_MAX <= BATCH_BYTES_MAX && BATCH_BYTES_MAX <= BATCH_BYTES_LIMIT);
+const _: () = assert!(PIPELINE_MAX <= 2 * CHECKPOINT_INTERVAL && 2 * CHECKPOINT_INTERVAL <= WINDOW_MAX);
+const _: () = assert!(CHECKPOINT_INTERVAL.is_power_of_two());
+const _: () = assert!(PIPELINE_MAX as usize * BATCH_BYTES_MAX <= BODY_BYTES);
+const _: () = assert!(BATCH_REQUESTS_MAX < 1 << 20, "a session id has 20 bits for the index in the batch");
+const _: () = assert!(CLIENT_WINDOW <= CLIENT_WINDOW_MAX);
+const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
+const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
+const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
+const _: () = assert!(MEMORY_BYTES <= 240 * MIB, "goal: 256 MiB a replica, with code and stacks");
+const _: () = assert!(
+    REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * PREPARED_CERTIFICATE_BYTES <= NEW_VIEW_FRAME_BYTES,
+    "the largest NEW-VIEW fits its frame"
+);

@@ -1,0 +1,1 @@
+//! Empty on purpose: glommio names this crate and uses nothing of it.
