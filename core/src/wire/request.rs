@@ -18,6 +18,9 @@ use crate::ids::{ClusterId, Digest, Epoch, PublicKey, RequestNo, SessionId, Sign
 /// Bytes of a Request around its operations.
 pub const REQUEST_FIXED_BYTES: usize = 32 + 8 + 8 + 8 + 4 + 4 + 64;
 
+/// The Request closes its session; its operations do not reach the service.
+pub const FLAG_CLOSE: u32 = 1;
+
 /// Why bytes are no Request or no body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RequestMalformed {
@@ -84,6 +87,8 @@ pub struct RequestEntry {
     pub req_no: RequestNo,
     /// Every number up to this one is finished for the client.
     pub ack: RequestNo,
+    /// 0, or [`FLAG_CLOSE`].
+    pub flags: u32,
     /// Operations in it.
     pub operations: u32,
     /// `H_ops(flags ‖ operations)`: with client, session and number, what makes it this Request and no other.
@@ -111,7 +116,7 @@ impl RequestEntry {
         let ack = RequestNo(reader.u64().map_err(short)?);
         let flags = reader.u32().map_err(short)?;
         let operations = reader.u32().map_err(short)?;
-        if flags != 0 {
+        if flags & !FLAG_CLOSE != 0 {
             return Err(RequestMalformed::Flags);
         }
         if operations == 0 || operations as usize > bounds.operations {
@@ -132,7 +137,7 @@ impl RequestEntry {
             hash(Context::Leaf, &[&digest.0, &signature.0]),
             hash(Context::Leaf, &[&digest.0])
         );
-        Ok(Self { bytes, client, session, req_no, ack, operations, content, digest, leaf, signature })
+        Ok(Self { bytes, client, session, req_no, ack, flags, operations, content, digest, leaf, signature })
     }
 
     /// The operations of the Request, which lies in `buffer`.
@@ -173,6 +178,7 @@ pub fn encode_request<'a>(
     session: SessionId,
     req_no: RequestNo,
     ack: RequestNo,
+    flags: u32,
     operations: impl ExactSizeIterator<Item = &'a [u8]>,
     sign: impl FnOnce(Digest) -> Signature,
 ) -> Bytes {
@@ -181,7 +187,7 @@ pub fn encode_request<'a>(
     out.extend_from_slice(&session.0.to_le_bytes());
     out.extend_from_slice(&req_no.0.to_le_bytes());
     out.extend_from_slice(&ack.0.to_le_bytes());
-    out.extend_from_slice(&0u32.to_le_bytes());
+    out.extend_from_slice(&flags.to_le_bytes());
     let count = u32::try_from(operations.len()).expect("bounded by the cluster's configuration");
     out.extend_from_slice(&count.to_le_bytes());
     let first = out.len();
@@ -190,8 +196,8 @@ pub fn encode_request<'a>(
         out.extend_from_slice(&len.to_le_bytes());
         out.extend_from_slice(operation);
     }
-    let content = hash(Context::Operations, &[&0u32.to_le_bytes(), &out[first..]]);
-    let signature = sign(request_digest(client, session, req_no, ack, 0, content));
+    let content = hash(Context::Operations, &[&flags.to_le_bytes(), &out[first..]]);
+    let signature = sign(request_digest(client, session, req_no, ack, flags, content));
     out.extend_from_slice(&signature.0);
     Bytes::from(out)
 }
@@ -347,7 +353,7 @@ mod tests {
         let sign = |digest: Digest| Signature([digest.0[0]; 64]);
         let (session, ack) = (SessionId(9), RequestNo(req_no - 1));
         let bytes =
-            encode_request(PublicKey([3; 32]), session, RequestNo(req_no), ack, operations.iter().copied(), sign);
+            encode_request(PublicKey([3; 32]), session, RequestNo(req_no), ack, 0, operations.iter().copied(), sign);
         SignedRequest::parse(bytes, BOUNDS).unwrap()
     }
 
