@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod config;
 pub mod door;
+pub mod execution;
 pub mod hash;
 pub mod ids;
 pub mod journal;

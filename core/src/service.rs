@@ -126,10 +126,11 @@ impl ReplyBuffer {
         Some(&self.bytes[range.start as usize..range.end as usize])
     }
 
-    /// The index of the first operation that has no reply.
+    /// Bytes of all replies.
     #[must_use]
-    pub fn missing(&self) -> Option<usize> {
-        self.ranges.iter().position(Option::is_none)
+    #[allow(clippy::len_without_is_empty, reason = "a length in bytes, not a collection")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// The digest of what was passed to [`Replies::delta`].

@@ -2,4 +2,5 @@
 
 pub mod canonical;
 pub mod message;
+pub mod opening;
 pub mod request;
