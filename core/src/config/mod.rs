@@ -7,6 +7,7 @@ use crate::limits;
 use crate::quorum::{ReplicaSet, Weights, WeightsError};
 
 pub mod file;
+pub mod strict;
 
 /// What a cluster may choose (PROTOCOL §1). Bytes, counts, slots, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
