@@ -111,6 +111,24 @@ pub const LOG_SLOTS_MAX: usize = 256;
 pub const HANDSHAKE_MESSAGE_BYTES: usize = 4 * KIB;
 /// Client keys on one link.
 pub const CLIENT_KEYS_PER_LINK: usize = 1024;
+/// Operations that a client keeps until they are signed into Requests.
+pub const CLIENT_QUEUE_OPERATIONS: usize = 65_536;
+/// Bytes of operations that a client keeps until they are signed into Requests.
+pub const CLIENT_QUEUE_BYTES: usize = 16 * MIB;
+/// A client with fewer Requests than this under way sends what it has; with more it gathers until one is answered.
+pub const CLIENT_GATHER_FROM: usize = 4;
+/// Shortest time after which a client asks all replicas, in nanoseconds.
+pub const CLIENT_TIMEOUT_MIN: u64 = 20 * MILLISECOND;
+/// The time after which it does while it has no latencies of its own, in nanoseconds.
+pub const CLIENT_TIMEOUT_FIRST: u64 = 200 * MILLISECOND;
+/// The longest, after which it also asks again for ever, in nanoseconds.
+pub const CLIENT_TIMEOUT_MAX: u64 = 2 * SECOND;
+/// How long a client may be told to wait by one BUSY, in nanoseconds.
+pub const CLIENT_BUSY_MAX: u64 = SECOND;
+/// How often a busy client asks which view it is, in nanoseconds.
+pub const CLIENT_INFO_INTERVAL: u64 = 2 * SECOND;
+/// How long a client that was not admitted waits before it tries again, in nanoseconds.
+pub const CLIENT_REFUSED_PAUSE: u64 = SECOND;
 /// Handshakes under way at a time.
 pub const HANDSHAKES_MAX: usize = 128;
 /// A handshake that takes longer is given up, in nanoseconds.
@@ -130,6 +148,7 @@ const _: () = assert!(CHECKPOINT_INTERVAL.is_power_of_two());
 const _: () = assert!(PIPELINE_MAX as usize * BATCH_BYTES_MAX <= BODY_BYTES);
 const _: () = assert!(BATCH_REQUESTS_MAX < 1 << 20, "a session id has 20 bits for the index in the batch");
 const _: () = assert!(CLIENT_WINDOW <= CLIENT_WINDOW_MAX);
+const _: () = assert!(CLIENT_TIMEOUT_MIN <= CLIENT_TIMEOUT_FIRST && CLIENT_TIMEOUT_FIRST <= CLIENT_TIMEOUT_MAX);
 const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
 const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
