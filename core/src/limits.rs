@@ -101,6 +101,12 @@ pub const REQUEST_FRAME_SLACK: usize = KIB;
 pub const PRE_PREPARE_FRAME_SLACK: usize = 64 * KIB;
 /// What a small message of replicas may have: votes, STATUS, FETCH and INFO.
 pub const SMALL_FRAME_BYTES: usize = 16 * KIB;
+/// Counters in an INFO.
+pub const INFO_COUNTERS_MAX: usize = 64;
+/// A name or text in an INFO.
+pub const INFO_TEXT_BYTES_MAX: usize = 128;
+/// What a REPLY's payload may add to the results and their lengths.
+pub const REPLY_FRAME_SLACK: usize = KIB;
 /// A NEW-VIEW of the largest configuration: REPLICAS_MAX VIEW-CHANGEs of a window of prepared certificates.
 pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
 /// Certificates and bodies in one LOG.
@@ -139,8 +145,11 @@ pub const STATUS_INTERVAL_BUSY: u64 = 50 * MILLISECOND;
 /// How often it does when nothing is, in nanoseconds.
 pub const STATUS_INTERVAL_IDLE: u64 = SECOND;
 
-/// The prepared certificate of one slot at its largest, encoded.
-const PREPARED_CERTIFICATE_BYTES: usize = 160 + (REPLICAS_MAX + 1) * (2 + 32 + 64);
+/// The prepared certificate of one slot at its largest among `replicas`, encoded.
+#[must_use]
+pub const fn prepared_certificate_bytes(replicas: usize) -> usize {
+    160 + (replicas + 1) * (2 + 32 + 64)
+}
 
 const _: () = assert!(REQUEST_BYTES_MAX <= BATCH_BYTES_MAX && BATCH_BYTES_MAX <= BATCH_BYTES_LIMIT);
 const _: () = assert!(PIPELINE_MAX <= 2 * CHECKPOINT_INTERVAL && 2 * CHECKPOINT_INTERVAL <= WINDOW_MAX);
@@ -151,9 +160,10 @@ const _: () = assert!(CLIENT_WINDOW <= CLIENT_WINDOW_MAX);
 const _: () = assert!(CLIENT_TIMEOUT_MIN <= CLIENT_TIMEOUT_FIRST && CLIENT_TIMEOUT_FIRST <= CLIENT_TIMEOUT_MAX);
 const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
 const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
+const _: () = assert!((INFO_COUNTERS_MAX + 3) * (INFO_TEXT_BYTES_MAX + 32) + KIB <= SMALL_FRAME_BYTES);
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
 const _: () = assert!(MEMORY_BYTES <= 240 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(
-    REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * PREPARED_CERTIFICATE_BYTES <= NEW_VIEW_FRAME_BYTES,
+    REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * prepared_certificate_bytes(REPLICAS_MAX) <= NEW_VIEW_FRAME_BYTES,
     "the largest NEW-VIEW fits its frame"
 );
