@@ -57,8 +57,6 @@ pub const OPEN_SESSION_AGE_WINDOWS: u64 = 64;
 
 /// A chunk of a snapshot.
 pub const CHUNK_BYTES_MAX: usize = MIB;
-/// Snapshots that may be unfinished at a time; execution waits before a third.
-pub const SNAPSHOTS_UNFINISHED_MAX: usize = 2;
 
 /// Bodies in memory: what a full pipeline needs.
 pub const BODY_BYTES: usize = 32 * MIB;
@@ -76,10 +74,14 @@ pub const SEND_QUEUE_BYTES_PER_PEER: usize = 8 * MIB;
 pub const RECEIVE_BYTES: usize = 32 * MIB;
 /// Batches and replies between ordering and execution.
 pub const EXECUTE_QUEUE_BYTES: usize = 8 * MIB;
+/// Replies of one batch: an operation whose reply passes it is answered `ReplyTooLarge`.
+pub const BATCH_RESULT_BYTES: usize = 8 * MIB;
 /// What images of unfinished snapshots hold back.
 pub const IMAGE_BYTES: usize = 16 * MIB;
 /// The client table with full windows: 64 bytes for each Request that a session may have outstanding.
 pub const CLIENT_TABLE_BYTES: usize = SESSIONS_MAX * CLIENT_WINDOW as usize * 64;
+/// Where the records of each Seq above the older of two snapshots lie: 64 bytes each.
+pub const JOURNAL_INDEX_BYTES: usize = 2 * SNAPSHOT_SLOTS as usize * 64;
 /// What all of it adds up to at the defaults.
 pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + REPLY_CACHE_BYTES
@@ -89,7 +91,8 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + SEND_QUEUE_BYTES
     + RECEIVE_BYTES
     + EXECUTE_QUEUE_BYTES
-    + IMAGE_BYTES;
+    + IMAGE_BYTES
+    + JOURNAL_INDEX_BYTES;
 
 /// A frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -162,7 +165,7 @@ const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
 const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
 const _: () = assert!((INFO_COUNTERS_MAX + 3) * (INFO_TEXT_BYTES_MAX + 32) + KIB <= SMALL_FRAME_BYTES);
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
-const _: () = assert!(MEMORY_BYTES <= 240 * MIB, "goal: 256 MiB a replica, with code and stacks");
+const _: () = assert!(MEMORY_BYTES <= 250 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(
     REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * prepared_certificate_bytes(REPLICAS_MAX) <= NEW_VIEW_FRAME_BYTES,
     "the largest NEW-VIEW fits its frame"

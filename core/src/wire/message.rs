@@ -201,6 +201,8 @@ pub struct Status {
     pub stable: Seq,
     /// The last Seq executed.
     pub executed: Seq,
+    /// The newest stable snapshot, 0 if none.
+    pub snapshot: Seq,
     /// Which slots of the window have a PRE-PREPARE here.
     pub proposed: Vec<u64>,
     /// Which have a prepared certificate.
