@@ -264,7 +264,7 @@ fn draw_params(seed: Seed) -> ProtocolParams {
         batch_bytes_max,
         client_window: rng("client window").pick(&[1, 4, 64, 64]),
         sessions_max: rng("sessions").pick(&[16, 64]),
-        reply_bytes_max: rng("reply bytes").pick(&[512, 4096]),
+        reply_bytes_max: rng("reply bytes").pick(&[256, 512, 4096]),
         reply_cache_bytes: 256 * KIB as u64,
         snapshot_bytes: rng("snapshot bytes").pick(&[8, 32, 1024]) * KIB as u64,
         snapshot_slots: checkpoint_interval * rng("snapshot slots").pick(&[2, 4, 8, 16]),

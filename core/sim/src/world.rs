@@ -88,8 +88,15 @@ pub enum ToClient {
         /// What.
         message: Message,
     },
-    /// A link came up or went down.
-    Link(ReplicaId, bft_core::door::LinkState),
+    /// A link came up.
+    LinkUp {
+        /// To whom.
+        replica: ReplicaId,
+        /// What the replica calls it.
+        link: LinkId,
+    },
+    /// The link went down.
+    LinkDown(ReplicaId),
     /// Time is up, if nobody set another time meanwhile.
     Deadline {
         /// Which setting of the deadline this is.

@@ -80,6 +80,12 @@ impl ExactlyOnce {
         Ok(())
     }
 
+    /// A client is told that an operation is done, without its result.
+    pub fn executed_unseen(&self, entry: Entry, seq: Seq) -> Verdict {
+        let right = self.executed.get(&entry).is_some_and(|(at, _)| *at == seq);
+        if right { Ok(()) } else { Err(format!("{entry:?} is called executed at Seq {seq}, and was not")) }
+    }
+
     /// A client is told that an operation was not executed and never will be.
     pub fn never(&mut self, entry: Entry) -> Verdict {
         self.never.insert(entry);

@@ -263,6 +263,13 @@ impl Checks {
         self.judge_client(Oracle::ExactlyOnce, verdict);
     }
 
+    /// A client was told that an operation is done, and that its result was too large to be kept.
+    pub fn executed_unseen(&mut self, entry: Entry, seq: Seq) {
+        self.durability.done(entry, seq);
+        let verdict = self.exactly_once.executed_unseen(entry, seq);
+        self.judge_client(Oracle::ExactlyOnce, verdict);
+    }
+
     /// A client was told that an operation was not executed and never will be.
     pub fn never(&mut self, entry: Entry) {
         let verdict = self.exactly_once.never(entry);
