@@ -82,6 +82,11 @@ pub const IMAGE_BYTES: usize = 16 * MIB;
 pub const CLIENT_TABLE_BYTES: usize = SESSIONS_MAX * CLIENT_WINDOW as usize * 64;
 /// Where the records of each Seq above the older of two snapshots lie: 64 bytes each.
 pub const JOURNAL_INDEX_BYTES: usize = 2 * SNAPSHOT_SLOTS as usize * 64;
+/// Public keys that signatures are checked with and whose points are remembered: more than there are sessions. Filling
+/// each of eight hash tables to the brim of a power of two.
+pub const PUBLIC_KEYS_KNOWN_MAX: usize = 8 * 1792;
+/// What they take: key and point, in tables that are at most 7/8 full.
+pub const PUBLIC_KEYS_KNOWN_BYTES: usize = PUBLIC_KEYS_KNOWN_MAX * 8 / 7 * (32 + 160 + 1);
 /// What all of it adds up to at the defaults.
 pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + REPLY_CACHE_BYTES
@@ -92,7 +97,8 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + RECEIVE_BYTES
     + EXECUTE_QUEUE_BYTES
     + IMAGE_BYTES
-    + JOURNAL_INDEX_BYTES;
+    + JOURNAL_INDEX_BYTES
+    + PUBLIC_KEYS_KNOWN_BYTES;
 
 /// A frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -116,6 +122,8 @@ pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
 pub const LOG_FRAME_BYTES: usize = 2 * MIB;
 /// Slots in one LOG.
 pub const LOG_SLOTS_MAX: usize = 256;
+/// The text of a secret key in PEM.
+pub const KEY_FILE_BYTES_MAX: usize = 4 * KIB;
 /// One message of the handshake.
 pub const HANDSHAKE_MESSAGE_BYTES: usize = 4 * KIB;
 /// Client keys on one link.
@@ -159,13 +167,14 @@ const _: () = assert!(PIPELINE_MAX <= 2 * CHECKPOINT_INTERVAL && 2 * CHECKPOINT_
 const _: () = assert!(CHECKPOINT_INTERVAL.is_power_of_two());
 const _: () = assert!(PIPELINE_MAX as usize * BATCH_BYTES_MAX <= BODY_BYTES);
 const _: () = assert!(BATCH_REQUESTS_MAX < 1 << 20, "a session id has 20 bits for the index in the batch");
+const _: () = assert!(PUBLIC_KEYS_KNOWN_MAX >= SESSIONS_MAX + REPLICAS_MAX);
 const _: () = assert!(CLIENT_WINDOW <= CLIENT_WINDOW_MAX);
 const _: () = assert!(CLIENT_TIMEOUT_MIN <= CLIENT_TIMEOUT_FIRST && CLIENT_TIMEOUT_FIRST <= CLIENT_TIMEOUT_MAX);
 const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
 const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
 const _: () = assert!((INFO_COUNTERS_MAX + 3) * (INFO_TEXT_BYTES_MAX + 32) + KIB <= SMALL_FRAME_BYTES);
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
-const _: () = assert!(MEMORY_BYTES <= 250 * MIB, "goal: 256 MiB a replica, with code and stacks");
+const _: () = assert!(MEMORY_BYTES <= 252 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(
     REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * prepared_certificate_bytes(REPLICAS_MAX) <= NEW_VIEW_FRAME_BYTES,
     "the largest NEW-VIEW fits its frame"
