@@ -94,6 +94,9 @@ impl Client {
 
     /// Something happens to this life.
     pub fn on_event(&mut self, world: &mut World, event: ToClient) {
+        if matches!(event, ToClient::Deadline { generation } if generation != self.deadline_generation) {
+            return;
+        }
         let now = Nanos(world.now);
         let mut effects = std::mem::take(&mut self.effects);
         match event {
@@ -111,11 +114,9 @@ impl Client {
                 self.links[replica.index()] = None;
                 self.core.on_link(now, replica, LinkState::Down, &mut effects);
             }
-            ToClient::Deadline { generation } => {
-                if generation == self.deadline_generation {
-                    world.trace.event(world.now, Actor::Client(self.index), 22, || "deadline".into());
-                    self.core.on_deadline(now, &mut effects);
-                }
+            ToClient::Deadline { .. } => {
+                world.trace.event(world.now, Actor::Client(self.index), 22, || "deadline".into());
+                self.core.on_deadline(now, &mut effects);
             }
         }
         self.core.flush(now, &mut effects);

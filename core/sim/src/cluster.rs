@@ -31,7 +31,10 @@ impl Cluster {
         let signed = Arc::new(SignedDigests::default());
         // Real keys in both modes: a configuration takes no others.
         let scheme = |name: &str, nth: u64| -> Arc<dyn Scheme> {
-            let key = Ed25519::new(&seed.child(name).nth(nth).rng().bytes());
+            let key = {
+                let mut rng = seed.child(name).nth(nth).rng();
+                Ed25519::new(&rng.bytes(), rng.bytes())
+            };
             match options.fidelity {
                 Fidelity::Ledger => Arc::new(LedgerScheme::new(key.public_key(), Arc::clone(&signed))),
                 Fidelity::Full => Arc::new(key),

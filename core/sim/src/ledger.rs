@@ -188,10 +188,8 @@ impl Restoring {
         for account in accounts.chunks(20) {
             let (client, rest) = account.split_first_chunk()?;
             let (operations, sum) = rest.split_first_chunk()?;
-            let account = Account {
-                operations: u64::from_le_bytes(*operations),
-                sum: u64::from_le_bytes(sum.try_into().ok()?),
-            };
+            let account =
+                Account { operations: u64::from_le_bytes(*operations), sum: u64::from_le_bytes(sum.try_into().ok()?) };
             read.insert(u32::from_le_bytes(*client), account);
         }
         self.state.accounts = Arc::new(read);

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boot;
+pub mod campaign;
 pub mod carriage;
 pub mod checkers;
 pub mod client;

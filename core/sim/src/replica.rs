@@ -231,8 +231,7 @@ impl Machine {
         world.checks.state_at(self.id, Seq(0));
         let mut effects = Effects::default();
         let now = self.now(world);
-        let recovered =
-            boot::recover(&booted, &world.cluster, &world.options, self.id, now, &mut effects);
+        let recovered = boot::recover(&booted, &world.cluster, &world.options, self.id, now, &mut effects);
         let replica = match recovered {
             Ok(replica) => replica,
             Err(error) => {
@@ -254,7 +253,8 @@ impl Machine {
         let Some(process) = self.process.take() else { return false };
         process.replica.check_invariants();
         let under_way = process.under_way.into_values();
-        let under_way = under_way.filter_map(|under_way| under_way.write.map(|write| (under_way.name, write))).collect();
+        let under_way =
+            under_way.filter_map(|under_way| under_way.write.map(|write| (under_way.name, write))).collect();
         match crash {
             Crash::Killed => self.disk.process_killed(under_way, &mut self.fate, &mut world.counters),
             Crash::PowerLost => self.disk.power_lost(under_way, &mut self.fate, &mut world.counters),
@@ -428,7 +428,9 @@ impl Machine {
         let record = process.journal.locate(at).and_then(|extent| {
             let mut bytes = vec![0; extent.len as usize];
             let name = FileName::Segment(process.segments[&extent.segment]);
-            self.disk.read_at(name, extent.offset as usize, &mut bytes).then(|| read_record(&Bytes::from(bytes)).ok())?
+            self.disk
+                .read_at(name, extent.offset as usize, &mut bytes)
+                .then(|| read_record(&Bytes::from(bytes)).ok())?
         });
         if record.is_none() {
             let text = format!("{:?}: record {at} is to be loaded and cannot be read", self.id);
@@ -614,7 +616,9 @@ impl Machine {
     fn place(&mut self, world: &mut World, target: Target) -> (FileName, usize) {
         let process = self.process.as_mut().expect("only a running process writes");
         match target {
-            Target::Superblock { copies } => (FileName::Superblock, copies[0] as usize * bft_core::journal::BLOCK_BYTES),
+            Target::Superblock { copies } => {
+                (FileName::Superblock, copies[0] as usize * bft_core::journal::BLOCK_BYTES)
+            }
             Target::Segment { number, offset, is_new } => {
                 if is_new {
                     let file = process.free.pop();
@@ -681,7 +685,9 @@ impl Machine {
         match found {
             Ok((superblock, records)) => world.checks.audited(self.id, &superblock, &records),
             Err(BootError::Damage(why) | BootError::Broken(why)) => {
-                world.checks.report(Oracle::Durable, format!("{:?} could not start after a power loss: {why}", self.id));
+                world
+                    .checks
+                    .report(Oracle::Durable, format!("{:?} could not start after a power loss: {why}", self.id));
             }
         }
     }

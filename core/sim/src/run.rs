@@ -89,7 +89,7 @@ impl Run {
             self.world.checks.at(at);
             self.events += 1;
             if self.events > EVENTS_MAX {
-                let text = format!("more than {EVENTS_MAX} events: something runs in circles");
+                let text = format!("more than {EVENTS_MAX} events, the last {event:?}: something runs in circles");
                 return self.world.checks.report(Oracle::Convergence, text);
             }
             self.on_event(event);
@@ -250,7 +250,8 @@ impl Run {
     fn crash_a_backup(&mut self, crash: Crash, outage: u64) {
         let weights = &self.world.options.weights;
         let total: u64 = weights.iter().sum();
-        let down: u64 = self.machines.iter().filter(|machine| !machine.is_up()).map(|machine| weights[machine.id().index()]).sum();
+        let down: u64 =
+            self.machines.iter().filter(|machine| !machine.is_up()).map(|machine| weights[machine.id().index()]).sum();
         let which = self.striker.below(self.machines.len());
         let id = self.machines[which].id();
         let is_allowed = down + weights[which] <= (total - 1) / 3;

@@ -186,7 +186,13 @@ impl World {
     }
 
     /// A message leaves `from` for a replica.
-    pub fn send_to_replica(&mut self, from: Node, to: ReplicaId, message: Message, arrive: impl Fn(Message) -> ToMachine) {
+    pub fn send_to_replica(
+        &mut self,
+        from: Node,
+        to: ReplicaId,
+        message: Message,
+        arrive: impl Fn(Message) -> ToMachine,
+    ) {
         let arrivals = self.network.send(self.now, from, Node(to.index()), &mut self.counters);
         let Some(first) = arrivals.first else { return };
         let message = self.carry(message);

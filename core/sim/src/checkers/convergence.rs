@@ -20,8 +20,7 @@ pub struct Standing {
 /// Whether a run has come to its end: no client waits, and all replicas stand at one place.
 #[must_use]
 pub fn is_reached(standings: &[Standing], clients_waiting: usize) -> bool {
-    clients_waiting == 0
-        && standings.iter().all(|standing| standing.idle && standing.executed == standings[0].executed)
+    clients_waiting == 0 && standings.iter().all(|standing| standing.idle && standing.executed == standings[0].executed)
 }
 
 /// The verdict at the end of the liveness phase.

@@ -319,13 +319,8 @@ mod tests {
         let mut judge = Durable::new(&made::cluster().config);
         let root = Digest([5; 32]);
         let signatures = vec![(ME, Signature([0; 64]))];
-        let message = Message::Checkpoint(Checkpoint {
-            epoch: Epoch(0),
-            seq: Seq(8),
-            root,
-            epoch_end: Seq(0),
-            signatures,
-        });
+        let message =
+            Message::Checkpoint(Checkpoint { epoch: Epoch(0), seq: Seq(8), root, epoch_end: Seq(0), signatures });
         assert!(judge.released(ME, &message).is_err());
         let other = Record::CkptVote { epoch: Epoch(0), seq: Seq(8), root: Digest([6; 32]) };
         persist(&mut judge, 1, Place::Journal(other));

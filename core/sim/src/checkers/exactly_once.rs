@@ -27,9 +27,10 @@ impl ExactlyOnce {
         if self.results.contains_key(&order.seq) {
             return Ok(());
         }
-        let expected = self.results.last_key_value().map_or(Seq(1), |(last, _)| last.next());
-        if order.seq != expected {
-            return Err(format!("executes Seq {} before anybody executed Seq {expected}", order.seq));
+        if let Some((last, _)) = self.results.last_key_value()
+            && *last > order.seq
+        {
+            return Err(format!("executes Seq {}, which others left out before Seq {last}", order.seq));
         }
         let mut results = Vec::new();
         for index in &order.admitted {
@@ -72,7 +73,9 @@ impl ExactlyOnce {
             return Err(format!("{entry:?} is called done and was executed nowhere"));
         };
         if *at != seq || reply != result {
-            return Err(format!("{entry:?} is answered for Seq {seq}, but the reference has it at Seq {at}, or another answer"));
+            return Err(format!(
+                "{entry:?} is answered for Seq {seq}, but the reference has it at Seq {at}, or another answer"
+            ));
         }
         if !self.done.insert(entry) {
             return Err(format!("{entry:?} is called done twice"));
@@ -97,7 +100,7 @@ impl ExactlyOnce {
 
     /// What a replica's service holds after `executed`.
     pub fn state(&self, executed: Seq, entries: &[Entry]) -> Verdict {
-        let len = self.results.get(&executed).map_or(0, |(_, len)| *len);
+        let len = self.results.range(..=executed).next_back().map_or(0, |(_, (_, len))| *len);
         if self.list.get(..len) == Some(entries) {
             return Ok(());
         }
@@ -118,6 +121,15 @@ mod tests {
             judge.execute(&made::execute(seq, &orders))
         });
         (judge, verdict)
+    }
+
+    #[test]
+    fn a_batch_that_one_replica_executes_and_another_leaves_out_is_found() {
+        let mut judge = ExactlyOnce::default();
+        assert_eq!(judge.execute(&made::execute(1, &[made::order(1)])), Ok(()));
+        assert_eq!(judge.execute(&made::execute(3, &[made::order(3)])), Ok(()));
+        assert_eq!(judge.execute(&made::execute(1, &[made::order(1)])), Ok(()), "another replica, later");
+        assert!(judge.execute(&made::execute(2, &[made::order(2)])).is_err());
     }
 
     #[test]

@@ -95,7 +95,14 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}.{:03} ms: {}", self.oracle.name(), self.at.0 / 1_000_000, self.at.0 / 1_000 % 1_000, self.text)
+        write!(
+            f,
+            "{} at {}.{:03} ms: {}",
+            self.oracle.name(),
+            self.at.0 / 1_000_000,
+            self.at.0 / 1_000 % 1_000,
+            self.text
+        )
     }
 }
 

@@ -23,7 +23,8 @@ impl Validity {
     /// A replica executes a batch.
     pub fn execute(&self, order: &Execute) -> Verdict {
         for index in &order.admitted {
-            let request = order.body.entries().get(*index as usize).ok_or("admits a Request that is not in the body")?;
+            let request =
+                order.body.entries().get(*index as usize).ok_or("admits a Request that is not in the body")?;
             for operation in request.operations(order.body.bytes()) {
                 let known = Order::decode(operation).and_then(|order| self.submitted.get(&order.entry));
                 if !known.is_some_and(|(client, bytes)| *client == request.client && bytes == operation) {
