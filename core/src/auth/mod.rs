@@ -6,9 +6,11 @@ use crate::ids::{Digest, PublicKey, Signature};
 use crate::wire::canonical::SigningBytes;
 
 pub mod ed25519;
+pub mod keys;
 pub mod verifier;
 
 pub use ed25519::{Ed25519, is_usable_key};
+pub use keys::SecretKey;
 pub use verifier::{Rejected, Verifier};
 
 /// One signature to be checked.

@@ -33,6 +33,8 @@ pub struct Superblock {
     pub snapshot: Option<(Seq, Digest)>,
     /// The first record that is still needed.
     pub journal_start: LogPosition,
+    /// No record of a slot up to this Seq is needed; every record of a later one lies at or behind `journal_start`.
+    pub collected: Seq,
     /// The last position of the newest journal group in the unbroken durable prefix when this was written.
     pub durable_through: LogPosition,
 }
