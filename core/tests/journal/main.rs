@@ -1,0 +1,4 @@
+//! The journal on a disk that loses and tears what was not flushed.
+
+mod crash;
+mod disk;
