@@ -4,6 +4,7 @@
 //! Kept here: the service is entered by one thread at a time, in Seq order; an image is taken between the batch it was
 //! asked for and the next.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -50,7 +51,7 @@ pub enum Done {
 }
 
 /// What one step wants of the service, in the order that the contract of [`Effects`] gives it.
-pub fn take_orders(effects: &mut Effects, orders: &mut Vec<Order>) {
+pub fn take_orders(effects: &mut Effects, orders: &mut VecDeque<Order>) {
     orders.extend(effects.install.take().map(Order::Install));
     orders.extend(effects.execute.drain(..).map(Order::Execute));
     orders.extend(effects.snapshot.take().map(Order::Snapshot));
