@@ -4,6 +4,7 @@ pub mod archive;
 pub mod canonical;
 pub mod frame;
 pub mod message;
+pub mod opening;
 pub mod request;
 
 pub use archive::{DecodeError, decode, encode};

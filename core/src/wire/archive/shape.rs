@@ -340,6 +340,7 @@ pub(super) struct Status<'a> {
     view: u64,
     stable: u64,
     executed: u64,
+    snapshot: u64,
     #[rkyv(with = AsVec)]
     proposed: &'a [u64],
     #[rkyv(with = AsVec)]
@@ -350,8 +351,9 @@ pub(super) struct Status<'a> {
 
 impl<'a> From<&'a native::Status> for Status<'a> {
     fn from(message: &'a native::Status) -> Self {
-        let native::Status { epoch, view, stable, executed, proposed, prepared, committed } = message;
-        Self { epoch: epoch.0, view: view.0, stable: stable.0, executed: executed.0, proposed, prepared, committed }
+        let native::Status { epoch, view, stable, executed, snapshot, proposed, prepared, committed } = message;
+        let (epoch, view, stable) = (epoch.0, view.0, stable.0);
+        Self { epoch, view, stable, executed: executed.0, snapshot: snapshot.0, proposed, prepared, committed }
     }
 }
 
@@ -366,6 +368,7 @@ impl ArchivedStatus<'_> {
             view: View(self.view.to_native()),
             stable: Seq(self.stable.to_native()),
             executed: Seq(self.executed.to_native()),
+            snapshot: Seq(self.snapshot.to_native()),
             proposed: map(&self.proposed)?,
             prepared: map(&self.prepared)?,
             committed: map(&self.committed)?,

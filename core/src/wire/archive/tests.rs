@@ -94,6 +94,7 @@ pub(in crate::wire) fn examples() -> Vec<Message> {
             view: View(5),
             stable: Seq(896),
             executed: Seq(1000),
+            snapshot: Seq(256),
             proposed: vec![u64::MAX, 0xff, 0, 0],
             prepared: vec![u64::MAX, 0x0f, 0, 0],
             committed: vec![],
@@ -218,12 +219,13 @@ fn infos() -> impl Strategy<Value = Info> {
 
 fn statuses() -> impl Strategy<Value = Status> {
     let map = || vec(any::<u64>(), 0..=MAP_WORDS.most);
-    (any::<[u64; 4]>(), map(), map(), map()).prop_map(
-        |([epoch, view, stable, executed], proposed, prepared, committed)| Status {
+    (any::<[u64; 5]>(), map(), map(), map()).prop_map(
+        |([epoch, view, stable, executed, snapshot], proposed, prepared, committed)| Status {
             epoch: Epoch(epoch),
             view: View(view),
             stable: Seq(stable),
             executed: Seq(executed),
+            snapshot: Seq(snapshot),
             proposed,
             prepared,
             committed,

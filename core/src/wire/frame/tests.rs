@@ -16,7 +16,7 @@ const PEERS: [PeerRole; 3] = [PeerRole::Replica, PeerRole::Client, PeerRole::Ser
 fn config(n: u8, params: ProtocolParams) -> ClusterConfig {
     let member = |i| Member {
         weight: 1,
-        public_key: Ed25519::new(&[i + 1; 32]).public_key(),
+        public_key: Ed25519::new(&[i + 1; 32], [0; 32]).public_key(),
         address: format!("127.0.0.1:{}", 7000 + u16::from(i)),
     };
     let members = (0..n).map(member).collect();
