@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     fn key(of: u8) -> PublicKey {
-        Ed25519::new(&[of; 32]).public_key()
+        Ed25519::new(&[of; 32], [0; 32]).public_key()
     }
 
     fn config(cluster: u8, epoch: u64) -> ClusterConfig {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bft_core::auth::{Rejected, Scheme, Verified, Verifier};
+use bft_core::auth::{Rejected, Scheme, Verifier};
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Answer, Input, Lane, LinkState, To};
 use bft_core::ids::{LinkId, Nanos, PublicKey, ReplicaId};
@@ -61,6 +61,8 @@ pub struct ShardSetup {
     pub shards: u16,
     /// The cluster.
     pub config: Arc<ClusterConfig>,
+    /// Which replica this is.
+    pub me: ReplicaId,
     /// The replica's key.
     pub scheme: Arc<dyn Scheme>,
     /// What it says of itself in handshakes.
@@ -462,9 +464,10 @@ impl Shard {
         let held = self.links.get_mut(&link).expect("nothing has closed it");
         let State::Handshake { handshake, .. } = &mut held.state else { unreachable!("nothing has changed it") };
         let Some((peer, channel)) = handshake.finished() else { return Ok(()) };
+        let (address, is_silent) = (held.origin, held.clear.is_empty());
         let shard = self.shard_of(&peer, link);
-        if shard != self.setup.index && held.clear.is_empty() {
-            let (address, rest) = (held.origin, bytes.to_vec());
+        if shard != self.setup.index && is_silent {
+            let rest = bytes.to_vec();
             self.links.remove(&link);
             self.handovers.push(Handover { shard, link, peer, channel, address, rest });
             return Ok(());

@@ -253,5 +253,5 @@ fn read_back(bytes: BlockBuf, done: usize, extent: Extent) -> io::Result<Record>
     }
     let from = (extent.offset - start) as usize;
     let bytes = Bytes::from_owner(bytes).slice(from..from + extent.len as usize);
-    read_record(bytes).map_err(|why| io::Error::other(why.to_string()))
+    read_record(&bytes).map_err(|why| io::Error::other(why.to_string()))
 }

@@ -71,7 +71,8 @@ impl Segments {
         let mut segments = Self { way, in_use: opened, spares, maker };
         if segments.spares.is_empty() {
             segments.maker.order();
-            segments.add_spare(segments.maker.wait()?)?;
+            let first = segments.maker.wait()?;
+            segments.add_spare(first)?;
         }
         segments.order_spares();
         Ok(segments)

@@ -22,7 +22,7 @@ use bft_link::LocalIdentity;
 use bytes::Bytes;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
-use crate::ServerConfig;
+use crate::{Pin, ServerConfig};
 use crate::control::Control;
 use crate::counters::ShardCounters;
 use crate::error::{IoUringRefused, ServerError};
@@ -126,7 +126,7 @@ pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -
 /// Where a shard's executor runs, and what it is.
 struct ShardPlace {
     index: u16,
-    pin: bool,
+    pin: Pin,
     setup: ShardSetup,
     counters: Arc<ShardCounters>,
 }
@@ -150,9 +150,12 @@ fn start_shard(place: ShardPlace, listener: Option<TcpListener>, inboxes: &[Arc<
     RemoteShard { inbox, arrivals: from_shard, dispatches: to_shard, thread }
 }
 
-fn make_executor(index: u16, pin: bool) -> Result<LocalExecutor, ServerError> {
+fn make_executor(index: u16, pin: Pin) -> Result<LocalExecutor, ServerError> {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let placement = if pin { Placement::Fixed(usize::from(index) % cpus) } else { Placement::Unbound };
+    let placement = match pin {
+        Pin::Pinned => Placement::Fixed(usize::from(index) % cpus),
+        Pin::Free => Placement::Unbound,
+    };
     let builder = LocalExecutorBuilder::new(placement).io_memory(IO_MEMORY).ring_depth(RING_DEPTH);
     builder.make().map_err(|error| {
         let source = std::io::Error::other(error.to_string());

@@ -68,7 +68,7 @@ impl Socket {
 
     /// Where the other end is.
     pub fn peer_address(&self) -> io::Result<IpAddr> {
-        let address = self.with_fd(rustix::net::getpeername)?;
+        let address = self.with_fd(|fd| Ok(rustix::net::getpeername(fd)?))?;
         let address = address.map(SocketAddr::try_from).transpose()?;
         address.map(|address| address.ip()).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
