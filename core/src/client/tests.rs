@@ -24,7 +24,7 @@ const SESSION: u64 = 7 << 20;
 fn config(params: ProtocolParams) -> Arc<ClusterConfig> {
     let member = |id: u16| Member {
         weight: 1,
-        public_key: Ed25519::new(&[id as u8 + 1; 32]).public_key(),
+        public_key: Ed25519::new(&[id as u8 + 1; 32], [0; 32]).public_key(),
         address: format!("127.0.0.1:{}", 7000 + id),
     };
     let members = (0..N).map(member).collect();
@@ -41,7 +41,7 @@ struct Harness {
 
 impl Harness {
     fn with(params: ProtocolParams, options: ClientOptions) -> Self {
-        let scheme = Arc::new(Ed25519::new(&[77; 32]));
+        let scheme = Arc::new(Ed25519::new(&[77; 32], [0; 32]));
         let core = ClientCore::new(config(params), scheme, options, [5; 32]);
         Self { core, now: Nanos(1_000_000), sent: Vec::new(), done: Vec::new(), deadline: None }
     }
@@ -571,7 +571,7 @@ fn c18_a_session_learnt_from_an_answer_is_replaced_and_never_used() {
 #[test]
 fn c18_two_lives_of_one_key_open_differently() {
     let nonce = |seed| {
-        let scheme = Arc::new(Ed25519::new(&[77; 32]));
+        let scheme = Arc::new(Ed25519::new(&[77; 32], [0; 32]));
         let core = ClientCore::new(config(ProtocolParams::default()), scheme, ClientOptions::default(), seed);
         let mut harness = Harness { core, ..Harness::opened() };
         harness.send_and_learn();

@@ -96,6 +96,7 @@ impl Superblock {
             damaged_through: Seq(0),
             snapshot: None,
             journal_start: LogPosition(1),
+            collected: Seq(0),
             durable_through: LogPosition(0),
         }
     }
@@ -132,6 +133,7 @@ impl Superblock {
             out.put(&root.0);
         });
         out.put_u64(self.journal_start.0);
+        out.put_u64(self.collected.0);
         out.put_u64(self.durable_through.0);
         let used = out.len() - at;
         assert!(used <= CHECK_AT, "a certificate of the largest configuration fits a superblock");
@@ -280,6 +282,7 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
         damaged_through: Seq(reader.u64()?),
         snapshot: read_option(reader, |reader| Ok((Seq(reader.u64()?), Digest(reader.array()?))))?,
         journal_start: LogPosition(reader.u64()?),
+        collected: Seq(reader.u64()?),
         durable_through: LogPosition(reader.u64()?),
     })
 }
