@@ -207,7 +207,6 @@ impl Replica {
             return;
         }
         match self.pool.add(&request) {
-            Added::Known => {}
             Added::Full => {
                 self.counters.busy += 1;
                 if let Some(link) = self.clients.get(&request.entry.client) {
@@ -215,15 +214,12 @@ impl Replica {
                     out.answer.push((*link, Answer::Busy(busy)));
                 }
             }
-            Added::New if self.pbft.is_primary() || forwarded_by.is_some() => {}
-            Added::New => {
+            Added::New | Added::Known if self.pbft.is_primary() || forwarded_by.is_some() => {}
+            // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
+            Added::New | Added::Known => {
                 let to = To::One(self.pbft.primary());
-                Outbox::new(out, &mut self.last, &mut self.index).send(
-                    to,
-                    Lane::Bulk,
-                    Message::Request(request),
-                    LogPosition(0),
-                );
+                let message = Message::Request(request);
+                Outbox::new(out, &mut self.last, &mut self.index).send(to, Lane::Bulk, message, LogPosition(0));
             }
         }
     }

@@ -83,7 +83,8 @@ impl Executor {
 
     /// Starts the tasks that run beside the turns.
     pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
-        let bell = Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
+        let bell =
+            Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
         glommio::spawn_local(self.clone().hear(bell)).detach();
         glommio::spawn_local(self.clone().tick()).detach();
         if let Some(listener) = listener {
