@@ -122,8 +122,8 @@ pub struct Executed {
     /// The results of all admitted Requests, one after the other; each operation's with a u32 length before it.
     pub results: Bytes,
     /// Where each admitted Request's results end in `results`, and their [`crate::wire::request::result_digest`] under
-    /// code `Ok`.
-    pub ends: Vec<(u32, Digest)>,
+    /// code `Ok`; `None`: they passed the bound of the batch and are not there.
+    pub ends: Vec<(u32, Option<Digest>)>,
     /// What the service passed to `Replies::delta`, hashed.
     pub delta: Digest,
 }
@@ -140,6 +140,7 @@ pub struct SnapshotWritten {
 }
 
 /// Where a record belongs.
+#[allow(clippy::large_enum_variant, reason = "almost all are journal records; boxing them would allocate")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// Appended to the journal.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::door::{Execute, Executed};
 use crate::hash::{Context, Hasher};
-use crate::service::{Batch, Operation, ReplyBuffer, Service, ServiceFault};
+use crate::service::{Batch, Operation, ReplyBuffer, Service, ServiceFault, TooLarge};
 use crate::wire::message::Code;
 use crate::wire::request::result_digest;
 
@@ -38,16 +38,25 @@ fn gather(
     let mut first = 0;
     for count in counts {
         let start = results.len();
+        let mut fits = true;
         for index in first..first + count {
             let Some(reply) = buffer.get(index) else {
                 let what = format!("no reply to operation {index} of the batch at Seq {}", order.seq);
                 return Err(ServiceFault(what));
             };
-            results.extend_from_slice(&(reply.len() as u32).to_le_bytes());
-            results.extend_from_slice(reply);
+            match reply {
+                Ok(reply) => {
+                    results.extend_from_slice(&(reply.len() as u32).to_le_bytes());
+                    results.extend_from_slice(reply);
+                }
+                Err(TooLarge) => fits = false,
+            }
         }
         first += count;
-        ends.push((results.len() as u32, result_digest(Code::Ok, &results[start..])));
+        if !fits {
+            results.truncate(start);
+        }
+        ends.push((results.len() as u32, fits.then(|| result_digest(Code::Ok, &results[start..]))));
     }
     Ok(Executed { results: Bytes::from(results), ends, delta: buffer.delta() })
 }

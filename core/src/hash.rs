@@ -61,6 +61,8 @@ contexts! {
     Link = "link",
     /// A client's certificate.
     ClientCertificate = "client-cert",
+    /// The nonces of a client's openings.
+    Session = "session",
     /// The secret seed of batch verification, and its coefficients.
     BatchCoefficients = "batch-coefficients",
 }

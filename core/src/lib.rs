@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod client;
 pub mod config;
 pub mod door;
 pub mod execution;
@@ -12,7 +13,9 @@ pub mod ids;
 pub mod journal;
 pub mod limits;
 pub mod mutants;
+pub mod ordering;
 pub mod quorum;
+pub mod replica;
 pub mod service;
 pub mod snapshot;
 pub mod wire;

@@ -57,8 +57,6 @@ pub const OPEN_SESSION_AGE_WINDOWS: u64 = 64;
 
 /// A chunk of a snapshot.
 pub const CHUNK_BYTES_MAX: usize = MIB;
-/// Snapshots that may be unfinished at a time; execution waits before a third.
-pub const SNAPSHOTS_UNFINISHED_MAX: usize = 2;
 
 /// Bodies in memory: what a full pipeline needs.
 pub const BODY_BYTES: usize = 32 * MIB;
@@ -76,10 +74,14 @@ pub const SEND_QUEUE_BYTES_PER_PEER: usize = 8 * MIB;
 pub const RECEIVE_BYTES: usize = 32 * MIB;
 /// Batches and replies between ordering and execution.
 pub const EXECUTE_QUEUE_BYTES: usize = 8 * MIB;
+/// Replies of one batch: an operation whose reply passes it is answered `ReplyTooLarge`.
+pub const BATCH_RESULT_BYTES: usize = 8 * MIB;
 /// What images of unfinished snapshots hold back.
 pub const IMAGE_BYTES: usize = 16 * MIB;
 /// The client table with full windows: 64 bytes for each Request that a session may have outstanding.
 pub const CLIENT_TABLE_BYTES: usize = SESSIONS_MAX * CLIENT_WINDOW as usize * 64;
+/// Where the records of each Seq above the older of two snapshots lie: 64 bytes each.
+pub const JOURNAL_INDEX_BYTES: usize = 2 * SNAPSHOT_SLOTS as usize * 64;
 /// Public keys that signatures are checked with and whose points are remembered: more than there are sessions. Filling
 /// each of eight hash tables to the brim of a power of two.
 pub const PUBLIC_KEYS_KNOWN_MAX: usize = 8 * 1792;
@@ -95,6 +97,7 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + RECEIVE_BYTES
     + EXECUTE_QUEUE_BYTES
     + IMAGE_BYTES
+    + JOURNAL_INDEX_BYTES
     + PUBLIC_KEYS_KNOWN_BYTES;
 
 /// A frame's header.
@@ -107,6 +110,12 @@ pub const REQUEST_FRAME_SLACK: usize = KIB;
 pub const PRE_PREPARE_FRAME_SLACK: usize = 64 * KIB;
 /// What a small message of replicas may have: votes, STATUS, FETCH and INFO.
 pub const SMALL_FRAME_BYTES: usize = 16 * KIB;
+/// Counters in an INFO.
+pub const INFO_COUNTERS_MAX: usize = 64;
+/// A name or text in an INFO.
+pub const INFO_TEXT_BYTES_MAX: usize = 128;
+/// What a REPLY's payload may add to the results and their lengths.
+pub const REPLY_FRAME_SLACK: usize = KIB;
 /// A NEW-VIEW of the largest configuration: REPLICAS_MAX VIEW-CHANGEs of a window of prepared certificates.
 pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
 /// Certificates and bodies in one LOG.
@@ -119,6 +128,24 @@ pub const KEY_FILE_BYTES_MAX: usize = 4 * KIB;
 pub const HANDSHAKE_MESSAGE_BYTES: usize = 4 * KIB;
 /// Client keys on one link.
 pub const CLIENT_KEYS_PER_LINK: usize = 1024;
+/// Operations that a client keeps until they are signed into Requests.
+pub const CLIENT_QUEUE_OPERATIONS: usize = 65_536;
+/// Bytes of operations that a client keeps until they are signed into Requests.
+pub const CLIENT_QUEUE_BYTES: usize = 16 * MIB;
+/// A client with fewer Requests than this under way sends what it has; with more it gathers until one is answered.
+pub const CLIENT_GATHER_FROM: usize = 4;
+/// Shortest time after which a client asks all replicas, in nanoseconds.
+pub const CLIENT_TIMEOUT_MIN: u64 = 20 * MILLISECOND;
+/// The time after which it does while it has no latencies of its own, in nanoseconds.
+pub const CLIENT_TIMEOUT_FIRST: u64 = 200 * MILLISECOND;
+/// The longest, after which it also asks again for ever, in nanoseconds.
+pub const CLIENT_TIMEOUT_MAX: u64 = 2 * SECOND;
+/// How long a client may be told to wait by one BUSY, in nanoseconds.
+pub const CLIENT_BUSY_MAX: u64 = SECOND;
+/// How often a busy client asks which view it is, in nanoseconds.
+pub const CLIENT_INFO_INTERVAL: u64 = 2 * SECOND;
+/// How long a client that was not admitted waits before it tries again, in nanoseconds.
+pub const CLIENT_REFUSED_PAUSE: u64 = SECOND;
 /// Handshakes under way at a time.
 pub const HANDSHAKES_MAX: usize = 128;
 /// A handshake that takes longer is given up, in nanoseconds.
@@ -129,8 +156,11 @@ pub const STATUS_INTERVAL_BUSY: u64 = 50 * MILLISECOND;
 /// How often it does when nothing is, in nanoseconds.
 pub const STATUS_INTERVAL_IDLE: u64 = SECOND;
 
-/// The prepared certificate of one slot at its largest, encoded.
-const PREPARED_CERTIFICATE_BYTES: usize = 160 + (REPLICAS_MAX + 1) * (2 + 32 + 64);
+/// The prepared certificate of one slot at its largest among `replicas`, encoded.
+#[must_use]
+pub const fn prepared_certificate_bytes(replicas: usize) -> usize {
+    160 + (replicas + 1) * (2 + 32 + 64)
+}
 
 const _: () = assert!(REQUEST_BYTES_MAX <= BATCH_BYTES_MAX && BATCH_BYTES_MAX <= BATCH_BYTES_LIMIT);
 const _: () = assert!(PIPELINE_MAX <= 2 * CHECKPOINT_INTERVAL && 2 * CHECKPOINT_INTERVAL <= WINDOW_MAX);
@@ -139,11 +169,13 @@ const _: () = assert!(PIPELINE_MAX as usize * BATCH_BYTES_MAX <= BODY_BYTES);
 const _: () = assert!(BATCH_REQUESTS_MAX < 1 << 20, "a session id has 20 bits for the index in the batch");
 const _: () = assert!(PUBLIC_KEYS_KNOWN_MAX >= SESSIONS_MAX + REPLICAS_MAX);
 const _: () = assert!(CLIENT_WINDOW <= CLIENT_WINDOW_MAX);
+const _: () = assert!(CLIENT_TIMEOUT_MIN <= CLIENT_TIMEOUT_FIRST && CLIENT_TIMEOUT_FIRST <= CLIENT_TIMEOUT_MAX);
 const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
 const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
+const _: () = assert!((INFO_COUNTERS_MAX + 3) * (INFO_TEXT_BYTES_MAX + 32) + KIB <= SMALL_FRAME_BYTES);
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
-const _: () = assert!(MEMORY_BYTES <= 240 * MIB, "goal: 256 MiB a replica, with code and stacks");
+const _: () = assert!(MEMORY_BYTES <= 252 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(
-    REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * PREPARED_CERTIFICATE_BYTES <= NEW_VIEW_FRAME_BYTES,
+    REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * prepared_certificate_bytes(REPLICAS_MAX) <= NEW_VIEW_FRAME_BYTES,
     "the largest NEW-VIEW fits its frame"
 );

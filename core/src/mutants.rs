@@ -57,10 +57,6 @@ mutants! {
     M47ExecutedOutOfOrder = "m47",
     /// A replica signs its checkpoint again, with another root, after a replay.
     M52SecondCheckpointRoot = "m52",
-    /// Votes in the larger window do not wait for the stable checkpoint to be durable.
-    M53WindowBeforeDurable = "m53",
-    /// A refused Request does not raise the highest number seen.
-    M55MaxSeenNotRaised = "m55",
     /// The leaf of a batch's tree leaves out the signature.
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.

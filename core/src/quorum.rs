@@ -149,7 +149,7 @@ impl Weights {
     pub fn is_quorum(&self, set: ReplicaSet) -> bool {
         crate::mutant!(
             M1QuorumTooSmall,
-            { 2 * u128::from(self.weigh(set)) > u128::from(self.total) + u128::from(self.faulty_max()) },
+            2 * u128::from(self.weigh(set)) > u128::from(self.total) + u128::from(self.faulty_max()),
             {
                 let lightest = self.weights.iter().min().copied().unwrap_or(0);
                 2 * u128::from(self.weigh(set) + lightest) > u128::from(self.total) + u128::from(self.faulty_max())
@@ -221,6 +221,16 @@ impl<T: Clone> VoteSet<T> {
             .collect()
     }
 
+    /// A digest other than `mine` that a blocking set without `me` voted for, and how many those are: at least one of
+    /// them is correct, so `mine` is wrong.
+    #[must_use]
+    pub fn refutation(&self, weights: &Weights, me: ReplicaId, mine: Digest) -> Option<(Digest, usize)> {
+        self.iter().filter(|(replica, digest, _)| *replica != me && *digest != mine).find_map(|(_, other, _)| {
+            let voters = self.voters(other);
+            weights.is_blocking(voters).then_some((other, voters.len()))
+        })
+    }
+
     /// Who voted at all.
     #[must_use]
     pub fn all_voters(&self) -> ReplicaSet {
@@ -236,6 +246,11 @@ impl<T: Clone> VoteSet<T> {
     /// All votes, ascending by replica.
     pub fn iter(&self) -> impl Iterator<Item = (ReplicaId, Digest, &T)> {
         (0..).map(ReplicaId).zip(&self.votes).filter_map(|(id, vote)| vote.as_ref().map(|(d, with)| (id, *d, with)))
+    }
+
+    /// Forgets the vote of one replica.
+    pub fn forget(&mut self, from: ReplicaId) {
+        self.votes[from.index()] = None;
     }
 
     /// Forgets all votes and keeps the memory.

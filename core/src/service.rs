@@ -99,13 +99,27 @@ pub struct Replies<'a> {
 #[derive(Debug)]
 pub struct ReplyBuffer {
     bytes: Vec<u8>,
-    ranges: Vec<Option<Range<u32>>>,
+    /// Bytes of replies that are kept; what lies behind them is the last one that was too large.
+    kept: usize,
+    replies: Vec<Reply>,
     delta: Hasher,
 }
 
+/// What a service gave for one operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Reply {
+    Missing,
+    At(Range<u32>),
+    TooLarge,
+}
+
+/// The replies of a batch pass [`crate::limits::BATCH_RESULT_BYTES`]: this one is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge;
+
 impl Default for ReplyBuffer {
     fn default() -> Self {
-        Self { bytes: Vec::new(), ranges: Vec::new(), delta: Hasher::new(Context::Delta) }
+        Self { bytes: Vec::new(), kept: 0, replies: Vec::new(), delta: Hasher::new(Context::Delta) }
     }
 }
 
@@ -113,24 +127,28 @@ impl ReplyBuffer {
     /// Empties the buffer and makes room for `operations` replies.
     pub fn begin(&mut self, operations: usize) -> Replies<'_> {
         self.bytes.clear();
-        self.ranges.clear();
-        self.ranges.resize(operations, None);
+        self.kept = 0;
+        self.replies.clear();
+        self.replies.resize(operations, Reply::Missing);
         self.delta = Hasher::new(Context::Delta);
         Replies { buffer: self }
     }
 
     /// The reply to operation `index`; `None` if the service gave none.
     #[must_use]
-    pub fn get(&self, index: usize) -> Option<&[u8]> {
-        let range = self.ranges[index].clone()?;
-        Some(&self.bytes[range.start as usize..range.end as usize])
+    pub fn get(&self, index: usize) -> Option<Result<&[u8], TooLarge>> {
+        match &self.replies[index] {
+            Reply::Missing => None,
+            Reply::At(range) => Some(Ok(&self.bytes[range.start as usize..range.end as usize])),
+            Reply::TooLarge => Some(Err(TooLarge)),
+        }
     }
 
     /// Bytes of all replies.
     #[must_use]
     #[allow(clippy::len_without_is_empty, reason = "a length in bytes, not a collection")]
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.kept
     }
 
     /// The digest of what was passed to [`Replies::delta`].
@@ -146,20 +164,45 @@ impl Replies<'_> {
         self.reserve(index, reply.len()).copy_from_slice(reply);
     }
 
-    /// `len` zero bytes, to be filled, as the reply to operation `index`.
+    /// `len` zero bytes, to be filled, as the reply to operation `index`. Where the batch's replies together pass
+    /// [`crate::limits::BATCH_RESULT_BYTES`] this one is dropped, at every replica alike, and the client is told so.
     pub fn reserve(&mut self, index: usize, len: usize) -> &mut [u8] {
         let buffer = &mut *self.buffer;
-        let start = buffer.bytes.len();
-        let end = start + len;
-        let narrow = |at: usize| u32::try_from(at).expect("the replies of one batch fit 4 GiB");
-        buffer.ranges[index] = Some(narrow(start)..narrow(end));
+        let kept = buffer.kept;
+        buffer.bytes.truncate(kept);
+        let end = kept + len;
+        if end <= crate::limits::BATCH_RESULT_BYTES {
+            buffer.replies[index] = Reply::At(kept as u32..end as u32);
+            buffer.kept = end;
+        } else {
+            buffer.replies[index] = Reply::TooLarge;
+        }
         buffer.bytes.resize(end, 0);
-        &mut buffer.bytes[start..]
+        &mut buffer.bytes[kept..]
     }
 
     /// What this batch changed, in the service's own terms: hashed, with its length, into the per-Seq execution
     /// digest, so that a divergence is named at its Seq even where replies agree.
     pub fn delta(&mut self, bytes: &[u8]) {
         self.buffer.delta.u64(bytes.len() as u64).update(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::BATCH_RESULT_BYTES;
+
+    #[test]
+    fn replies_beyond_the_batch_bound_are_dropped_and_later_small_ones_kept() {
+        let mut buffer = ReplyBuffer::default();
+        let mut replies = buffer.begin(4);
+        replies.put(0, b"first");
+        replies.reserve(1, BATCH_RESULT_BYTES);
+        replies.put(2, b"third");
+        assert_eq!(buffer.get(0), Some(Ok(&b"first"[..])));
+        assert_eq!(buffer.get(1), Some(Err(TooLarge)));
+        assert_eq!(buffer.get(2), Some(Ok(&b"third"[..])));
+        assert_eq!(buffer.get(3), None);
     }
 }

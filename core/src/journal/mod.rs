@@ -1,4 +1,25 @@
-//! The journal and the superblock: records, groups, segments, scan. All of it pure; who moves the blocks is outside.
+//! The journal and the superblock (SHAPES §6): records, groups, segments, scan. All of it pure: who moves the blocks is
+//! outside, so the simulator tears the very bytes that production writes.
+//!
+//! Life of a data directory: [`superblock::Superblock::first`] makes it; at every start [`superblock::read_superblock`]
+//! (and its repair), then a flush of the superblock, of every segment and of the directory (what a killed process wrote
+//! may sit unflushed, D22), then [`scan()`], then [`Journal::new`].
 
+pub mod block;
+pub mod group;
+pub mod index;
 pub mod record;
+pub mod scan;
+pub mod segment;
 pub mod superblock;
+pub mod writer;
+
+pub use block::{BLOCK_BYTES, BlockBuf};
+pub use index::Extent;
+pub use record::{Record, RecordInvalid, read_record};
+pub use scan::{Blocks, Damage, Evidence, ScanError, SegmentFile, Tail, scan};
+pub use superblock::{Repair, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
+pub use writer::{Journal, JournalOptions, Target, Ticket, Write};
+
+/// The version of everything that lies in a data directory. Another number is refused.
+pub const VERSION: u16 = 1;

@@ -1,10 +1,32 @@
 //! What a replica writes down before it speaks (PROTOCOL §11, SHAPES §6): one type each, and their canonical bytes.
+//! Records carry no check of their own: the group's covers them. Whoever reads one back by [`read_record`] compares its
+//! body with the digest in it.
+//!
+//! ```text
+//! header 32: kind u16 | flags u16 | len u32 | epoch u64 | view u64 | seq u64; payload; zeros to a multiple of 16
+//! ```
 
-use crate::ids::{Digest, Epoch, Seq, View};
+use crate::ids::{Digest, Epoch, ReplicaId, Seq, Signature, View};
+use crate::limits::REPLICAS_MAX;
+use crate::wire::canonical::{NotCanonical, Reader};
 use crate::wire::message::{
     Ballot, BatchHeader, Checkpoint, CommitCertificate, Position, PreparedCertificate, SnapshotVote,
 };
 use bytes::Bytes;
+
+use super::block::BlockBuf;
+
+/// A record's header.
+pub const RECORD_HEADER_BYTES: usize = 32;
+/// What records are padded to.
+pub const RECORD_ALIGN: usize = 16;
+/// The payload ends with a body.
+const FLAG_BODY: u16 = 1;
+
+const POSITION_BYTES: usize = 32;
+const BALLOT_BYTES: usize = 96;
+const BATCH_HEADER_BYTES: usize = 52;
+const SIGNATURE_BYTES: usize = 2 + 64;
 
 /// The kind of a journal record. The numbers are the journal's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +44,27 @@ pub enum RecordKind {
     SnapStable = 9,
     Epoch = 10,
     Evidence = 11,
+}
+
+impl RecordKind {
+    /// The kind of this number.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        const ALL: [RecordKind; 11] = [
+            RecordKind::Vote,
+            RecordKind::Cert,
+            RecordKind::Promise,
+            RecordKind::NewView,
+            RecordKind::Committed,
+            RecordKind::CkptVote,
+            RecordKind::Stable,
+            RecordKind::SnapVote,
+            RecordKind::SnapStable,
+            RecordKind::Epoch,
+            RecordKind::Evidence,
+        ];
+        ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
 }
 
 /// This replica's vote for a batch: what it proposed (P1) or prepared (P2).
@@ -107,4 +150,292 @@ impl Record {
             Self::Stable(vote) => (vote.epoch, View(0), vote.seq),
         }
     }
+
+    /// Bytes that [`Self::encode`] appends: a multiple of [`RECORD_ALIGN`].
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        (RECORD_HEADER_BYTES + self.payload_len()).next_multiple_of(RECORD_ALIGN)
+    }
+
+    /// Appends header, payload and padding.
+    pub fn encode(&self, out: &mut BlockBuf) {
+        let at = out.len();
+        let (epoch, view, seq) = self.place();
+        let len = self.payload_len();
+        out.put_u16(self.kind() as u16);
+        out.put_u16(if self.body().is_some() { FLAG_BODY } else { 0 });
+        out.put_u32(u32::try_from(len).expect("a record fits a segment"));
+        out.put_u64(epoch.0);
+        out.put_u64(view.0);
+        out.put_u64(seq.0);
+        self.put_payload(out);
+        assert_eq!(out.len() - at, RECORD_HEADER_BYTES + len, "a payload is as long as it said");
+        out.pad_to(RECORD_ALIGN);
+    }
+
+    /// Reads the payload that `header` stands before; a body stays a slice of it.
+    pub fn decode(header: &RecordHeader, payload: &Bytes) -> Result<Self, RecordInvalid> {
+        let at = header.place;
+        let place = |digest| Position { epoch: at.0, view: at.1, seq: at.2, digest };
+        let mut reader = Reader::new(payload);
+        let record = match header.kind {
+            RecordKind::Vote => {
+                let position = place(Digest(reader.array()?));
+                let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
+                Self::Vote(Vote { position, proposal, header, body: None })
+            }
+            RecordKind::Cert => {
+                let position = place(Digest(reader.array()?));
+                let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
+                let prepares = read_list(&mut reader, |reader| Ok((read_replica(reader)?, read_ballot(reader)?)))?;
+                Self::Cert(PreparedCertificate { position, header, proposal, prepares })
+            }
+            RecordKind::Committed => {
+                let position = place(Digest(reader.array()?));
+                let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
+                let opening = read_option(&mut reader, |reader| Ok(Digest(reader.array()?)))?;
+                let commits = read_list(&mut reader, |reader| {
+                    Ok((read_replica(reader)?, read_ballot(reader)?, Digest(reader.array()?)))
+                })?;
+                let certificate = CommitCertificate { position, header, proposal, opening, commits };
+                Self::Committed(Committed { certificate, body: None })
+            }
+            RecordKind::CkptVote => Self::CkptVote { epoch: at.0, seq: at.2, root: Digest(reader.array()?) },
+            RecordKind::SnapVote => Self::SnapVote { epoch: at.0, seq: at.2, root: Digest(reader.array()?) },
+            RecordKind::SnapStable => {
+                let root = Digest(reader.array()?);
+                let signatures = read_signatures(&mut reader)?;
+                Self::SnapStable(SnapshotVote { epoch: at.0, seq: at.2, root, signatures })
+            }
+            RecordKind::Stable => {
+                let (root, epoch_end) = (Digest(reader.array()?), Seq(reader.u64()?));
+                let signatures = read_signatures(&mut reader)?;
+                Self::Stable(Checkpoint { epoch: at.0, seq: at.2, root, epoch_end, signatures })
+            }
+            kind @ (RecordKind::Promise | RecordKind::NewView | RecordKind::Epoch | RecordKind::Evidence) => {
+                return Err(RecordInvalid::Kind { kind: kind as u16 });
+            }
+        };
+        let rest = payload.slice(payload.len() - reader.rest().len()..);
+        let record = record.with_body(header.flags, rest)?;
+        if record.place() == at { Ok(record) } else { Err(RecordInvalid::Malformed) }
+    }
+
+    fn body(&self) -> Option<&Bytes> {
+        match self {
+            Self::Vote(Vote { body, .. }) | Self::Committed(Committed { body, .. }) => body.as_ref(),
+            Self::Cert(_) | Self::CkptVote { .. } | Self::SnapVote { .. } | Self::SnapStable(_) | Self::Stable(_) => {
+                None
+            }
+        }
+    }
+
+    fn with_body(mut self, flags: u16, rest: Bytes) -> Result<Self, RecordInvalid> {
+        match (&mut self, flags) {
+            (Self::Vote(Vote { body, .. }) | Self::Committed(Committed { body, .. }), FLAG_BODY) => *body = Some(rest),
+            (_, 0) if rest.is_empty() => {}
+            _ => return Err(RecordInvalid::Malformed),
+        }
+        Ok(self)
+    }
+
+    fn payload_len(&self) -> usize {
+        let proposed = POSITION_BYTES + BALLOT_BYTES + BATCH_HEADER_BYTES;
+        let fixed = match self {
+            Self::Vote(_) => proposed,
+            Self::Cert(cert) => proposed + 2 + cert.prepares.len() * (2 + BALLOT_BYTES),
+            Self::Committed(Committed { certificate, .. }) => {
+                let opening = 1 + certificate.opening.map_or(0, |opening| opening.0.len());
+                proposed + opening + 2 + certificate.commits.len() * (2 + BALLOT_BYTES + 32)
+            }
+            Self::CkptVote { .. } | Self::SnapVote { .. } => 32,
+            Self::SnapStable(vote) => 32 + 2 + vote.signatures.len() * SIGNATURE_BYTES,
+            Self::Stable(vote) => 32 + 8 + 2 + vote.signatures.len() * SIGNATURE_BYTES,
+        };
+        fixed + self.body().map_or(0, Bytes::len)
+    }
+
+    fn put_payload(&self, out: &mut BlockBuf) {
+        match self {
+            Self::Vote(Vote { position, proposal, header, .. }) => put_proposal(out, position, proposal, header),
+            Self::Cert(PreparedCertificate { position, header, proposal, prepares }) => {
+                put_proposal(out, position, proposal, header);
+                put_count(out, prepares.len());
+                for (replica, ballot) in prepares {
+                    out.put_u16(replica.0);
+                    put_ballot(out, ballot);
+                }
+            }
+            Self::Committed(Committed { certificate, .. }) => put_commit_certificate(out, certificate),
+            Self::CkptVote { root, .. } | Self::SnapVote { root, .. } => out.put(&root.0),
+            Self::SnapStable(SnapshotVote { root, signatures, .. }) => {
+                out.put(&root.0);
+                put_signatures(out, signatures);
+            }
+            Self::Stable(Checkpoint { root, epoch_end, signatures, .. }) => {
+                out.put(&root.0);
+                out.put_u64(epoch_end.0);
+                put_signatures(out, signatures);
+            }
+        }
+        if let Some(body) = self.body() {
+            out.put(body);
+        }
+    }
+}
+
+/// The record that lies in an [`super::Extent`], from its bytes.
+pub fn read_record(bytes: &Bytes) -> Result<Record, RecordInvalid> {
+    let (header, payload) = split_record(bytes)?;
+    if RECORD_HEADER_BYTES + payload.len() == bytes.len() {
+        Record::decode(&header, &payload)
+    } else {
+        Err(RecordInvalid::Malformed)
+    }
+}
+
+/// The header and payload at the front of `bytes`.
+pub(super) fn split_record(bytes: &Bytes) -> Result<(RecordHeader, Bytes), RecordInvalid> {
+    let mut reader = Reader::new(bytes);
+    let header = RecordHeader::read(&mut reader)?;
+    let payload = bytes.slice_ref(reader.take(header.len as usize)?);
+    Ok((header, payload))
+}
+
+/// What stands before a record's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordHeader {
+    /// The kind.
+    pub kind: RecordKind,
+    /// Whether a body ends the payload.
+    pub flags: u16,
+    /// Bytes of the payload.
+    pub len: u32,
+    /// What [`Record::place`] says.
+    pub place: (Epoch, View, Seq),
+}
+
+impl RecordHeader {
+    /// Reads one.
+    pub fn read(reader: &mut Reader<'_>) -> Result<Self, RecordInvalid> {
+        let kind = reader.u16()?;
+        Ok(Self {
+            kind: RecordKind::from_number(kind).ok_or(RecordInvalid::Kind { kind })?,
+            flags: reader.u16()?,
+            len: reader.u32()?,
+            place: (Epoch(reader.u64()?), View(reader.u64()?), Seq(reader.u64()?)),
+        })
+    }
+}
+
+/// Why bytes are no record of this version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordInvalid {
+    /// A kind that this version does not know.
+    #[error("journal record of kind {kind}, which this version does not know: it was written by a newer one")]
+    Kind {
+        /// The number.
+        kind: u16,
+    },
+    /// Cut short, too long, or fields that contradict each other.
+    #[error("malformed journal record")]
+    Malformed,
+}
+
+impl From<NotCanonical> for RecordInvalid {
+    fn from(_: NotCanonical) -> Self {
+        Self::Malformed
+    }
+}
+
+fn put_proposal(out: &mut BlockBuf, position: &Position, proposal: &Ballot, header: &BatchHeader) {
+    out.put(&position.digest.0);
+    put_ballot(out, proposal);
+    let BatchHeader { time_ns, count, body_len, merkle_root, flags } = header;
+    out.put_u64(*time_ns);
+    out.put_u32(*count);
+    out.put_u32(*body_len);
+    out.put(&merkle_root.0);
+    out.put_u32(*flags);
+}
+
+fn put_commit_certificate(out: &mut BlockBuf, certificate: &CommitCertificate) {
+    let CommitCertificate { position, header, proposal, opening, commits } = certificate;
+    put_proposal(out, position, proposal, header);
+    put_option(out, opening.as_ref(), |out, opening| out.put(&opening.0));
+    put_count(out, commits.len());
+    for (replica, ballot, opening) in commits {
+        out.put_u16(replica.0);
+        put_ballot(out, ballot);
+        out.put(&opening.0);
+    }
+}
+
+fn put_ballot(out: &mut BlockBuf, ballot: &Ballot) {
+    out.put(&ballot.commitment.0);
+    out.put(&ballot.signature.0);
+}
+
+fn put_count(out: &mut BlockBuf, count: usize) {
+    assert!(count <= REPLICAS_MAX, "at most one entry a replica");
+    out.put_u16(count as u16);
+}
+
+pub(super) fn put_option<T>(out: &mut BlockBuf, value: Option<T>, put: impl FnOnce(&mut BlockBuf, T)) {
+    out.put(&[u8::from(value.is_some())]);
+    if let Some(value) = value {
+        put(out, value);
+    }
+}
+
+pub(super) fn put_signatures(out: &mut BlockBuf, signatures: &[(ReplicaId, Signature)]) {
+    put_count(out, signatures.len());
+    for (replica, signature) in signatures {
+        out.put_u16(replica.0);
+        out.put(&signature.0);
+    }
+}
+
+fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, NotCanonical> {
+    Ok(Ballot { commitment: Digest(reader.array()?), signature: Signature(reader.array()?) })
+}
+
+fn read_batch_header(reader: &mut Reader<'_>) -> Result<BatchHeader, NotCanonical> {
+    Ok(BatchHeader {
+        time_ns: reader.u64()?,
+        count: reader.u32()?,
+        body_len: reader.u32()?,
+        merkle_root: Digest(reader.array()?),
+        flags: reader.u32()?,
+    })
+}
+
+fn read_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, NotCanonical> {
+    reader.u16().map(ReplicaId)
+}
+
+fn read_list<'a, T>(
+    reader: &mut Reader<'a>,
+    mut entry: impl FnMut(&mut Reader<'a>) -> Result<T, NotCanonical>,
+) -> Result<Vec<T>, NotCanonical> {
+    let count = usize::from(reader.u16()?);
+    if count > REPLICAS_MAX {
+        return Err(NotCanonical);
+    }
+    (0..count).map(|_| entry(reader)).collect()
+}
+
+pub(super) fn read_option<'a, T>(
+    reader: &mut Reader<'a>,
+    read: impl FnOnce(&mut Reader<'a>) -> Result<T, NotCanonical>,
+) -> Result<Option<T>, NotCanonical> {
+    match reader.u8()? {
+        0 => Ok(None),
+        1 => read(reader).map(Some),
+        _ => Err(NotCanonical),
+    }
+}
+
+pub(super) fn read_signatures(reader: &mut Reader<'_>) -> Result<Vec<(ReplicaId, Signature)>, NotCanonical> {
+    read_list(reader, |reader| Ok((read_replica(reader)?, Signature(reader.array()?))))
 }

@@ -31,6 +31,36 @@ pub enum Kind {
     Log = 37,
 }
 
+impl Kind {
+    /// Every kind that this version knows.
+    pub const ALL: [Self; 18] = [
+        Self::Request,
+        Self::Reply,
+        Self::Busy,
+        Self::InfoQuery,
+        Self::Info,
+        Self::ClientJoin,
+        Self::PrePrepare,
+        Self::Prepare,
+        Self::Commit,
+        Self::Checkpoint,
+        Self::Snapshot,
+        Self::ViewChange,
+        Self::NewView,
+        Self::Status,
+        Self::FetchSlot,
+        Self::Slot,
+        Self::FetchLog,
+        Self::Log,
+    ];
+
+    /// The kind of this number; `None` for one that this version does not know.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+}
+
 /// Where a batch stands: what every vote is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -171,6 +201,8 @@ pub struct Status {
     pub stable: Seq,
     /// The last Seq executed.
     pub executed: Seq,
+    /// The newest stable snapshot, 0 if none.
+    pub snapshot: Seq,
     /// Which slots of the window have a PRE-PREPARE here.
     pub proposed: Vec<u64>,
     /// Which have a prepared certificate.
@@ -352,4 +384,30 @@ pub enum Message {
     FetchLog(Seq),
     /// Committed slots of consecutive Seqs.
     Log(Vec<CommittedSlot>),
+}
+
+impl Message {
+    /// The kind of the frame that carries it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Request(_) => Kind::Request,
+            Self::Reply(_) => Kind::Reply,
+            Self::Busy(_) => Kind::Busy,
+            Self::InfoQuery { .. } => Kind::InfoQuery,
+            Self::Info(_) => Kind::Info,
+            Self::ClientJoin(_) => Kind::ClientJoin,
+            Self::PrePrepare(_) => Kind::PrePrepare,
+            Self::Prepare(_) => Kind::Prepare,
+            Self::Commit(_) => Kind::Commit,
+            Self::Checkpoint(_) => Kind::Checkpoint,
+            Self::Snapshot(_) => Kind::Snapshot,
+            Self::ViewChange(kind) => *kind,
+            Self::Status(_) => Kind::Status,
+            Self::FetchSlot(_) => Kind::FetchSlot,
+            Self::Slot(_) => Kind::Slot,
+            Self::FetchLog(_) => Kind::FetchLog,
+            Self::Log(_) => Kind::Log,
+        }
+    }
 }

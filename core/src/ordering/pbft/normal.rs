@@ -1,0 +1,318 @@
+//! The normal case: PRE-PREPARE, PREPARE, COMMIT (PROTOCOL §6). Handlers filter first, each reason named; then they act.
+
+use std::sync::Arc;
+
+use super::slot::{Accepted, Slot};
+use super::{Milestone, Pbft};
+use crate::door::{Lane, Now, To};
+use crate::ids::{LogPosition, Seq};
+use crate::journal::record::{Committed, Record, Vote};
+use crate::limits::{CLOCK_AHEAD_MAX, EARLY_BODY_BYTES};
+use crate::ordering::Outbox;
+use crate::quorum::Voted;
+use crate::wire::canonical::{self, commit_nonce, opening};
+use crate::wire::message::{
+    Ballot, Commit, CommitCertificate, Message, Position, PrePrepare, Prepare, PreparedCertificate,
+};
+use crate::wire::request::Body;
+
+/// Why a valid message changed nothing. Normal where links lose, double and reorder; counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each says itself")]
+pub enum Ignored {
+    OtherView,
+    BelowWindow,
+    AboveWindow,
+    Duplicate,
+    OwnMessage,
+    ClockAhead,
+    MemoryFull,
+    /// Contradicts what its signer said before: proof of misbehaviour, not yet kept as evidence.
+    Conflicting,
+    /// Of a kind that this version knows and does not act on.
+    NotActedOn,
+    NotNeeded,
+}
+
+impl Pbft {
+    /// Proposes `body` at the next Seq. The caller asked [`Pbft::room`] first.
+    pub fn propose(&mut self, now: Now, body: Body, out: &mut Outbox<'_>) -> Seq {
+        assert!(self.room() > 0, "proposals are bounded by the window, the pipeline and memory");
+        let seq = self.proposed.next();
+        let time_ns = crate::mutant!(
+            M46TimeStandsStill,
+            now.wall.0.max(self.proposed_time.saturating_add(1)),
+            self.proposed_time.max(1)
+        );
+        let header = body.header(time_ns);
+        let digest = header.digest(self.config.cluster_id(), self.config.epoch());
+        let position = Position { epoch: self.config.epoch(), view: self.view, seq, digest };
+        let commitment = opening(&commit_nonce(&self.commit_secret, &position));
+        let bytes = canonical::pre_prepare(self.config.cluster_id(), &position, commitment);
+        let ballot = Ballot { commitment, signature: self.scheme.sign(&bytes) };
+        self.proposed = seq;
+        self.proposed_time = time_ns;
+        let pre_prepare = PrePrepare { position, ballot, header, body };
+        let needs = self.accept(pre_prepare.clone(), None, out);
+        out.send(To::All, Lane::Ordering, Message::PrePrepare(pre_prepare), needs);
+        seq
+    }
+
+    /// A PRE-PREPARE of the view's primary; the verifier checked the signatures and the body.
+    pub fn on_pre_prepare(&mut self, now: Now, pre_prepare: PrePrepare, out: &mut Outbox<'_>) -> Result<(), Ignored> {
+        let Position { view, seq, digest, .. } = pre_prepare.position;
+        self.in_view(view)?;
+        if self.is_primary() {
+            return Err(Ignored::OwnMessage);
+        }
+        if pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX) {
+            return Err(Ignored::ClockAhead);
+        }
+        let Some(index) = self.slot_index(seq) else { return self.buffer_early(pre_prepare) };
+        let slot = &self.window[index];
+        if let Some(accepted) = &slot.accepted {
+            let same = accepted.position.digest == digest;
+            return Err(if same { Ignored::Duplicate } else { Ignored::Conflicting });
+        }
+        if slot.committed.is_some() {
+            return Err(Ignored::NotNeeded);
+        }
+        if self.body_bytes + pre_prepare.body.bytes().len() > self.body_bytes_max {
+            return Err(Ignored::MemoryFull);
+        }
+        self.vote(pre_prepare, out);
+        Ok(())
+    }
+
+    /// A backup's PREPARE.
+    pub fn on_prepare(&mut self, prepare: &Prepare, out: &mut Outbox<'_>) -> Result<(), Ignored> {
+        self.in_view(prepare.position.view)?;
+        if prepare.replica == self.me {
+            return Err(Ignored::OwnMessage);
+        }
+        let index = self.index_in_window(prepare.position.seq)?;
+        let voted = self.window[index].prepares.vote(prepare.replica, prepare.position.digest, prepare.ballot);
+        match voted {
+            Voted::Conflicts => Err(Ignored::Conflicting),
+            Voted::Again => crate::mutant!(M2DuplicatesCounted, Err(Ignored::Duplicate), {
+                self.advance_slot(index, out);
+                Ok(())
+            }),
+            Voted::New => {
+                self.advance_slot(index, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// A COMMIT, of the peer whose link it came on.
+    pub fn on_commit(&mut self, commit: &Commit, out: &mut Outbox<'_>) -> Result<(), Ignored> {
+        self.in_view(commit.position.view)?;
+        let index = self.index_in_window(commit.position.seq)?;
+        match self.window[index].commits.vote(commit.replica, commit.position.digest, commit.nonce) {
+            Voted::New => {
+                self.advance_slot(index, out);
+                Ok(())
+            }
+            Voted::Again => Err(Ignored::Duplicate),
+            Voted::Conflicts => Err(Ignored::Conflicting),
+        }
+    }
+
+    /// Every record up to `through` is durable: own votes and certificates among them count from now on.
+    pub fn on_durable(&mut self, through: LogPosition, out: &mut Outbox<'_>) {
+        while let Some((at, seq, milestone)) = self.waiting.front().copied() {
+            if at > through {
+                return;
+            }
+            self.waiting.pop_front();
+            let index = self.slot_index(seq).expect("what waits is in the window");
+            self.reach(index, milestone);
+            self.advance_slot(index, out);
+        }
+    }
+
+    /// Takes from the early buffer what the window has reached.
+    pub(super) fn take_early(&mut self, out: &mut Outbox<'_>) {
+        let end = self.stable.plus(self.config.params().window);
+        while let Some(entry) = self.early.first_entry()
+            && *entry.key() <= end
+        {
+            let pre_prepare = entry.remove();
+            self.early_bytes -= pre_prepare.body.bytes().len();
+            let Some(index) = self.slot_index(pre_prepare.position.seq) else { continue };
+            let slot = &self.window[index];
+            let fits = self.body_bytes + pre_prepare.body.bytes().len() <= self.body_bytes_max;
+            if slot.accepted.is_none() && slot.committed.is_none() && fits {
+                self.vote(pre_prepare, out);
+            }
+        }
+    }
+
+    /// A VOTE read back from the journal: it is durable, and stands.
+    pub fn restore_vote(&mut self, vote: &Vote, body: Option<Arc<Body>>) {
+        let Some(index) = self.slot_index(vote.position.seq) else { return };
+        let own = (!self.is_primary()).then(|| self.make_prepare(&vote.position).ballot);
+        let accepted = Accepted {
+            position: vote.position,
+            proposal: vote.proposal,
+            header: vote.header,
+            body,
+            own,
+            vote_at: LogPosition(0),
+            vote_is_durable: false,
+        };
+        let slot = &mut self.window[index];
+        slot.accepted = Some(accepted);
+        self.reach(index, Milestone::Vote);
+        self.recount_bodies();
+        if self.is_primary() {
+            self.proposed = self.proposed.max(vote.position.seq);
+            self.proposed_time = self.proposed_time.max(vote.header.time_ns);
+        }
+    }
+
+    /// A CERT read back from the journal.
+    pub fn restore_certificate(&mut self, certificate: &PreparedCertificate) {
+        let Some(index) = self.slot_index(certificate.position.seq) else { return };
+        let slot = &mut self.window[index];
+        for (replica, ballot) in &certificate.prepares {
+            slot.prepares.vote(*replica, certificate.position.digest, *ballot);
+        }
+        slot.cert_at = Some(LogPosition(0));
+        self.reach(index, Milestone::Cert);
+    }
+
+    /// A COMMITTED read back from the journal.
+    pub fn restore_committed(&mut self, certificate: CommitCertificate) {
+        let Some(index) = self.slot_index(certificate.position.seq) else { return };
+        self.window[index].committed = Some(Arc::new(certificate));
+        // The execution reads it back in its turn: only open batches are kept in memory.
+        if let Some(accepted) = &mut self.window[index].accepted {
+            accepted.body = None;
+        }
+        self.recount_bodies();
+    }
+
+    /// Accepts a proposal of another, and sends the own PREPARE for it once the VOTE is durable.
+    fn vote(&mut self, pre_prepare: PrePrepare, out: &mut Outbox<'_>) {
+        let prepare = self.make_prepare(&pre_prepare.position);
+        let vote_at = self.accept(pre_prepare, Some(prepare.ballot), out);
+        let needs = crate::mutant!(M11PrepareBeforeVote, vote_at, LogPosition(0));
+        out.send(To::All, Lane::Ordering, Message::Prepare(prepare), needs);
+    }
+
+    /// Puts a proposal into its slot and persists the VOTE (P1, P2).
+    fn accept(&mut self, pre_prepare: PrePrepare, own: Option<Ballot>, out: &mut Outbox<'_>) -> LogPosition {
+        let PrePrepare { position, ballot, header, body } = pre_prepare;
+        let index = self.slot_index(position.seq).expect("only what is in the window is accepted");
+        let vote = Vote { position, proposal: ballot, header, body: Some(body.bytes().clone()) };
+        let vote_at = out.persist(Record::Vote(vote));
+        self.waiting.push_back((vote_at, position.seq, Milestone::Vote));
+        self.body_bytes += body.bytes().len();
+        let slot = &mut self.window[index];
+        assert!(slot.accepted.is_none(), "one vote for each Seq and view (S8)");
+        let body = Some(Arc::new(body));
+        slot.accepted =
+            Some(Accepted { position, proposal: ballot, header, body, own, vote_at, vote_is_durable: false });
+        self.advance_slot(index, out);
+        vote_at
+    }
+
+    /// What a record of this replica makes true once it is durable.
+    fn reach(&mut self, index: usize, milestone: Milestone) {
+        let slot = &mut self.window[index];
+        let Some(accepted) = &mut slot.accepted else { return };
+        let position = accepted.position;
+        match milestone {
+            Milestone::Vote => {
+                accepted.vote_is_durable = true;
+                if let Some(own) = accepted.own {
+                    slot.prepares.vote(self.me, position.digest, own);
+                }
+            }
+            Milestone::Cert => {
+                slot.cert_is_durable = true;
+                slot.commits.vote(self.me, position.digest, commit_nonce(&self.commit_secret, &position));
+            }
+        }
+    }
+
+    /// Does what a slot has become ready for.
+    fn advance_slot(&mut self, index: usize, out: &mut Outbox<'_>) {
+        let slot = &self.window[index];
+        if slot.cert_at.is_none() && slot.is_prepared(&self.config) {
+            self.prepared(index, out);
+        }
+        let slot = &self.window[index];
+        if slot.cert_at.is_some() && slot.committed.is_none() {
+            let openers = slot.openers(self.primary());
+            if self.config.weights().is_quorum(openers) {
+                let certificate = slot.commit_certificate(openers, self.primary());
+                self.committed(index, certificate, out);
+            }
+        }
+    }
+
+    /// Prepared for the first time: persists CERT (P3); COMMIT leaves when that is durable.
+    fn prepared(&mut self, index: usize, out: &mut Outbox<'_>) {
+        let certificate = self.window[index].prepared_certificate(&self.config);
+        let position = certificate.position;
+        let cert_at = out.persist(Record::Cert(certificate));
+        self.window[index].cert_at = Some(cert_at);
+        self.waiting.push_back((cert_at, position.seq, Milestone::Cert));
+        let needs = crate::mutant!(M10CommitBeforeCertificate, cert_at, LogPosition(0));
+        out.send(To::All, Lane::Ordering, Message::Commit(self.own_commit(&position)), needs);
+    }
+
+    fn committed(&mut self, index: usize, certificate: CommitCertificate, out: &mut Outbox<'_>) {
+        // The VOTE at this Seq holds the body: what is committed by votes is what was accepted.
+        out.persist(Record::Committed(Committed { certificate: certificate.clone(), body: None }));
+        self.window[index].committed = Some(Arc::new(certificate));
+    }
+
+    fn make_prepare(&self, position: &Position) -> Prepare {
+        let commitment = opening(&commit_nonce(&self.commit_secret, position));
+        let bytes = canonical::prepare(self.config.cluster_id(), position, self.me, commitment);
+        let ballot = Ballot { commitment, signature: self.scheme.sign(&bytes) };
+        Prepare { position: *position, replica: self.me, ballot }
+    }
+
+    pub(super) fn own_commit(&self, position: &Position) -> Commit {
+        let nonce = commit_nonce(&self.commit_secret, position);
+        Commit { position: *position, replica: self.me, nonce }
+    }
+
+    fn buffer_early(&mut self, pre_prepare: PrePrepare) -> Result<(), Ignored> {
+        let seq = pre_prepare.position.seq;
+        if seq <= self.stable {
+            return Err(Ignored::BelowWindow);
+        }
+        let bytes = pre_prepare.body.bytes().len();
+        let far = self.stable.plus(2 * self.config.params().window);
+        if seq > far || self.early_bytes + bytes > EARLY_BODY_BYTES {
+            return Err(Ignored::AboveWindow);
+        }
+        if self.early.contains_key(&seq) {
+            return Err(Ignored::Duplicate);
+        }
+        self.early_bytes += bytes;
+        self.early.insert(seq, pre_prepare);
+        Ok(())
+    }
+
+    fn in_view(&self, view: crate::ids::View) -> Result<(), Ignored> {
+        if view == self.view { Ok(()) } else { Err(Ignored::OtherView) }
+    }
+
+    fn index_in_window(&self, seq: Seq) -> Result<usize, Ignored> {
+        if seq <= self.stable {
+            return Err(Ignored::BelowWindow);
+        }
+        self.slot_index(seq).ok_or(Ignored::AboveWindow)
+    }
+
+    fn recount_bodies(&mut self) {
+        self.body_bytes = self.window.iter().map(Slot::body_bytes).sum();
+    }
+}

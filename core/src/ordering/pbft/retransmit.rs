@@ -1,0 +1,83 @@
+//! What makes up for links that lose: replicas say where they are, and get what they lack (PROTOCOL §6.8).
+
+use super::Pbft;
+use super::slot::{Accepted, Slot};
+use crate::door::{Lane, To};
+use crate::ids::{LogPosition, ReplicaId, Seq};
+use crate::ordering::Outbox;
+use crate::wire::message::{Message, PrePrepare, Prepare, Status};
+
+/// Votes that one STATUS may call for.
+const VOTES_PER_STATUS: usize = 64;
+/// Bytes of PRE-PREPAREs that one STATUS may call for, beyond the first.
+const BODY_BYTES_PER_STATUS: usize = 1 << 20;
+
+impl Pbft {
+    /// The maps of a STATUS.
+    pub fn describe(&self, status: &mut Status) {
+        let words = self.window.len().div_ceil(64);
+        let map = |has: &dyn Fn(&Slot) -> bool| {
+            let mut map = vec![0u64; words];
+            for (index, _) in self.window.iter().enumerate().filter(|(_, slot)| has(slot)) {
+                map[index / 64] |= 1 << (index % 64);
+            }
+            map
+        };
+        status.view = self.view;
+        status.stable = self.stable;
+        status.proposed = map(&|slot| slot.accepted.is_some() || slot.committed.is_some());
+        status.prepared = map(&|slot| slot.cert_at.is_some() || slot.committed.is_some());
+        status.committed = map(&|slot| slot.committed.is_some());
+    }
+
+    /// Sends `peer` the own messages that its STATUS shows it to lack.
+    pub fn retransmit(&self, peer: ReplicaId, status: &Status, out: &mut Outbox<'_>) {
+        if status.view != self.view {
+            return;
+        }
+        let (mut votes, mut body_bytes) = (0, 0);
+        for slot in &self.window {
+            let Some(accepted) = slot.accepted.as_ref().filter(|accepted| accepted.vote_is_durable) else { continue };
+            if votes == VOTES_PER_STATUS {
+                return;
+            }
+            if !has(&status.proposed, status.stable, slot.seq) && self.is_primary() {
+                let Some(pre_prepare) = proposal(accepted) else { continue };
+                if body_bytes > BODY_BYTES_PER_STATUS {
+                    continue;
+                }
+                body_bytes += pre_prepare.body.bytes().len();
+                votes += 1;
+                send(peer, Message::PrePrepare(pre_prepare), out);
+            }
+            if !has(&status.committed, status.stable, slot.seq) {
+                votes += 1;
+                if let Some(ballot) = accepted.own {
+                    let prepare = Prepare { position: accepted.position, replica: self.me, ballot };
+                    send(peer, Message::Prepare(prepare), out);
+                }
+                if slot.cert_is_durable {
+                    send(peer, Message::Commit(self.own_commit(&accepted.position)), out);
+                }
+            }
+        }
+    }
+}
+
+/// Whether the map of a peer whose last stable checkpoint is `stable` has `seq`. What the peer cannot place counts as
+/// there: it would drop it.
+#[must_use]
+pub fn has(map: &[u64], stable: Seq, seq: Seq) -> bool {
+    let Some(index) = seq.0.checked_sub(stable.0 + 1) else { return true };
+    let word = usize::try_from(index / 64).ok().and_then(|word| map.get(word));
+    word.is_none_or(|word| word & 1 << (index % 64) != 0)
+}
+
+fn proposal(accepted: &Accepted) -> Option<PrePrepare> {
+    let body = (**accepted.body.as_ref()?).clone();
+    Some(PrePrepare { position: accepted.position, ballot: accepted.proposal, header: accepted.header, body })
+}
+
+fn send(peer: ReplicaId, message: Message, out: &mut Outbox<'_>) {
+    out.send(To::One(peer), Lane::Ordering, message, LogPosition(0));
+}

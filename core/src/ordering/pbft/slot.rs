@@ -1,0 +1,155 @@
+//! One place in the order while it is open: who proposed what, who voted, how far it is.
+
+use std::sync::Arc;
+
+use crate::config::ClusterConfig;
+use crate::ids::{Digest, LogPosition, ReplicaId, Seq};
+use crate::quorum::{ReplicaSet, VoteSet};
+use crate::wire::canonical::opening;
+use crate::wire::message::{Ballot, BatchHeader, CommitCertificate, Position, PreparedCertificate};
+use crate::wire::request::Body;
+
+/// What this replica accepted at a slot, and its own vote for it.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// What, where, in which view.
+    pub position: Position,
+    /// The primary's ballot.
+    pub proposal: Ballot,
+    /// The batch's header.
+    pub header: BatchHeader,
+    /// The batch; `None` once it was executed: then it is read back from the journal.
+    pub body: Option<Arc<Body>>,
+    /// This replica's own ballot in its PREPARE; none at the primary, whose proposal is its vote.
+    pub own: Option<Ballot>,
+    /// The VOTE of this replica.
+    pub vote_at: LogPosition,
+    /// Whether that is durable: only then does the own vote count.
+    pub vote_is_durable: bool,
+}
+
+/// One slot of the window.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// Its Seq.
+    pub seq: Seq,
+    /// The first valid PRE-PREPARE of the current view.
+    pub accepted: Option<Accepted>,
+    /// Of backups.
+    pub prepares: VoteSet<Ballot>,
+    /// Openings as they came; whether they open anything is decided when they are counted.
+    pub commits: VoteSet<Digest>,
+    /// This replica's CERT.
+    pub cert_at: Option<LogPosition>,
+    /// Whether that is durable: only then does the own COMMIT count.
+    pub cert_is_durable: bool,
+    /// That it is committed, however this replica came to know.
+    pub committed: Option<Arc<CommitCertificate>>,
+    /// The committed batch where it is not the accepted one.
+    pub other_body: Option<Arc<Body>>,
+}
+
+impl Slot {
+    /// An empty slot in a cluster of `n`.
+    #[must_use]
+    pub fn new(seq: Seq, n: usize) -> Self {
+        Self {
+            seq,
+            accepted: None,
+            prepares: VoteSet::new(n),
+            commits: VoteSet::new(n),
+            cert_at: None,
+            cert_is_durable: false,
+            committed: None,
+            other_body: None,
+        }
+    }
+
+    /// Whether PREPAREs of a quorum are here, the own vote among them or not, and the own vote is durable.
+    #[must_use]
+    pub fn is_prepared(&self, config: &ClusterConfig) -> bool {
+        self.accepted.as_ref().is_some_and(|accepted| {
+            let voters = self.prepares.voters(accepted.position.digest);
+            accepted.vote_is_durable && config.weights().is_quorum(voters.with(config.primary(accepted.position.view)))
+        })
+    }
+
+    /// The prepared certificate of the accepted batch: a quorum's votes, no more.
+    #[must_use]
+    pub fn prepared_certificate(&self, config: &ClusterConfig) -> PreparedCertificate {
+        let accepted = self.accepted.as_ref().expect("only an accepted batch is prepared");
+        let mut voters = ReplicaSet::EMPTY.with(config.primary(accepted.position.view));
+        let mut prepares = Vec::new();
+        for (replica, digest, ballot) in self.prepares.iter() {
+            if digest == accepted.position.digest && !config.weights().is_quorum(voters) {
+                voters.insert(replica);
+                prepares.push((replica, *ballot));
+            }
+        }
+        PreparedCertificate {
+            position: accepted.position,
+            header: accepted.header,
+            proposal: accepted.proposal,
+            prepares,
+        }
+    }
+
+    /// Who opened the commitment of its vote for the accepted batch.
+    #[must_use]
+    pub fn openers(&self, primary: ReplicaId) -> ReplicaSet {
+        let Some(accepted) = &self.accepted else { return ReplicaSet::EMPTY };
+        self.commits
+            .iter()
+            .filter(|(replica, digest, nonce)| {
+                *digest == accepted.position.digest
+                    && self
+                        .ballot(accepted, *replica, primary)
+                        .is_some_and(|ballot| opening(nonce) == ballot.commitment)
+            })
+            .map(|(replica, _, _)| replica)
+            .collect()
+    }
+
+    /// The commit certificate of the accepted batch, from the openings of `openers`.
+    #[must_use]
+    pub fn commit_certificate(&self, openers: ReplicaSet, primary: ReplicaId) -> CommitCertificate {
+        let accepted = self.accepted.as_ref().expect("only an accepted batch is committed by votes");
+        let nonce = |replica| self.commits.get(replica).map(|(_, nonce)| *nonce).expect("an opener has opened");
+        let commits = openers.iter().filter(|replica| *replica != primary).map(|replica| {
+            let ballot = self.ballot(accepted, replica, primary).expect("an opener has voted");
+            (replica, *ballot, nonce(replica))
+        });
+        CommitCertificate {
+            position: accepted.position,
+            header: accepted.header,
+            proposal: accepted.proposal,
+            opening: openers.contains(primary).then(|| nonce(primary)),
+            commits: commits.collect(),
+        }
+    }
+
+    /// The batch that is committed here, if this replica knows it and still holds its body.
+    #[must_use]
+    pub fn committed_body(&self) -> Option<&Arc<Body>> {
+        let digest = self.committed.as_ref()?.position.digest;
+        match &self.accepted {
+            Some(accepted) if accepted.position.digest == digest => accepted.body.as_ref(),
+            _ => self.other_body.as_ref(),
+        }
+    }
+
+    /// Bytes of bodies held in memory.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        let accepted = self.accepted.as_ref().and_then(|accepted| accepted.body.as_ref());
+        [accepted, self.other_body.as_ref()].into_iter().flatten().map(|body| body.bytes().len()).sum()
+    }
+
+    fn ballot<'a>(&'a self, accepted: &'a Accepted, replica: ReplicaId, primary: ReplicaId) -> Option<&'a Ballot> {
+        if replica == primary {
+            return Some(&accepted.proposal);
+        }
+        let (digest, ballot) = self.prepares.get(replica)?;
+        (digest == accepted.position.digest).then_some(ballot)
+    }
+}

@@ -1,0 +1,445 @@
+//! Committed batches that this replica lacks, from peers; and those that peers lack, from here (PROTOCOL §10 items 1 and
+//! 2). What travels is a commit certificate with its body: whoever it comes from, it proves itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Replica;
+use super::executing::{Ready, read_batch};
+use crate::door::{Effects, Halt, Lane, Now, To, Tuning};
+use crate::ids::{LogPosition, Nanos, ReplicaId, Seq};
+use crate::journal::record::{Committed, Record};
+use crate::limits::{LOG_FRAME_BYTES, PRE_PREPARE_FRAME_SLACK};
+use crate::ordering::Outbox;
+use crate::ordering::pbft::Ignored;
+use crate::ordering::pbft::slot::Slot;
+use crate::quorum::ReplicaSet;
+use crate::wire::message::{CommitCertificate, CommittedSlot, Message, Status};
+use crate::wire::request::RequestBounds;
+
+/// What an encoded certificate may take beside its body.
+const CERTIFICATE_BYTES: usize = 8 * 1024;
+/// Bodies in one LOG: with their certificates they fit its frame.
+const LOG_BODY_BYTES: usize = LOG_FRAME_BYTES - PRE_PREPARE_FRAME_SLACK;
+
+/// What is asked for, and what it is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One slot.
+    Slot,
+    /// Consecutive slots.
+    Log,
+}
+
+/// What this replica lacks and what it gives.
+#[derive(Debug)]
+pub struct CatchUp {
+    /// The highest Seq that a peer said it has executed.
+    highest: Seq,
+    /// Committed batches below the window that are not executed yet.
+    backlog: BTreeMap<Seq, Ready>,
+    backlog_bytes: usize,
+    backlog_bytes_max: usize,
+    /// Seqs whose records the journal could not give back.
+    lost: BTreeSet<Seq>,
+    /// The first Seq that is missing, and since when.
+    missing: (Seq, Nanos),
+    asked: Option<(Seq, Nanos)>,
+    /// Peers that no longer keep `missing`.
+    refused_by: ReplicaSet,
+    serving: BTreeMap<ReplicaId, Serving>,
+}
+
+/// An answer that waits for the journal.
+#[derive(Debug)]
+struct Serving {
+    shape: Shape,
+    slots: Vec<Part>,
+}
+
+/// One slot of an answer.
+#[derive(Debug)]
+struct Part {
+    seq: Seq,
+    certificate: Option<Arc<CommitCertificate>>,
+    certificate_at: LogPosition,
+    body: Option<Ready>,
+    body_at: LogPosition,
+}
+
+impl CatchUp {
+    /// Nothing missing yet.
+    #[must_use]
+    pub fn new(tuning: &Tuning) -> Self {
+        Self {
+            highest: Seq(0),
+            backlog: BTreeMap::new(),
+            backlog_bytes: 0,
+            backlog_bytes_max: tuning.body_bytes,
+            lost: BTreeSet::new(),
+            missing: (Seq(0), Nanos(0)),
+            asked: None,
+            refused_by: ReplicaSet::EMPTY,
+            serving: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a peer has executed more.
+    #[must_use]
+    pub fn is_behind(&self, executed: Seq) -> bool {
+        self.highest > executed
+    }
+
+    /// A committed batch below the window.
+    #[must_use]
+    pub fn backlog(&self, seq: Seq) -> Option<&Ready> {
+        self.backlog.get(&seq)
+    }
+
+    /// The journal could not give back the batch of `seq`.
+    pub fn lost(&mut self, seq: Seq) {
+        self.lost.insert(seq);
+    }
+
+    /// Whether that is so.
+    #[must_use]
+    pub fn is_lost(&self, seq: Seq) -> bool {
+        self.lost.contains(&seq)
+    }
+
+    /// `seq` was executed.
+    pub fn executed(&mut self, seq: Seq) {
+        self.lost.remove(&seq);
+        if let Some(ready) = self.backlog.remove(&seq) {
+            self.backlog_bytes -= ready.body.bytes().len();
+        }
+    }
+
+    /// Slots have left the window: what is committed among them and not executed yet is kept.
+    pub fn keep_committed(&mut self, executed: Seq, left: &[Slot]) {
+        for slot in left.iter().filter(|slot| slot.seq > executed) {
+            if let (Some(certificate), Some(body)) = (&slot.committed, slot.committed_body()) {
+                let (digest, body) = (certificate.position.digest, Arc::clone(body));
+                self.insert(slot.seq, Ready { digest, header: certificate.header, body });
+            }
+        }
+    }
+
+    /// The lowest record that an answer waits for.
+    #[must_use]
+    pub fn lowest_load(&self) -> Option<LogPosition> {
+        self.serving.values().flat_map(|serving| serving.slots.iter().flat_map(Part::loads)).min()
+    }
+
+    /// Recounts. For the invariants.
+    pub fn check(&self, tuning: &Tuning) {
+        let bytes: usize = self.backlog.values().map(|ready| ready.body.bytes().len()).sum();
+        assert_eq!(bytes, self.backlog_bytes, "the backlog is counted right");
+        assert!(self.serving.values().all(|serving| serving.slots.len() <= tuning.log_slots));
+    }
+
+    fn insert(&mut self, seq: Seq, ready: Ready) {
+        self.backlog_bytes += ready.body.bytes().len();
+        if let Some(former) = self.backlog.insert(seq, ready) {
+            self.backlog_bytes -= former.body.bytes().len();
+        }
+    }
+}
+
+impl Part {
+    fn loads(&self) -> impl Iterator<Item = LogPosition> {
+        let certificate = self.certificate.is_none().then_some(self.certificate_at);
+        let body = self.body.is_none().then_some(self.body_at);
+        certificate.into_iter().chain(body)
+    }
+}
+
+impl Replica {
+    /// Where a peer is: it gets what it lacks, and is asked for what we lack.
+    pub(super) fn on_status(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        status: &Status,
+        out: &mut Effects,
+    ) -> Result<(), Ignored> {
+        if status.epoch != self.config.epoch() {
+            return Err(Ignored::OtherView);
+        }
+        self.pbft.retransmit(from, status, &mut Outbox::new(out, &mut self.last, &mut self.index));
+        self.retransmit_checkpoints(from, status.stable, out);
+        self.retransmit_snapshot_votes(from, status.snapshot, out);
+        self.catch_up.highest = self.catch_up.highest.max(status.executed);
+        let missing = self.first_missing();
+        if self.catch_up.missing.0 != missing {
+            self.catch_up.missing = (missing, now.mono);
+            self.catch_up.refused_by = ReplicaSet::EMPTY;
+        }
+        let peer_has_it = status.executed >= missing
+            || (missing > status.stable && retransmitted(&status.committed, status.stable, missing));
+        if peer_has_it {
+            self.fetch_when_stuck(now, from, status.executed, out);
+        }
+        Ok(())
+    }
+
+    /// A peer asks for committed batches.
+    pub(super) fn on_fetch(
+        &mut self,
+        from: ReplicaId,
+        first: Seq,
+        shape: Shape,
+        out: &mut Effects,
+    ) -> Result<(), Ignored> {
+        if first == Seq(0) || self.catch_up.serving.contains_key(&from) {
+            return Err(Ignored::Duplicate);
+        }
+        if first <= self.index.base() {
+            // An empty LOG says: not kept here any more.
+            let message = Message::Log(Vec::new());
+            Outbox::new(out, &mut self.last, &mut self.index).send(To::One(from), Lane::Bulk, message, LogPosition(0));
+            return Ok(());
+        }
+        let slots = self.parts(first, shape);
+        if slots.is_empty() {
+            return Err(Ignored::NotNeeded);
+        }
+        let loads: BTreeSet<_> = slots.iter().flat_map(Part::loads).collect();
+        out.load.extend(loads);
+        self.catch_up.serving.insert(from, Serving { shape, slots });
+        self.answer_when_loaded(from, out);
+        Ok(())
+    }
+
+    /// Committed batches from a peer.
+    pub(super) fn on_log(
+        &mut self,
+        now: Now,
+        from: ReplicaId,
+        slots: Vec<CommittedSlot>,
+        out: &mut Effects,
+    ) -> Result<(), Ignored> {
+        if slots.is_empty() {
+            return self.on_not_kept(from, out);
+        }
+        let mut news = false;
+        for slot in slots {
+            news |= self.learn(slot, out);
+        }
+        if !news {
+            return Err(Ignored::Duplicate);
+        }
+        self.catch_up.asked = None;
+        self.execute_ready(out);
+        let missing = self.first_missing();
+        self.catch_up.missing = (missing, now.mono);
+        // Far behind: the next part at once, from who has just given one.
+        if self.catch_up.highest.0 > missing.0 + self.config.params().window / 2 {
+            self.fetch(now, from, missing, out);
+        }
+        Ok(())
+    }
+
+    /// A record was read back.
+    pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
+        self.on_loaded_batch(at, record);
+        let bounds = RequestBounds::from(self.config.params());
+        let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
+        for peer in peers {
+            let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");
+            if let Some(unreadable) = serving.fill(at, record, bounds) {
+                serving.slots.truncate(unreadable);
+            }
+            self.answer_when_loaded(peer, out);
+        }
+        self.drop_when_unread(out);
+    }
+
+    /// The first Seq above what is executed that is not committed here.
+    fn first_missing(&self) -> Seq {
+        let mut seq = self.executing.last.next();
+        while self.is_committed(seq) {
+            seq = seq.next();
+        }
+        seq
+    }
+
+    fn fetch_when_stuck(&mut self, now: Now, from: ReplicaId, peer_executed: Seq, out: &mut Effects) {
+        let (missing, since) = self.catch_up.missing;
+        let patience = self.tuning.status_busy;
+        let far_behind = peer_executed.0 > missing.0 + self.config.params().window / 2;
+        if !far_behind && now.mono.since(since) < patience {
+            return;
+        }
+        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < 2 * patience;
+        if !self.catch_up.asked.is_some_and(asked_lately) {
+            self.fetch(now, from, missing, out);
+        }
+    }
+
+    fn fetch(&mut self, now: Now, from: ReplicaId, missing: Seq, out: &mut Effects) {
+        if self.catch_up.backlog_bytes > self.catch_up.backlog_bytes_max {
+            return;
+        }
+        self.catch_up.asked = Some((missing, now.mono));
+        let one = self.is_committed(missing.next());
+        let message = if one { Message::FetchSlot(missing) } else { Message::FetchLog(missing) };
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        outbox.send(To::One(from), Lane::Control, message, LogPosition(0));
+    }
+
+    /// A peer keeps less than we need. If a blocking set says so, it is true, and there is no way back but the transfer of
+    /// a snapshot.
+    fn on_not_kept(&mut self, from: ReplicaId, out: &mut Effects) -> Result<(), Ignored> {
+        let (missing, _) = self.catch_up.missing;
+        if self.catch_up.asked.is_none_or(|(seq, _)| seq != missing) {
+            return Err(Ignored::Duplicate);
+        }
+        self.catch_up.asked = None;
+        self.catch_up.refused_by.insert(from);
+        if self.config.weights().is_blocking(self.catch_up.refused_by) {
+            self.halt(Halt::LeftBehind { seq: missing }, out);
+        }
+        Ok(())
+    }
+
+    /// Takes one committed batch; says whether it was news.
+    fn learn(&mut self, slot: CommittedSlot, out: &mut Effects) -> bool {
+        let CommittedSlot { certificate, body } = slot;
+        let (seq, digest) = (certificate.position.seq, certificate.position.digest);
+        if seq <= self.executing.last || seq > self.pbft.stable().plus(self.config.params().window) {
+            return false;
+        }
+        let certificate = Arc::new(certificate);
+        let body = Arc::new(body);
+        let news = match self.pbft.slot(seq) {
+            Some(_) => self.pbft.learn(&certificate, Arc::clone(&body)),
+            None => self.learn_below_window(seq, &certificate, &body),
+        };
+        match news {
+            Err(here) => {
+                self.halt(Halt::TwoCommitted { seq, here, there: digest }, out);
+                false
+            }
+            Ok(false) => false,
+            Ok(true) => {
+                self.counters.certificates_fetched += 1;
+                let held = self.index.get(seq).is_some_and(|records| {
+                    records.body != LogPosition(0) && records.digest == digest && !self.catch_up.is_lost(seq)
+                });
+                let body = (!held).then(|| body.bytes().clone());
+                let record = Record::Committed(Committed { certificate: (*certificate).clone(), body });
+                Outbox::new(out, &mut self.last, &mut self.index).persist(record);
+                self.catch_up.lost.remove(&seq);
+                true
+            }
+        }
+    }
+
+    fn learn_below_window(
+        &mut self,
+        seq: Seq,
+        certificate: &Arc<CommitCertificate>,
+        body: &Arc<crate::wire::request::Body>,
+    ) -> Result<bool, crate::ids::Digest> {
+        if let Some(known) = self.catch_up.backlog(seq) {
+            let same = known.digest == certificate.position.digest;
+            return if same { Ok(false) } else { Err(known.digest) };
+        }
+        if self.is_committed(seq) {
+            return Ok(false);
+        }
+        let ready = Ready { digest: certificate.position.digest, header: certificate.header, body: Arc::clone(body) };
+        self.catch_up.insert(seq, ready);
+        Ok(true)
+    }
+
+    /// Consecutive committed slots from `first` on, as far as they are here, readable, and fit one answer.
+    fn parts(&self, first: Seq, shape: Shape) -> Vec<Part> {
+        let count = match shape {
+            Shape::Slot => 1,
+            Shape::Log => self.tuning.log_slots,
+        };
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        for ahead in 0..count as u64 {
+            let Some((part, body_len)) = self.part(first.plus(ahead)) else { break };
+            bytes += body_len + CERTIFICATE_BYTES;
+            if bytes > LOG_BODY_BYTES && !parts.is_empty() {
+                break;
+            }
+            parts.push(part);
+        }
+        parts
+    }
+
+    fn part(&self, seq: Seq) -> Option<(Part, usize)> {
+        let records = self.index.get(seq).filter(|_| !self.catch_up.is_lost(seq))?;
+        let slot = self.pbft.slot(seq);
+        let certificate = slot.and_then(|slot| slot.committed.clone());
+        let body = self.committed_batch(seq);
+        let readable = |at: LogPosition| at != LogPosition(0) && at <= self.durable;
+        let known = records.committed != LogPosition(0);
+        let certificate_is_had = certificate.is_some() || readable(records.committed);
+        let body_is_had = body.is_some() || readable(records.body);
+        let part = Part { seq, certificate, certificate_at: records.committed, body, body_at: records.body };
+        (known && certificate_is_had && body_is_had).then_some((part, records.body_len as usize))
+    }
+
+    fn answer_when_loaded(&mut self, peer: ReplicaId, out: &mut Effects) {
+        let Some(serving) = self.catch_up.serving.get(&peer) else { return };
+        if serving.slots.iter().any(|part| part.loads().next().is_some()) {
+            return;
+        }
+        let Serving { shape, slots } = self.catch_up.serving.remove(&peer).expect("looked at above");
+        self.counters.certificates_served += slots.len() as u64;
+        let mut slots: Vec<_> = slots.into_iter().filter_map(Part::into_slot).collect();
+        let message = match shape {
+            Shape::Slot => slots.pop().map(Message::Slot),
+            Shape::Log => (!slots.is_empty()).then_some(Message::Log(slots)),
+        };
+        if let Some(message) = message {
+            Outbox::new(out, &mut self.last, &mut self.index).send(To::One(peer), Lane::Bulk, message, LogPosition(0));
+        }
+    }
+}
+
+impl Serving {
+    /// Puts a record that was read back where it is waited for; gives the index of the first slot that it spoils.
+    fn fill(&mut self, at: LogPosition, record: Option<&Record>, bounds: RequestBounds) -> Option<usize> {
+        let mut unreadable = None;
+        for (index, part) in self.slots.iter_mut().enumerate() {
+            if part.certificate.is_none() && part.certificate_at == at {
+                part.certificate = match record {
+                    Some(Record::Committed(committed)) => Some(Arc::new(committed.certificate.clone())),
+                    _ => None,
+                };
+                if part.certificate.is_none() {
+                    unreadable.get_or_insert(index);
+                }
+            }
+            if part.body.is_none() && part.body_at == at {
+                part.body = record.and_then(|record| read_batch(record, bounds));
+                if part.body.is_none() {
+                    unreadable.get_or_insert(index);
+                }
+            }
+        }
+        unreadable
+    }
+}
+
+impl Part {
+    fn into_slot(self) -> Option<CommittedSlot> {
+        let certificate = (*self.certificate?).clone();
+        assert_eq!(certificate.position.seq, self.seq, "the index leads to the right record");
+        let body = self.body.filter(|body| body.digest == certificate.position.digest)?;
+        Some(CommittedSlot { certificate, body: (*body.body).clone() })
+    }
+}
+
+fn retransmitted(map: &[u64], stable: Seq, seq: Seq) -> bool {
+    let Some(index) = seq.0.checked_sub(stable.0 + 1) else { return false };
+    let word = usize::try_from(index / 64).ok().and_then(|word| map.get(word));
+    word.is_some_and(|word| word & 1 << (index % 64) != 0)
+}

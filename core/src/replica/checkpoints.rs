@@ -1,0 +1,242 @@
+//! Checkpoints: every K Seqs the replicas agree on the order and the replies so far; a quorum's agreement moves the window
+//! on and frees memory (PROTOCOL §7). Nothing here costs in proportion to the state.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Replica;
+use crate::door::{Effects, Halt, Lane, To};
+use crate::hash::{Context, Hasher};
+use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
+use crate::journal::record::Record;
+use crate::ordering::Outbox;
+use crate::ordering::pbft::Ignored;
+use crate::quorum::{ReplicaSet, VoteSet, Voted};
+use crate::wire::canonical;
+use crate::wire::message::{Checkpoint, Message};
+
+/// Checkpoints above h for which one replica's vote is kept (K6).
+const VOTES_PER_REPLICA: usize = 2;
+
+/// The checkpoints above h.
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    votes: BTreeMap<Seq, VoteSet<Signature>>,
+    /// Roots that this replica signed, and where the record lies: one root for each Seq, ever.
+    own: BTreeMap<Seq, Own>,
+    /// Stable, in a superblock that is not durable yet.
+    pending: VecDeque<(LogPosition, Seq)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Own {
+    root: Digest,
+    signature: Signature,
+    at: LogPosition,
+    counted: bool,
+}
+
+impl Checkpoints {
+    /// Whether an own checkpoint above `stable` waits for the others.
+    #[must_use]
+    pub fn has_unstable(&self, stable: Seq) -> bool {
+        self.own.last_key_value().is_some_and(|(seq, _)| *seq > stable)
+    }
+}
+
+impl Replica {
+    /// A root that the journal says was signed here.
+    pub(super) fn restore_checkpoint(&mut self, seq: Seq, root: Digest) {
+        let signature = self.sign_checkpoint(seq, root);
+        self.checkpoints.own.insert(seq, Own { root, signature, at: LogPosition(0), counted: false });
+    }
+
+    /// `seq` was executed and is a multiple of K: signs its root, once and for all.
+    pub(super) fn take_checkpoint(&mut self, seq: Seq, out: &mut Effects) {
+        let root = self.checkpoint_root(seq);
+        if let Some(own) = self.checkpoints.own.get(&seq) {
+            if own.root == root {
+                return;
+            }
+            let halts = crate::mutant!(M52SecondCheckpointRoot, true, false);
+            if halts {
+                return self.halt(Halt::ReplayDiverged { seq }, out);
+            }
+        }
+        if seq <= self.pbft.stable() {
+            return self.compare_with_stable(seq, root, out);
+        }
+        let record = Record::CkptVote { epoch: self.config.epoch(), seq, root };
+        let at = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
+        let signature = self.sign_checkpoint(seq, root);
+        self.checkpoints.own.insert(seq, Own { root, signature, at, counted: false });
+        let message = Message::Checkpoint(self.own_checkpoint(seq, root, signature));
+        Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
+        self.compare_with_others(seq, out);
+    }
+
+    /// A CHECKPOINT of one replica, or a certificate of a quorum.
+    pub(super) fn on_checkpoint(&mut self, checkpoint: Checkpoint, out: &mut Effects) -> Result<(), Ignored> {
+        let Checkpoint { seq, root, ref signatures, .. } = checkpoint;
+        if seq <= self.pending_stable() {
+            return Err(Ignored::BelowWindow);
+        }
+        let signers: ReplicaSet = signatures.iter().map(|(replica, _)| *replica).collect();
+        if self.makes_stable(signers) {
+            self.make_stable(checkpoint, out);
+            return Ok(());
+        }
+        let mut result = Err(Ignored::Duplicate);
+        for (replica, signature) in signatures {
+            match self.count_checkpoint(*replica, seq, root, *signature) {
+                Voted::New => result = Ok(()),
+                Voted::Again => {}
+                Voted::Conflicts => result = Err(Ignored::Conflicting),
+            }
+        }
+        self.compare_with_others(seq, out);
+        self.stable_when_voted(seq, root, out);
+        result
+    }
+
+    /// Own votes and stable certificates that have become durable.
+    pub(super) fn checkpoints_durable(&mut self, out: &mut Effects) {
+        let durable = self.durable;
+        let newly: Vec<_> = self
+            .checkpoints
+            .own
+            .iter_mut()
+            .filter(|(_, own)| !own.counted && own.at <= durable)
+            .map(|(seq, own)| {
+                own.counted = true;
+                (*seq, *own)
+            })
+            .collect();
+        for (seq, own) in newly {
+            if seq > self.pending_stable() {
+                self.count_checkpoint(self.me, seq, own.root, own.signature);
+                self.stable_when_voted(seq, own.root, out);
+            }
+        }
+        while let Some((at, seq)) = self.checkpoints.pending.front().copied()
+            && at <= durable
+        {
+            self.checkpoints.pending.pop_front();
+            if seq > self.pbft.stable() {
+                self.advance_window(seq, out);
+            }
+        }
+    }
+
+    /// Sends `peer`, whose last stable checkpoint is `stable`, what it needs to come to ours.
+    pub(super) fn retransmit_checkpoints(&mut self, peer: ReplicaId, stable: Seq, out: &mut Effects) {
+        let own = self.checkpoints.own.iter().filter(|(seq, own)| **seq > stable && own.counted);
+        let own: Vec<_> = own.map(|(seq, own)| self.own_checkpoint(*seq, own.root, own.signature)).collect();
+        let certificate = self
+            .superblock
+            .stable
+            .clone()
+            .filter(|certificate| certificate.seq > stable && certificate.seq <= self.pbft.stable());
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        for checkpoint in certificate.into_iter().chain(own) {
+            outbox.send(To::One(peer), Lane::Control, Message::Checkpoint(checkpoint), LogPosition(0));
+        }
+    }
+
+    fn checkpoint_root(&self, seq: Seq) -> Digest {
+        let mut hasher = Hasher::new(Context::Checkpoint);
+        hasher.u64(seq.0).update(&self.executing.chain.0).update(&self.executing.exec.0);
+        hasher.update(&self.config.digest().0).update(&Digest::ZERO.0);
+        hasher.finish()
+    }
+
+    fn sign_checkpoint(&self, seq: Seq, root: Digest) -> Signature {
+        let (cluster, epoch) = (self.config.cluster_id(), self.config.epoch());
+        self.scheme.sign(&canonical::checkpoint(cluster, epoch, seq, root, Seq(0), self.me))
+    }
+
+    fn own_checkpoint(&self, seq: Seq, root: Digest, signature: Signature) -> Checkpoint {
+        let epoch = self.config.epoch();
+        Checkpoint { epoch, seq, root, epoch_end: Seq(0), signatures: vec![(self.me, signature)] }
+    }
+
+    /// The highest checkpoint that is stable, durable or not.
+    fn pending_stable(&self) -> Seq {
+        self.checkpoints.pending.back().map_or(self.pbft.stable(), |(_, seq)| *seq)
+    }
+
+    fn makes_stable(&self, signers: ReplicaSet) -> bool {
+        let weights = self.config.weights();
+        crate::mutant!(M21StableWithBlockingSet, weights.is_quorum(signers), weights.is_blocking(signers))
+    }
+
+    fn count_checkpoint(&mut self, replica: ReplicaId, seq: Seq, root: Digest, signature: Signature) -> Voted {
+        let n = self.config.n();
+        let voted = self.checkpoints.votes.entry(seq).or_insert_with(|| VoteSet::new(n)).vote(replica, root, signature);
+        let of_replica = |votes: &VoteSet<Signature>| votes.get(replica).is_some();
+        let votes = &mut self.checkpoints.votes;
+        if votes.values().filter(|votes| of_replica(votes)).count() > VOTES_PER_REPLICA
+            && let Some((lowest, _)) = votes.iter().find(|(_, votes)| of_replica(votes))
+        {
+            let lowest = *lowest;
+            let set = votes.get_mut(&lowest).expect("just found");
+            set.forget(replica);
+            if set.all_voters().is_empty() {
+                votes.remove(&lowest);
+            }
+        }
+        voted
+    }
+
+    fn stable_when_voted(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
+        let Some(votes) = self.checkpoints.votes.get(&seq) else { return };
+        if !self.makes_stable(votes.voters(root)) {
+            return;
+        }
+        let of_root = votes.iter().filter(|(_, digest, _)| *digest == root);
+        let signatures = of_root.map(|(replica, _, signature)| (replica, *signature)).collect();
+        let epoch = self.config.epoch();
+        self.make_stable(Checkpoint { epoch, seq, root, epoch_end: Seq(0), signatures }, out);
+    }
+
+    /// Persists SC(n) (P6). The window moves once that is durable.
+    fn make_stable(&mut self, certificate: Checkpoint, out: &mut Effects) {
+        let seq = certificate.seq;
+        if let Some(own) = self.checkpoints.own.get(&seq)
+            && own.root != certificate.root
+        {
+            let (here, there, others) = (own.root, certificate.root, certificate.signatures.len());
+            return self.halt(Halt::Diverged { what: "checkpoint", seq, here, there, others }, out);
+        }
+        self.superblock.stable = Some(certificate);
+        let superblock = self.superblock.clone();
+        let at = Outbox::new(out, &mut self.last, &mut self.index).persist_superblock(superblock);
+        self.checkpoints.pending.push_back((at, seq));
+    }
+
+    fn advance_window(&mut self, seq: Seq, out: &mut Effects) {
+        self.counters.checkpoints += 1;
+        self.checkpoints.votes = self.checkpoints.votes.split_off(&seq.next());
+        self.checkpoints.own = self.checkpoints.own.split_off(&seq.next());
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        let left = self.pbft.advance(seq, &mut outbox);
+        self.catch_up.keep_committed(self.executing.last, &left);
+    }
+
+    /// A blocking set that has another root than we do: at least one of them is right.
+    fn compare_with_others(&mut self, seq: Seq, out: &mut Effects) {
+        let Some(own) = self.checkpoints.own.get(&seq).copied() else { return };
+        let Some(votes) = self.checkpoints.votes.get(&seq) else { return };
+        if let Some((there, others)) = votes.refutation(self.config.weights(), self.me, own.root) {
+            self.halt(Halt::Diverged { what: "checkpoint", seq, here: own.root, there, others }, out);
+        }
+    }
+
+    /// The certificate came first, the execution now.
+    fn compare_with_stable(&mut self, seq: Seq, here: Digest, out: &mut Effects) {
+        let Some(stable) = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq) else { return };
+        if stable.root != here {
+            let (there, others) = (stable.root, stable.signatures.len());
+            self.halt(Halt::Diverged { what: "checkpoint", seq, here, there, others }, out);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What happened in a replica, counted: for INFO, metrics and the simulator's summary.
+
+use crate::ordering::pbft::Ignored;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// Counts since this replica started.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        impl Counters {
+            /// Names and counts.
+            #[must_use]
+            pub fn named(&self) -> Vec<(String, u64)> {
+                vec![$((stringify!($name).to_string(), self.$name),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Messages of peers.
+    messages,
+    /// Messages of peers that changed nothing, for whatever reason.
+    ignored,
+    /// Of those: what its signer contradicts.
+    ignored_conflicting,
+    /// Of those: kinds that this version knows and does not act on.
+    ignored_not_acted_on,
+    /// Batches executed.
+    batches,
+    /// Requests executed or refused in order.
+    requests,
+    /// Operations that reached the service.
+    operations,
+    /// Requests that were ordered again after they had been executed.
+    repeated,
+    /// Requests refused in order.
+    refused,
+    /// Requests that found the pool full.
+    busy,
+    /// Stable checkpoints.
+    checkpoints,
+    /// Snapshots that became stable here.
+    snapshots,
+    /// Commit certificates that came from a peer and were news.
+    certificates_fetched,
+    /// Commit certificates sent to peers.
+    certificates_served,
+    /// Batches read back from the journal to be executed.
+    batches_loaded,
+}
+
+impl Counters {
+    /// Counts a message that changed nothing.
+    pub fn ignore(&mut self, ignored: Ignored) {
+        self.ignored += 1;
+        match ignored {
+            Ignored::Conflicting => self.ignored_conflicting += 1,
+            Ignored::NotActedOn => self.ignored_not_acted_on += 1,
+            Ignored::OtherView
+            | Ignored::BelowWindow
+            | Ignored::AboveWindow
+            | Ignored::Duplicate
+            | Ignored::OwnMessage
+            | Ignored::ClockAhead
+            | Ignored::MemoryFull
+            | Ignored::NotNeeded => {}
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Where in the journal the records of each Seq lie, for every slot that a restart or a peer may still ask for: those
+//! above the older of the two newest stable snapshots.
+
+use std::collections::VecDeque;
+
+use crate::ids::{Digest, LogPosition, Seq};
+use crate::journal::record::{Committed, Record, Vote};
+
+/// The records of one Seq. Positions of 0: there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SlotRecords {
+    /// The first record of any kind.
+    pub first: LogPosition,
+    /// The VOTE or COMMITTED that holds the body of `digest`.
+    pub body: LogPosition,
+    /// The digest of that body.
+    pub digest: Digest,
+    /// The bytes of that body.
+    pub body_len: u32,
+    /// The commit certificate.
+    pub committed: LogPosition,
+}
+
+/// The records of consecutive Seqs, from the first that is kept.
+#[derive(Debug)]
+pub struct JournalIndex {
+    /// The Seq before the first entry.
+    base: Seq,
+    slots: VecDeque<SlotRecords>,
+}
+
+impl JournalIndex {
+    /// An empty index of the Seqs above `base`.
+    #[must_use]
+    pub fn new(base: Seq) -> Self {
+        Self { base, slots: VecDeque::new() }
+    }
+
+    /// Notes where `record` lies.
+    pub fn note_record(&mut self, at: LogPosition, record: &Record) {
+        match record {
+            Record::Vote(Vote { position, body, .. }) => {
+                let Some(records) = self.note(position.seq, at) else { return };
+                if let Some(body) = body {
+                    (records.body, records.digest, records.body_len) = (at, position.digest, body.len() as u32);
+                }
+            }
+            Record::Cert(certificate) => drop(self.note(certificate.position.seq, at)),
+            Record::Committed(Committed { certificate, body }) => {
+                let Some(records) = self.note(certificate.position.seq, at) else { return };
+                records.committed = at;
+                if let Some(body) = body {
+                    records.body = at;
+                    records.digest = certificate.position.digest;
+                    records.body_len = body.len() as u32;
+                }
+            }
+            Record::CkptVote { .. } | Record::SnapVote { .. } | Record::SnapStable(_) | Record::Stable(_) => {}
+        }
+    }
+
+    /// Notes a record at `at` that belongs to `seq`.
+    fn note(&mut self, seq: Seq, at: LogPosition) -> Option<&mut SlotRecords> {
+        let index = usize::try_from(seq.0.checked_sub(self.base.0 + 1)?).ok()?;
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, SlotRecords::default());
+        }
+        let records = &mut self.slots[index];
+        if records.first == LogPosition(0) {
+            records.first = at;
+        }
+        Some(records)
+    }
+
+    /// What is known of `seq`.
+    #[must_use]
+    pub fn get(&self, seq: Seq) -> Option<&SlotRecords> {
+        let index = usize::try_from(seq.0.checked_sub(self.base.0 + 1)?).ok()?;
+        self.slots.get(index)
+    }
+
+    /// The Seq before the first that is kept.
+    #[must_use]
+    pub fn base(&self) -> Seq {
+        self.base
+    }
+
+    /// How many Seqs are kept.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// The first record of any Seq above `seq`; `None` if there is none.
+    #[must_use]
+    pub fn first_above(&self, seq: Seq) -> Option<LogPosition> {
+        let skip = usize::try_from(seq.0.saturating_sub(self.base.0)).unwrap_or(usize::MAX);
+        self.slots.iter().skip(skip).map(|records| records.first).filter(|first| *first != LogPosition(0)).min()
+    }
+
+    /// Forgets the Seqs up to `seq`.
+    pub fn forget(&mut self, seq: Seq) {
+        if seq > self.base {
+            let count = usize::try_from(seq.0 - self.base.0).unwrap_or(usize::MAX);
+            self.slots.drain(..count.min(self.slots.len()));
+            self.base = seq;
+        }
+    }
+}

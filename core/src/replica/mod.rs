@@ -1,0 +1,348 @@
+//! One replica: an ordering core and everything around it that all ordering cores need. The door is [`Replica::step`];
+//! what goes in and out is in [`crate::door`]. Each part of the state lives with its rules in a file of its own:
+//!
+//! * `pool`: Requests that wait; `sessions`: exactly once; `executing`: committed batches into the service, in order;
+//! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
+//! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
+//!   back to all of this.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::auth::{Scheme, Verified, Verifier};
+use crate::config::ClusterConfig;
+use crate::door::{Answer, Effects, Halt, Input, Lane, LinkState, Now, To, Tuning};
+use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq};
+use crate::journal::superblock::Superblock;
+use crate::ordering::Outbox;
+use crate::ordering::pbft::{Ignored, Pbft};
+use crate::quorum::ReplicaSet;
+use crate::wire::message::{Busy, Info, Message, Reply, Status};
+use crate::wire::request::{Body, SignedRequest};
+
+mod catch_up;
+mod checkpoints;
+mod counters;
+mod executing;
+pub mod index;
+mod pool;
+mod recovery;
+pub mod sessions;
+mod snapshots;
+
+pub use counters::Counters;
+pub use recovery::{RecoverError, Recovery};
+
+use catch_up::CatchUp;
+use checkpoints::Checkpoints;
+use executing::Executing;
+use index::JournalIndex;
+use pool::{Added, Pool};
+use sessions::Sessions;
+use snapshots::Snapshots;
+
+/// Results up to this many bytes are sent by every replica: a digest would save nothing.
+const RESULTS_ALWAYS_SENT: usize = 256;
+/// What a client whose Request finds no room is told to wait, in milliseconds.
+const BUSY_RETRY_MS: u32 = 20;
+
+/// One replica of a cluster.
+pub struct Replica {
+    config: Arc<ClusterConfig>,
+    me: ReplicaId,
+    verifier: Verifier,
+    scheme: Arc<dyn Scheme>,
+    tuning: Tuning,
+    pbft: Pbft,
+    sessions: Sessions,
+    pool: Pool,
+    executing: Executing,
+    checkpoints: Checkpoints,
+    snapshots: Snapshots,
+    catch_up: CatchUp,
+    index: JournalIndex,
+    superblock: Superblock,
+    /// The last record emitted.
+    last: LogPosition,
+    /// Every record up to here is durable.
+    durable: LogPosition,
+    clients: HashMap<PublicKey, LinkId, foldhash::fast::FixedState>,
+    peers: ReplicaSet,
+    next_status: Nanos,
+    counters: Counters,
+}
+
+impl Replica {
+    /// Starts a replica from what its disk holds: feed the [`Recovery`], then finish it.
+    #[must_use]
+    pub fn recover(
+        config: Arc<ClusterConfig>,
+        me: ReplicaId,
+        scheme: Arc<dyn Scheme>,
+        tuning: Tuning,
+        superblock: Superblock,
+    ) -> Recovery {
+        Recovery::new(config, me, scheme, tuning, superblock)
+    }
+
+    /// Pure: the same state, `now` and `input` always give the same effects.
+    pub fn step(&mut self, now: Now, input: Input, out: &mut Effects) {
+        match input {
+            Input::Requests(requests) => {
+                for request in requests.into_inner() {
+                    self.on_request(request, None, out);
+                }
+            }
+            Input::Message { from, message } => self.on_message(now, from, message, out),
+            Input::Link { peer, state: LinkState::Up } => {
+                self.peers.insert(peer);
+                // A peer that comes back learns at once where we are, and tells us.
+                self.next_status = self.next_status.min(now.mono);
+            }
+            Input::Link { peer, state: LinkState::Down } => self.peers.remove(peer),
+            Input::Client { client, link, state } => self.on_client(client, link, state),
+            Input::Durable(through) => self.on_durable(through, out),
+            Input::Executed { seq, outcome } => self.on_executed(seq, &outcome, out),
+            Input::Snapshot { seq, outcome } => self.on_snapshot_written(seq, outcome, out),
+            Input::Loaded { at, record } => self.on_loaded(at, record.as_ref(), out),
+            Input::Installed { seq } => self.on_installed(seq),
+            Input::InfoQuery { to } => {
+                let info = self.info();
+                out.answer.push((to.0, Answer::Info(Box::new(info))));
+            }
+            Input::Deadline => {}
+        }
+        self.execute_ready(out);
+        self.propose_ready(now, out);
+        self.status_when_due(now, out);
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn config(&self) -> &Arc<ClusterConfig> {
+        &self.config
+    }
+
+    /// The last Seq executed.
+    #[must_use]
+    pub fn executed(&self) -> Seq {
+        self.executing.last
+    }
+
+    /// The last stable checkpoint.
+    #[must_use]
+    pub fn stable(&self) -> Seq {
+        self.pbft.stable()
+    }
+
+    /// The newest stable snapshot, 0 if none.
+    #[must_use]
+    pub fn stable_snapshot(&self) -> Seq {
+        self.superblock.snapshot.map_or(Seq(0), |(seq, _)| seq)
+    }
+
+    /// The ordering core, to look at.
+    #[must_use]
+    pub fn ordering(&self) -> &Pbft {
+        &self.pbft
+    }
+
+    /// The client table, to look at.
+    #[must_use]
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Asserts what must hold between steps. Recounts everything: for the simulator.
+    pub fn check_invariants(&self) {
+        self.pbft.check();
+        self.sessions.check();
+        self.pool.check();
+        self.catch_up.check(&self.tuning);
+        assert!(self.durable <= self.last, "only what was emitted becomes durable");
+        assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
+        assert!(self.pbft.view() >= self.superblock.promised);
+    }
+
+    fn on_message(&mut self, now: Now, from: ReplicaId, message: Verified<Message>, out: &mut Effects) {
+        self.counters.messages += 1;
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        let result = match message.into_inner() {
+            Message::Request(request) => {
+                self.on_request(request, Some(from), out);
+                Ok(())
+            }
+            Message::PrePrepare(pre_prepare) => self.pbft.on_pre_prepare(now, pre_prepare, &mut outbox),
+            Message::Prepare(prepare) => self.pbft.on_prepare(&prepare, &mut outbox),
+            Message::Commit(commit) => self.pbft.on_commit(&commit, &mut outbox),
+            Message::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint, out),
+            Message::Snapshot(vote) => self.on_snapshot_vote(&vote, out),
+            Message::Status(status) => self.on_status(now, from, &status, out),
+            Message::FetchSlot(seq) => self.on_fetch(from, seq, catch_up::Shape::Slot, out),
+            Message::FetchLog(seq) => self.on_fetch(from, seq, catch_up::Shape::Log, out),
+            Message::Slot(slot) => self.on_log(now, from, vec![slot], out),
+            Message::Log(slots) => self.on_log(now, from, slots, out),
+            Message::ViewChange(_) => Err(Ignored::NotActedOn),
+            Message::Reply(_)
+            | Message::Busy(_)
+            | Message::InfoQuery { .. }
+            | Message::Info(_)
+            | Message::ClientJoin(_) => Err(Ignored::NotNeeded),
+        };
+        if let Err(ignored) = result {
+            self.counters.ignore(ignored);
+        }
+    }
+
+    /// A Request from its client's link, or forwarded by a peer.
+    fn on_request(&mut self, request: SignedRequest, forwarded_by: Option<ReplicaId>, out: &mut Effects) {
+        if let Some(reply) = self.sessions.answered(&request.entry) {
+            self.answer(&request.entry, &reply, Detail::Full, out);
+            return;
+        }
+        match self.pool.add(&request) {
+            Added::Known => {}
+            Added::Full => {
+                self.counters.busy += 1;
+                if let Some(link) = self.clients.get(&request.entry.client) {
+                    let busy = Busy { request: request.entry.digest, retry_after_ms: BUSY_RETRY_MS };
+                    out.answer.push((*link, Answer::Busy(busy)));
+                }
+            }
+            Added::New if self.pbft.is_primary() || forwarded_by.is_some() => {}
+            Added::New => {
+                let to = To::One(self.pbft.primary());
+                Outbox::new(out, &mut self.last, &mut self.index).send(
+                    to,
+                    Lane::Bulk,
+                    Message::Request(request),
+                    LogPosition(0),
+                );
+            }
+        }
+    }
+
+    fn on_client(&mut self, client: PublicKey, link: LinkId, state: LinkState) {
+        match state {
+            LinkState::Up => drop(self.clients.insert(client, link)),
+            LinkState::Down => {
+                if self.clients.get(&client) == Some(&link) {
+                    self.clients.remove(&client);
+                }
+            }
+        }
+    }
+
+    fn on_durable(&mut self, through: LogPosition, out: &mut Effects) {
+        assert!(self.durable <= through && through <= self.last, "durability grows, up to what was emitted");
+        self.durable = through;
+        self.pbft.on_durable(through, &mut Outbox::new(out, &mut self.last, &mut self.index));
+        self.checkpoints_durable(out);
+        self.snapshots_durable(out);
+    }
+
+    /// Closes batches while there is room: at once while little is in flight, and the larger the more is (PROTOCOL §6.1:
+    /// self-clocking, no linger). With k batches in flight the next one waits for k Requests: under load batches grow,
+    /// and a lone Request never waits longer than one of them takes.
+    fn propose_ready(&mut self, now: Now, out: &mut Effects) {
+        while self.pool.waiting() > 0
+            && self.pbft.room() > 0
+            && self.pool.waiting() >= self.pbft.in_flight()
+            && !self.executing.is_installing()
+        {
+            let mut requests = Vec::new();
+            self.pool.take(&mut requests);
+            assert!(!requests.is_empty(), "one Request always fits a batch");
+            let body = Body::join(&requests);
+            self.pbft.propose(now, body, &mut Outbox::new(out, &mut self.last, &mut self.index));
+        }
+    }
+
+    /// STATUS to every peer, often while work is outstanding.
+    fn status_when_due(&mut self, now: Now, out: &mut Effects) {
+        let interval = if self.has_outstanding_work() { self.tuning.status_busy } else { self.tuning.status_idle };
+        if now.mono >= self.next_status {
+            let mut status = Status {
+                epoch: self.config.epoch(),
+                executed: self.executing.last,
+                snapshot: self.stable_snapshot(),
+                ..Status::default()
+            };
+            self.pbft.describe(&mut status);
+            Outbox::new(out, &mut self.last, &mut self.index).send(
+                To::All,
+                Lane::Control,
+                Message::Status(status),
+                LogPosition(0),
+            );
+            self.next_status = now.mono.after(interval);
+            self.pool.purge(&|request| self.sessions.is_open(&request.entry));
+        }
+        self.next_status = self.next_status.min(now.mono.after(interval));
+        out.deadline = Some(self.next_status);
+    }
+
+    fn has_outstanding_work(&self) -> bool {
+        self.pool.waiting() > 0
+            || self.pbft.slots().any(|slot| slot.accepted.is_some() && slot.committed.is_none())
+            || self.catch_up.is_behind(self.executing.last)
+            || self.checkpoints.has_unstable(self.pbft.stable())
+    }
+
+    /// The answer to an ordered Request, to where its client is connected.
+    fn answer(
+        &self,
+        entry: &crate::wire::request::RequestEntry,
+        reply: &crate::snapshot::CachedReply,
+        detail: Detail,
+        out: &mut Effects,
+    ) {
+        let Some(link) = self.clients.get(&entry.client) else { return };
+        let mine = entry.req_no.0 % self.config.n() as u64 == u64::from(self.me.0);
+        let in_full = detail == Detail::Full || mine || reply.results.len() <= RESULTS_ALWAYS_SENT;
+        let reply = Reply {
+            epoch: self.config.epoch(),
+            session: entry.session,
+            req_no: entry.req_no,
+            seq: reply.seq,
+            code: reply.code,
+            digest: reply.digest,
+            results: in_full.then(|| reply.results.clone()),
+        };
+        out.answer.push((*link, Answer::Reply(reply)));
+    }
+
+    fn info(&self) -> Info {
+        Info {
+            replica: self.me,
+            epoch: self.config.epoch(),
+            view: self.pbft.view(),
+            executed: self.executing.last,
+            stable: self.pbft.stable(),
+            snapshot: self.stable_snapshot(),
+            peers: self.peers.len() as u32,
+            counters: self.counters.named(),
+            ..Info::default()
+        }
+    }
+
+    fn halt(&mut self, halt: Halt, out: &mut Effects) {
+        self.executing.stop();
+        out.halt.get_or_insert(halt);
+    }
+}
+
+/// How much of an answer is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detail {
+    /// The results, if this replica is the one to send them.
+    Designated,
+    /// The results: the client asked again.
+    Full,
+}

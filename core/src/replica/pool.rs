@@ -1,0 +1,276 @@
+//! Requests that wait to be ordered: at the primary until they are proposed, at a backup until they are executed. Bounded
+//! for each client and in total; taken by deficit round robin over clients, so that one who sends much cannot keep the
+//! others waiting (PROTOCOL §6.1, §14).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use crate::ids::{Digest, PublicKey};
+use crate::wire::request::{Body, SignedRequest};
+
+/// Bytes that a client may put into a batch before it is another's turn.
+const QUANTUM: usize = 16 * 1024;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+type Set<K> = HashSet<K, foldhash::fast::FixedState>;
+
+/// What bounds a pool and the batches taken from it.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolBounds {
+    /// Bytes in total.
+    pub bytes: usize,
+    /// Bytes of one client.
+    pub bytes_per_client: usize,
+    /// Requests of one client.
+    pub requests_per_client: usize,
+    /// Bytes of a batch's body.
+    pub batch_bytes: usize,
+    /// Requests of a batch.
+    pub batch_requests: usize,
+}
+
+/// What became of a Request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Added {
+    /// It waits.
+    New,
+    /// It waits already, or is in a batch that is not executed yet.
+    Known,
+    /// The pool, or the client's part of it, is full.
+    Full,
+}
+
+/// The pool.
+#[derive(Debug)]
+pub struct Pool {
+    bounds: PoolBounds,
+    queues: Map<PublicKey, Queue>,
+    /// Clients with something waiting, in the order of their turns.
+    turns: VecDeque<PublicKey>,
+    /// Every Request that waits, or was taken and is not executed yet.
+    known: Set<Digest>,
+    bytes: usize,
+    waiting: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    requests: VecDeque<SignedRequest>,
+    bytes: usize,
+    deficit: usize,
+}
+
+impl Pool {
+    /// An empty pool.
+    #[must_use]
+    pub fn new(bounds: PoolBounds) -> Self {
+        Self { bounds, queues: Map::default(), turns: VecDeque::new(), known: Set::default(), bytes: 0, waiting: 0 }
+    }
+
+    /// Puts a Request at the end of its client's queue.
+    pub fn add(&mut self, request: &SignedRequest) -> Added {
+        if self.known.contains(&request.entry.digest) {
+            return Added::Known;
+        }
+        let size = request.bytes.len();
+        let queue = self.queues.entry(request.entry.client).or_default();
+        let client_is_full = queue.bytes + size > self.bounds.bytes_per_client
+            || queue.requests.len() >= self.bounds.requests_per_client;
+        if client_is_full || self.bytes + size > self.bounds.bytes {
+            if queue.requests.is_empty() {
+                self.queues.remove(&request.entry.client);
+            }
+            return Added::Full;
+        }
+        if queue.requests.is_empty() {
+            self.turns.push_back(request.entry.client);
+        }
+        queue.requests.push_back(request.clone());
+        queue.bytes += size;
+        self.bytes += size;
+        self.waiting += 1;
+        self.known.insert(request.entry.digest);
+        Added::New
+    }
+
+    /// Marks a Request as in a batch that is not executed yet, although it was not taken from here.
+    pub fn mark_ordered(&mut self, digest: Digest) {
+        self.known.insert(digest);
+    }
+
+    /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
+    pub fn take(&mut self, out: &mut Vec<SignedRequest>) {
+        let mut room = self.bounds.batch_bytes;
+        while let Some(client) = self.turns.pop_front() {
+            let queue = self.queues.get_mut(&client).expect("a client with a turn has a queue");
+            queue.deficit += QUANTUM;
+            let mut batch_is_full = false;
+            while let Some(request) = queue.requests.front() {
+                let size = request.bytes.len();
+                if size + Body::overhead(out.len() + 1) > room || out.len() == self.bounds.batch_requests {
+                    batch_is_full = true;
+                    break;
+                }
+                if size > queue.deficit {
+                    break;
+                }
+                room -= size;
+                queue.deficit -= size;
+                queue.bytes -= size;
+                self.bytes -= size;
+                self.waiting -= 1;
+                out.push(queue.requests.pop_front().expect("it has a front"));
+            }
+            let rest = !queue.requests.is_empty();
+            match (rest, batch_is_full) {
+                (false, _) => drop(self.queues.remove(&client)),
+                (true, false) => self.turns.push_back(client),
+                (true, true) => {
+                    // It keeps its turn, and what it could not use of it is not paid twice.
+                    queue.deficit = queue.deficit.saturating_sub(QUANTUM);
+                    self.turns.push_front(client);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A batch with this Request was executed.
+    pub fn executed(&mut self, client: &PublicKey, digest: &Digest) {
+        if !self.known.remove(digest) {
+            return;
+        }
+        let Some(queue) = self.queues.get_mut(client) else { return };
+        let Some(index) = queue.requests.iter().position(|request| request.entry.digest == *digest) else { return };
+        let request = queue.requests.remove(index).expect("it was found there");
+        queue.bytes -= request.bytes.len();
+        self.bytes -= request.bytes.len();
+        self.waiting -= 1;
+        if queue.requests.is_empty() {
+            self.queues.remove(client);
+            self.turns.retain(|other| other != client);
+        }
+    }
+
+    /// Drops what `is_open` no longer wants: Requests that lost to another body under their number, or whose session is
+    /// gone.
+    pub fn purge(&mut self, is_open: &dyn Fn(&SignedRequest) -> bool) {
+        let mut clients = std::mem::take(&mut self.turns);
+        clients.retain(|client| {
+            let queue = self.queues.get_mut(client).expect("a client with a turn has a queue");
+            queue.requests.retain(|request| {
+                let keep = is_open(request);
+                if !keep {
+                    self.known.remove(&request.entry.digest);
+                    queue.bytes -= request.bytes.len();
+                    self.bytes -= request.bytes.len();
+                    self.waiting -= 1;
+                }
+                keep
+            });
+            let keep = !queue.requests.is_empty();
+            if !keep {
+                self.queues.remove(client);
+            }
+            keep
+        });
+        self.turns = clients;
+    }
+
+    /// How many Requests wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The Requests that wait, client by client.
+    pub fn iter(&self) -> impl Iterator<Item = &SignedRequest> {
+        self.turns.iter().flat_map(|client| &self.queues[client].requests)
+    }
+
+    /// Recounts. For the invariants.
+    pub fn check(&self) {
+        let bytes: usize = self.iter().map(|request| request.bytes.len()).sum();
+        assert_eq!(bytes, self.bytes, "pool bytes are counted right");
+        assert_eq!(self.iter().count(), self.waiting, "waiting Requests are counted right");
+        assert_eq!(self.turns.len(), self.queues.len(), "each queue has its turn");
+        assert!(self.bytes <= self.bounds.bytes);
+        assert!(self.iter().all(|request| self.known.contains(&request.entry.digest)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{RequestNo, SessionId, Signature};
+    use crate::wire::request::{RequestBounds, encode_request};
+
+    const BOUNDS: PoolBounds = PoolBounds {
+        bytes: 1 << 20,
+        bytes_per_client: 1 << 19,
+        requests_per_client: 64,
+        batch_bytes: 64 * 1024,
+        batch_requests: 100,
+    };
+
+    fn request(client: u8, req_no: u64, size: usize) -> SignedRequest {
+        let operation = vec![client; size];
+        let bytes = encode_request(
+            PublicKey([client; 32]),
+            SessionId(1),
+            RequestNo(req_no),
+            RequestNo(0),
+            0,
+            [&operation[..]].into_iter(),
+            |_| Signature([1; 64]),
+        );
+        let bounds = RequestBounds { request_bytes: 1 << 20, operations: 8, requests: 100, body_bytes: 1 << 20 };
+        SignedRequest::parse(bytes, bounds).unwrap()
+    }
+
+    #[test]
+    fn pf4_a_client_that_floods_leaves_the_others_their_share() {
+        let mut pool = Pool::new(BOUNDS);
+        for req_no in 1..=30 {
+            assert_eq!(pool.add(&request(1, req_no, 12_000)), Added::New);
+        }
+        assert_eq!(pool.add(&request(2, 1, 100)), Added::New);
+        let mut batch = Vec::new();
+        pool.take(&mut batch);
+        pool.check();
+        assert!(batch.iter().any(|request| request.entry.client == PublicKey([2; 32])), "in the first batch");
+        assert!(batch.len() >= 5, "and the batch is full all the same");
+        let of_first: Vec<_> = batch.iter().filter(|r| r.entry.client.0[0] == 1).map(|r| r.entry.req_no.0).collect();
+        assert!(of_first.is_sorted(), "a client's Requests keep their order");
+    }
+
+    #[test]
+    fn mem1_the_pool_is_bounded_for_each_client_and_in_total() {
+        let mut pool = Pool::new(BOUNDS);
+        assert!((1..=64).all(|req_no| pool.add(&request(1, req_no, 10)) == Added::New));
+        assert_eq!(pool.add(&request(1, 65, 10)), Added::Full);
+        assert_eq!(pool.add(&request(1, 1, 10)), Added::Known);
+        for client in 2..=4 {
+            for req_no in 1..=5 {
+                pool.add(&request(client, req_no, 100_000));
+            }
+        }
+        pool.check();
+        assert!(pool.bytes <= BOUNDS.bytes);
+    }
+
+    #[test]
+    fn executed_and_purged_requests_leave_no_trace() {
+        let mut pool = Pool::new(BOUNDS);
+        let requests: Vec<_> = (1..=4).map(|req_no| request(1, req_no, 10)).collect();
+        assert!(requests.iter().all(|request| pool.add(request) == Added::New));
+        pool.executed(&requests[1].entry.client, &requests[1].entry.digest);
+        pool.check();
+        assert_eq!(pool.waiting(), 3);
+        pool.purge(&|request| request.entry.req_no.0 > 3);
+        pool.check();
+        assert_eq!(pool.waiting(), 1);
+        pool.executed(&requests[3].entry.client, &requests[3].entry.digest);
+        pool.check();
+        assert_eq!(pool.add(&requests[0]), Added::New, "what left may come again");
+    }
+}

@@ -1,0 +1,167 @@
+//! From the superblock, the newest stable snapshot and the journal back to a replica (PROTOCOL §11, restart with the state
+//! intact). Records come one by one: a journal need not fit in memory. What is sent again is byte for byte what was sent
+//! before: signatures are deterministic and nonces derived.
+
+use std::sync::Arc;
+
+use super::Replica;
+use super::catch_up::CatchUp;
+use super::checkpoints::Checkpoints;
+use super::counters::Counters;
+use super::executing::Executing;
+use super::index::JournalIndex;
+use super::pool::{Pool, PoolBounds};
+use super::sessions::Sessions;
+use super::snapshots::Snapshots;
+use crate::auth::{Scheme, Verifier};
+use crate::config::ClusterConfig;
+use crate::door::{Effects, Now, Tuning};
+use crate::ids::{Epoch, LogPosition, ReplicaId, Seq};
+use crate::journal::record::{Record, RecordKind};
+use crate::journal::superblock::Superblock;
+use crate::ordering::pbft::Pbft;
+use crate::quorum::ReplicaSet;
+use crate::snapshot::{ClientsImage, Manifest, Scalars};
+use crate::wire::request::{Body, RequestBounds, RequestMalformed};
+
+/// Why a journal that is whole cannot be this replica's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// A record of another Epoch.
+    #[error("the {kind:?} record at position {at} is of Epoch {found}, the configuration of Epoch {expected}")]
+    Epoch {
+        /// What it is.
+        kind: RecordKind,
+        /// Where.
+        at: LogPosition,
+        /// Its Epoch.
+        found: Epoch,
+        /// The configuration's.
+        expected: Epoch,
+    },
+    /// A body that the configuration does not allow.
+    #[error("the batch in the VOTE at position {at} is not valid under this configuration: {why}")]
+    Body {
+        /// Where.
+        at: LogPosition,
+        /// Why.
+        why: RequestMalformed,
+    },
+}
+
+/// A replica that is being read back.
+pub struct Recovery {
+    replica: Replica,
+}
+
+impl Recovery {
+    pub(super) fn new(
+        config: Arc<ClusterConfig>,
+        me: ReplicaId,
+        scheme: Arc<dyn Scheme>,
+        tuning: Tuning,
+        superblock: Superblock,
+    ) -> Self {
+        let params = config.params();
+        let stable = superblock.stable.as_ref().map_or(Seq(0), |certificate| certificate.seq);
+        let pool = PoolBounds {
+            bytes: tuning.pool_bytes.max(params.request_bytes_max as usize),
+            bytes_per_client: tuning.pool_bytes_per_client.max(params.request_bytes_max as usize),
+            requests_per_client: params.client_window as usize,
+            batch_bytes: params.batch_bytes_max as usize,
+            batch_requests: params.batch_requests_max as usize,
+        };
+        let body_bytes = tuning.body_bytes.max(params.batch_bytes_max as usize);
+        let view = superblock.promised;
+        let pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes);
+        let replica = Replica {
+            me,
+            verifier: Verifier::new(Arc::clone(&config), Arc::clone(&scheme)),
+            scheme,
+            pbft,
+            sessions: Sessions::new(params),
+            pool: Pool::new(pool),
+            executing: Executing::new(&Scalars::default()),
+            checkpoints: Checkpoints::default(),
+            snapshots: Snapshots::new(None),
+            catch_up: CatchUp::new(&tuning),
+            index: JournalIndex::new(superblock.collected),
+            superblock,
+            last: LogPosition(0),
+            durable: LogPosition(0),
+            clients: std::collections::HashMap::default(),
+            peers: ReplicaSet::EMPTY,
+            next_status: crate::ids::Nanos(0),
+            counters: Counters::default(),
+            tuning,
+            config,
+        };
+        Self { replica }
+    }
+
+    /// The own newest stable snapshot, checked by the shell against the superblock's root and the manifest's digests.
+    pub fn snapshot(&mut self, manifest: &Manifest, clients: ClientsImage) {
+        let replica = &mut self.replica;
+        assert_eq!(replica.superblock.snapshot, Some((manifest.scalars.seq, manifest.root())));
+        replica.sessions = Sessions::restore(replica.config.params(), clients);
+        replica.executing = Executing::new(&manifest.scalars);
+        replica.snapshots = Snapshots::new(Some(manifest));
+    }
+
+    /// The next record, in LogPosition order, from the superblock's journal start on.
+    pub fn record(&mut self, at: LogPosition, record: Record) -> Result<(), RecoverError> {
+        let replica = &mut self.replica;
+        let (found, _, seq) = record.place();
+        let expected = replica.config.epoch();
+        if found != expected {
+            return Err(RecoverError::Epoch { kind: record.kind(), at, found, expected });
+        }
+        replica.index.note_record(at, &record);
+        match record {
+            Record::Vote(vote) if seq > replica.pbft.stable() => {
+                let body =
+                    vote.body.clone().map(|body| Body::parse(body, RequestBounds::from(replica.config.params())));
+                let body = body.transpose().map_err(|why| RecoverError::Body { at, why })?;
+                replica.pbft.restore_vote(&vote, body.map(Arc::new));
+            }
+            Record::Cert(certificate) => replica.pbft.restore_certificate(&certificate),
+            Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
+            Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),
+            Record::SnapVote { root, .. } => replica.restore_snapshot_vote(seq, root),
+            Record::Vote(_) | Record::SnapStable(_) | Record::Stable(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Everything was fed. `last` is the highest position ever handed out, all of it durable; `service_at` is what
+    /// `Service::open` said.
+    #[must_use]
+    pub fn finish(mut self, now: Now, last: LogPosition, service_at: Seq, out: &mut Effects) -> Replica {
+        let replica = &mut self.replica;
+        replica.last = last;
+        replica.durable = last;
+        replica.next_status = now.mono;
+        if service_at != replica.executing.last {
+            replica.executing.install(replica.executing.last);
+            out.install = Some(replica.executing.last);
+        }
+        replica.mark_open_requests();
+        replica.on_durable(last, out);
+        replica.execute_ready(out);
+        replica.status_when_due(now, out);
+        self.replica
+    }
+}
+
+impl Replica {
+    /// Requests in batches that are open must not be proposed again when their clients send them again.
+    fn mark_open_requests(&mut self) {
+        let open: Vec<_> = self
+            .pbft
+            .slots()
+            .filter_map(|slot| slot.accepted.as_ref()?.body.as_ref())
+            .flat_map(|body| body.entries().iter().map(|entry| entry.digest))
+            .collect();
+        open.into_iter().for_each(|digest| self.pool.mark_ordered(digest));
+    }
+}

@@ -1,0 +1,283 @@
+//! Snapshots: rarely, the replicas agree on the image of the whole state; a quorum's agreement frees the journal
+//! (PROTOCOL §7, SHAPES §7). When one is due is a function of the executed batches and of earlier images' sizes, so that
+//! all correct replicas vote for the same points. One image is under way at a time; when the next is due before it is
+//! written, execution waits: that is the back-pressure of a slow disk.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Replica;
+use crate::door::{Effects, Halt, Lane, SnapshotOrder, SnapshotWritten, To};
+use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
+use crate::journal::record::Record;
+use crate::ordering::Outbox;
+use crate::ordering::pbft::Ignored;
+use crate::quorum::{VoteSet, Voted};
+use crate::snapshot::Manifest;
+use crate::wire::canonical;
+use crate::wire::message::{Message, SnapshotVote};
+
+/// Snapshot points for which votes are kept: the newest.
+const POINTS_KEPT: usize = 4;
+
+/// Where the next snapshot is due, and what became of the last ones.
+#[derive(Debug, Default)]
+pub struct Snapshots {
+    /// Bytes of bodies and number of batches executed since the last point.
+    bytes_since: u64,
+    slots_since: u64,
+    /// Bytes of the state in the last image and in the one before; the last one is not known while it is written.
+    last_bytes: Option<u64>,
+    bytes_before: u64,
+    /// The image that is being written.
+    running: Option<Seq>,
+    /// A point that waits for `running`.
+    held: Option<Seq>,
+    votes: BTreeMap<Seq, VoteSet<Signature>>,
+    /// Roots that this replica signed, and where the record lies: one root for each Seq, ever.
+    own: BTreeMap<Seq, Own>,
+    /// Stable and in a superblock that is not durable yet.
+    pending: Option<Pending>,
+    /// Waits for loads below it.
+    drop_below: Option<LogPosition>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    root: Digest,
+    signature: Signature,
+    at: LogPosition,
+    /// Whether the files are there in this life of the process.
+    written: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    at: LogPosition,
+    seq: Seq,
+    /// The stable snapshot before it: it is kept.
+    former: Seq,
+    /// No slot up to here is needed in the journal.
+    through: Seq,
+}
+
+impl Snapshots {
+    /// After the snapshot of `manifest`, or at the beginning.
+    #[must_use]
+    pub fn new(manifest: Option<&Manifest>) -> Self {
+        let last_bytes = Some(manifest.map_or(0, Manifest::state_bytes));
+        let bytes_before = manifest.map_or(0, |manifest| manifest.scalars.previous_state_bytes);
+        Self { last_bytes, bytes_before, ..Self::default() }
+    }
+
+    /// A batch was executed.
+    pub fn count(&mut self, body_bytes: u64) {
+        self.bytes_since += body_bytes;
+        self.slots_since += 1;
+    }
+
+    /// Bytes of the state in the image before the one that is ordered now.
+    #[must_use]
+    pub fn previous_state_bytes(&self) -> u64 {
+        self.last_bytes.unwrap_or(self.bytes_before)
+    }
+}
+
+impl Replica {
+    /// A root that the journal says was signed here.
+    pub(super) fn restore_snapshot_vote(&mut self, seq: Seq, root: Digest) {
+        let signature = self.sign_snapshot(seq, root);
+        let written = self.superblock.snapshot.is_some_and(|(newest, _)| seq <= newest);
+        self.snapshots.own.insert(seq, Own { root, signature, at: LogPosition(0), written });
+    }
+
+    /// Orders a snapshot if `seq`, a checkpoint that was just executed, is a point.
+    pub(super) fn snapshot_when_due(&mut self, seq: Seq, out: &mut Effects) {
+        let params = self.config.params();
+        let bytes = params.snapshot_bytes.max(self.snapshots.bytes_before);
+        if self.snapshots.bytes_since < bytes && self.snapshots.slots_since < params.snapshot_slots {
+            return;
+        }
+        (self.snapshots.bytes_since, self.snapshots.slots_since) = (0, 0);
+        if self.snapshots.running.is_some() {
+            self.snapshots.held = Some(seq);
+            self.executing.hold();
+        } else {
+            self.order_snapshot(seq, out);
+        }
+    }
+
+    /// The files of the image at `seq` are on stable storage: signs its root, once and for all (P5s).
+    pub(super) fn on_snapshot_written(&mut self, seq: Seq, outcome: SnapshotWritten, out: &mut Effects) {
+        assert_eq!(self.snapshots.running.take(), Some(seq), "one image is under way");
+        self.snapshots.last_bytes = Some(outcome.state_bytes);
+        match self.snapshots.own.get_mut(&seq) {
+            Some(own) if own.root != outcome.root => return self.halt(Halt::ReplayDiverged { seq }, out),
+            Some(own) => own.written = true,
+            None => self.vote_for_snapshot(seq, outcome.root, out),
+        }
+        self.snapshot_stable_when_voted(seq, outcome.root, out);
+        if let Some(held) = self.snapshots.held.take() {
+            self.order_snapshot(held, out);
+            self.executing.resume();
+        }
+    }
+
+    /// A SNAPSHOT of one replica, or several.
+    pub(super) fn on_snapshot_vote(&mut self, vote: &SnapshotVote, out: &mut Effects) -> Result<(), Ignored> {
+        let SnapshotVote { seq, root, ref signatures, .. } = *vote;
+        if seq <= self.stable_snapshot() {
+            return Err(Ignored::BelowWindow);
+        }
+        let mut result = Err(Ignored::Duplicate);
+        for (replica, signature) in signatures {
+            match self.count_snapshot_vote(*replica, seq, root, *signature) {
+                Voted::New => result = Ok(()),
+                Voted::Again => {}
+                Voted::Conflicts => result = Err(Ignored::Conflicting),
+            }
+        }
+        self.snapshot_stable_when_voted(seq, root, out);
+        self.compare_snapshots(seq, out);
+        result
+    }
+
+    /// Own votes, and superblocks that name a new stable snapshot, that have become durable.
+    pub(super) fn snapshots_durable(&mut self, out: &mut Effects) {
+        let durable = self.durable;
+        let stable = self.stable_snapshot();
+        let own = self.snapshots.own.iter().filter(|(seq, own)| **seq > stable && own.at <= durable);
+        let own: Vec<_> = own.map(|(seq, own)| (*seq, *own)).collect();
+        for (seq, own) in own {
+            if self.count_snapshot_vote(self.me, seq, own.root, own.signature) == Voted::New {
+                self.snapshot_stable_when_voted(seq, own.root, out);
+                self.compare_snapshots(seq, out);
+            }
+        }
+        if let Some(pending) = self.snapshots.pending.take_if(|pending| pending.at <= durable) {
+            self.collect(pending, out);
+        }
+        self.drop_when_unread(out);
+    }
+
+    /// Frees the journal as soon as nothing below the cut is being read.
+    pub(super) fn drop_when_unread(&mut self, out: &mut Effects) {
+        let lowest = [self.executing.lowest_load(), self.catch_up.lowest_load()].into_iter().flatten().min();
+        let unread = |below: &mut LogPosition| lowest.is_none_or(|lowest| lowest >= *below);
+        if let Some(below) = self.snapshots.drop_below.take_if(unread) {
+            out.drop_journal_below = Some(below);
+        }
+    }
+
+    /// Sends `peer`, whose newest stable snapshot is `snapshot`, own votes for later ones.
+    pub(super) fn retransmit_snapshot_votes(&mut self, peer: ReplicaId, snapshot: Seq, out: &mut Effects) {
+        let durable = self.durable;
+        let own = self.snapshots.own.iter().filter(|(seq, own)| **seq > snapshot && own.at <= durable);
+        let own: Vec<_> = own.map(|(seq, own)| self.own_snapshot_vote(*seq, own.root, own.signature)).collect();
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        for vote in own {
+            outbox.send(To::One(peer), Lane::Control, Message::Snapshot(vote), LogPosition(0));
+        }
+    }
+
+    fn order_snapshot(&mut self, seq: Seq, out: &mut Effects) {
+        assert_eq!(seq, self.executing.last, "the image is of the state after this very batch");
+        let scalars = self.scalars();
+        self.snapshots.bytes_before = scalars.previous_state_bytes;
+        self.snapshots.last_bytes = None;
+        self.snapshots.running = Some(seq);
+        out.snapshot = Some(SnapshotOrder { seq, clients: Arc::new(self.sessions.image(scalars)) });
+    }
+
+    fn vote_for_snapshot(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
+        let record = Record::SnapVote { epoch: self.config.epoch(), seq, root };
+        let at = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
+        let signature = self.sign_snapshot(seq, root);
+        self.snapshots.own.insert(seq, Own { root, signature, at, written: true });
+        while self.snapshots.own.len() > POINTS_KEPT {
+            self.snapshots.own.pop_first();
+        }
+        let message = Message::Snapshot(self.own_snapshot_vote(seq, root, signature));
+        Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
+    }
+
+    fn count_snapshot_vote(&mut self, replica: ReplicaId, seq: Seq, root: Digest, signature: Signature) -> Voted {
+        let n = self.config.n();
+        let votes = &mut self.snapshots.votes;
+        let voted = votes.entry(seq).or_insert_with(|| VoteSet::new(n)).vote(replica, root, signature);
+        // Of each replica the newest points only, so that one of them cannot fill this map.
+        let of_replica = |votes: &VoteSet<Signature>| votes.get(replica).is_some();
+        if votes.values().filter(|votes| of_replica(votes)).count() > POINTS_KEPT
+            && let Some((lowest, set)) = votes.iter_mut().find(|(_, votes)| of_replica(votes))
+        {
+            set.forget(replica);
+            if set.all_voters().is_empty() {
+                let lowest = *lowest;
+                votes.remove(&lowest);
+            }
+        }
+        voted
+    }
+
+    /// SS(s): a quorum, the own files among them. Persists it, and with it where the journal starts from now on (P6s).
+    fn snapshot_stable_when_voted(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
+        let Some(votes) = self.snapshots.votes.get(&seq) else { return };
+        let own = self.snapshots.own.get(&seq).filter(|own| own.written && own.root == root);
+        let own_counts = own.is_some() && votes.get(self.me).is_some();
+        let weights = self.config.weights();
+        let newer = seq > self.stable_snapshot() && self.snapshots.pending.is_none();
+        if !own_counts || !newer || !weights.is_quorum(votes.voters(root)) {
+            return;
+        }
+        let of_root = votes.iter().filter(|(_, digest, _)| *digest == root);
+        let signatures = of_root.map(|(replica, _, signature)| (replica, *signature)).collect();
+        let certificate = SnapshotVote { epoch: self.config.epoch(), seq, root, signatures };
+        let former = self.stable_snapshot();
+        let through = former.min(self.pbft.stable());
+        let cut = self.index.first_above(through).unwrap_or(self.last.next());
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        outbox.persist(Record::SnapStable(certificate));
+        self.superblock.snapshot = Some((seq, root));
+        self.superblock.journal_start = self.superblock.journal_start.max(cut);
+        self.superblock.collected = self.superblock.collected.max(through);
+        let at = outbox.persist_superblock(self.superblock.clone());
+        let pending = Pending { at, seq, former, through };
+        self.snapshots.pending = Some(pending);
+        let early = crate::mutant!(M22CollectBeforeDurable, false, true);
+        if early {
+            self.snapshots.pending = None;
+            self.collect(pending, out);
+            self.drop_when_unread(out);
+        }
+    }
+
+    /// The superblock no longer needs what lies below the cut: what destroys comes now, and not before (D17).
+    fn collect(&mut self, pending: Pending, out: &mut Effects) {
+        let Pending { seq, former, through, .. } = pending;
+        self.counters.snapshots += 1;
+        self.snapshots.votes = self.snapshots.votes.split_off(&seq.next());
+        self.index.forget(through);
+        out.snapshot_stable = Some(seq);
+        out.remove_snapshots_below = Some(former);
+        self.snapshots.drop_below = Some(self.superblock.journal_start);
+    }
+
+    fn sign_snapshot(&self, seq: Seq, root: Digest) -> Signature {
+        let (cluster, epoch) = (self.config.cluster_id(), self.config.epoch());
+        self.scheme.sign(&canonical::snapshot(cluster, epoch, seq, root, self.me))
+    }
+
+    fn own_snapshot_vote(&self, seq: Seq, root: Digest, signature: Signature) -> SnapshotVote {
+        SnapshotVote { epoch: self.config.epoch(), seq, root, signatures: vec![(self.me, signature)] }
+    }
+
+    /// A blocking set that has another root than we do: at least one of them is right.
+    fn compare_snapshots(&mut self, seq: Seq, out: &mut Effects) {
+        let (Some(own), Some(votes)) = (self.snapshots.own.get(&seq).copied(), self.snapshots.votes.get(&seq)) else {
+            return;
+        };
+        if let Some((there, others)) = votes.refutation(self.config.weights(), self.me, own.root) {
+            self.halt(Halt::Diverged { what: "snapshot", seq, here: own.root, there, others }, out);
+        }
+    }
+}
