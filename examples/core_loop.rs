@@ -10,8 +10,8 @@ use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
 use bft_core::door::{Answer, Effects, Input, LinkState, Now, To, Tuning};
 use bft_core::execution;
-use bft_core::ids::{ClusterId, Epoch, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, View, WallNanos};
-use bft_core::journal::superblock::Superblock;
+use bft_core::ids::{ClusterId, Epoch, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, WallNanos};
+use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::replica::Replica;
 use bft_core::service::{Batch, Replies, ReplyBuffer, Service, ServiceFault, Snapshot};
 use bft_core::wire::message::Message;
@@ -91,7 +91,7 @@ fn main() {
         .replicas()
         .map(|me| {
             let scheme = Arc::clone(&schemes[me.index()]);
-            let superblock = empty_superblock(&config, me, scheme.public_key());
+            let superblock = first_superblock(&config, me, scheme.public_key());
             let recovery = Replica::recover(Arc::clone(&config), me, scheme, Tuning::default(), superblock);
             let replica = recovery.finish(now(), LogPosition(0), Seq(0), &mut Effects::default());
             Host { replica, service: Sum::default(), replies: ReplyBuffer::default() }
@@ -186,24 +186,15 @@ fn cluster(schemes: &[Arc<dyn Scheme>]) -> ClusterConfig {
         .expect("four members with keys of their own are a cluster")
 }
 
-fn empty_superblock(config: &ClusterConfig, replica: ReplicaId, public_key: PublicKey) -> Superblock {
-    Superblock {
-        sequence: 1,
+fn first_superblock(config: &ClusterConfig, replica: ReplicaId, public_key: PublicKey) -> Superblock {
+    Superblock::first(&Directory {
         cluster_id: config.cluster_id(),
         replica,
+        public_key,
+        epoch: config.epoch(),
         directory_id: [0; 16],
         directory_key: [0; 32],
-        public_key,
-        instance: 1,
-        epoch: config.epoch(),
-        promised: View(0),
-        stable: None,
-        damaged_through: Seq(0),
-        snapshot: None,
-        journal_start: LogPosition(0),
-        collected: Seq(0),
-        durable_through: LogPosition(0),
-    }
+    })
 }
 
 /// Nothing here waits: the time may stand still.

@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
-use super::{Claim, Scheme, Verified};
+use super::{Claim, Scheme, Verified, is_usable_key};
 use crate::config::{Admission, ClusterConfig};
 use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature};
+use crate::limits::LOG_SLOTS_MAX;
 use crate::quorum::ReplicaSet;
 use crate::wire::canonical::{self, SigningBytes, Tag, opening};
 use crate::wire::message::{
-    BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, Position, PrePrepare,
-    Prepare, PreparedCertificate, SnapshotVote,
+    Ballot, BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, Position,
+    PrePrepare, Prepare, PreparedCertificate, SnapshotVote,
 };
-use crate::wire::request::{Body, RequestBounds, RequestMalformed, SignedRequest};
+use crate::wire::request::{Body, RequestBounds, RequestEntry, RequestMalformed, SignedRequest};
 
 /// Why something from outside was refused. The link that delivered it is at fault, never a claimed signer (A1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -38,7 +39,7 @@ pub enum Rejected {
     NotAllowed,
     #[error("Seqs of zero, too many, or not one after the other")]
     BadSeq,
-    #[error("a map of the wrong length")]
+    #[error("a map of another length than the window")]
     BadMap,
 }
 
@@ -67,11 +68,11 @@ impl Verifier {
     /// Checks what `from` sent over its link. Signed things may be relayed, everything else speaks for its sender only.
     pub fn check(&self, from: ReplicaId, message: Message) -> Result<Verified<Message>, Rejected> {
         match &message {
-            Message::Request(request) => self.requests(std::iter::once(request))?,
+            Message::Request(request) => self.requests(std::slice::from_ref(&request.entry))?,
             Message::PrePrepare(pre_prepare) => self.pre_prepare(pre_prepare)?,
             Message::Prepare(prepare) => self.prepare(prepare)?,
             Message::Commit(commit) => {
-                self.epoch(commit.position.epoch)?;
+                self.position(&commit.position)?;
                 if commit.replica != from {
                     return Err(Rejected::WrongSender);
                 }
@@ -79,22 +80,12 @@ impl Verifier {
             Message::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
             Message::Snapshot(vote) => self.snapshot(vote)?,
             Message::Status(status) => {
-                let words = (self.config.params().window as usize).div_ceil(64);
-                if [&status.proposed, &status.prepared, &status.committed].iter().any(|map| map.len() != words) {
-                    return Err(Rejected::BadMap);
-                }
+                [&status.proposed, &status.prepared, &status.committed]
+                    .into_iter()
+                    .try_for_each(|map| self.map(map))?;
             }
-            Message::Slot(slot) => self.slot(slot)?,
-            Message::Log(slots) => {
-                if slots.len() > crate::limits::LOG_SLOTS_MAX {
-                    return Err(Rejected::BadSeq);
-                }
-                let seq = |slot: &CommittedSlot| slot.certificate.position.seq;
-                if slots.windows(2).any(|pair| seq(&pair[1]) != seq(&pair[0]).plus(1)) {
-                    return Err(Rejected::BadSeq);
-                }
-                slots.iter().try_for_each(|slot| self.slot(slot))?;
-            }
+            Message::Slot(slot) => self.slots(std::slice::from_ref(slot))?,
+            Message::Log(slots) => self.slots(slots)?,
             Message::ViewChange(_) | Message::FetchSlot(_) | Message::FetchLog(_) => {}
             Message::InfoQuery { .. }
             | Message::Reply(_)
@@ -117,18 +108,20 @@ impl Verifier {
         (Verified(kept), refused)
     }
 
-    /// Whether `client` is admitted by the cluster in `epoch`, by what it shows.
+    /// Whether the cluster admits `client`, by what it shows. A key of small order is never admitted: whoever likes could
+    /// sign for it (X6).
     #[must_use]
     pub fn is_admitted(&self, client: PublicKey, certificate: Option<&ClientCertificate>) -> bool {
-        match (self.config.admission(), certificate) {
+        let is_welcome = match (self.config.admission(), certificate) {
             (Admission::Any, _) => true,
             (Admission::Certified(_), None) => false,
             (Admission::Certified(authority), Some(certificate)) => {
-                let bytes = canonical::client_certificate(self.config.cluster_id(), client, certificate.expires_epoch);
+                let bytes = canonical::client_certificate(self.cluster(), client, certificate.expires_epoch);
                 certificate.expires_epoch >= self.config.epoch()
                     && self.is_signed(authority, bytes, certificate.signature)
             }
-        }
+        };
+        is_welcome && is_usable_key(&client)
     }
 
     /// Checks one signature of whatever kind.
@@ -141,61 +134,62 @@ impl Verifier {
     pub fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), Rejected> {
         let PreparedCertificate { position, header, proposal, prepares } = certificate;
         self.header(position, header)?;
-        let mut claims = vec![self.proposal_claim(position, proposal.commitment, proposal.signature)];
-        for (replica, ballot) in prepares {
-            let bytes = canonical::prepare(self.cluster(), position, *replica, ballot.commitment);
-            claims.push(self.claim(*replica, bytes, ballot.signature)?);
-        }
         let primary = self.config.primary(position.view);
-        let voters = self.ascending(prepares.iter().map(|(replica, _)| *replica), Some(primary))?;
-        self.quorum(voters.with(primary))?;
+        let backups = self.ascending(prepares.iter().map(|(replica, _)| *replica), Some(primary))?;
+        self.quorum(backups.with(primary))?;
+        let mut claims = vec![self.proposal_claim(position, proposal)];
+        claims.extend(prepares.iter().map(|(replica, ballot)| self.prepare_claim(position, *replica, ballot)));
         self.all(&claims)
     }
 
     /// Checks a commit certificate.
     pub fn committed(&self, certificate: &CommitCertificate) -> Result<(), Rejected> {
+        let mut claims = Vec::new();
+        self.committed_but_for(certificate, &mut claims)?;
+        self.all(&claims)
+    }
+
+    /// Checks everything of a commit certificate but its signatures, which it adds to `claims`.
+    fn committed_but_for(&self, certificate: &CommitCertificate, claims: &mut Vec<Claim>) -> Result<(), Rejected> {
         let CommitCertificate { position, header, proposal, opening: revealed, commits } = certificate;
         self.header(position, header)?;
         let primary = self.config.primary(position.view);
-        let mut claims = vec![self.proposal_claim(position, proposal.commitment, proposal.signature)];
-        for (replica, ballot, nonce) in commits {
-            let bytes = canonical::prepare(self.cluster(), position, *replica, ballot.commitment);
-            claims.push(self.claim(*replica, bytes, ballot.signature)?);
-            self.opens(nonce, ballot.commitment)?;
-        }
         let mut voters = self.ascending(commits.iter().map(|(replica, _, _)| *replica), Some(primary))?;
         if let Some(nonce) = revealed {
             self.opens(nonce, proposal.commitment)?;
             voters.insert(primary);
         }
         self.quorum(voters)?;
-        self.all(&claims)
+        claims.push(self.proposal_claim(position, proposal));
+        for (replica, ballot, nonce) in commits {
+            self.opens(nonce, ballot.commitment)?;
+            claims.push(self.prepare_claim(position, *replica, ballot));
+        }
+        Ok(())
     }
 
     fn pre_prepare(&self, pre_prepare: &PrePrepare) -> Result<(), Rejected> {
         let PrePrepare { position, ballot, header, body } = pre_prepare;
         self.header(position, header)?;
         self.body(header, body)?;
-        self.all(&[self.proposal_claim(position, ballot.commitment, ballot.signature)])?;
-        self.request_signatures(body)
+        // The proposal first: whoever is not the primary does not get a batch's worth of work out of us.
+        self.all(&[self.proposal_claim(position, ballot)])?;
+        self.requests(body.entries())
     }
 
     fn prepare(&self, prepare: &Prepare) -> Result<(), Rejected> {
         let Prepare { position, replica, ballot } = prepare;
-        self.epoch(position.epoch)?;
+        self.position(position)?;
+        self.ascending(std::iter::once(*replica), None)?;
         if *replica == self.config.primary(position.view) {
             return Err(Rejected::WrongSender);
         }
-        let bytes = canonical::prepare(self.cluster(), position, *replica, ballot.commitment);
-        self.all(&[self.claim(*replica, bytes, ballot.signature)?])
+        self.all(&[self.prepare_claim(position, *replica, ballot)])
     }
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Rejected> {
         let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
-        self.epoch(*epoch)?;
-        if !seq.is_checkpoint(self.config.params().checkpoint_interval) {
-            return Err(Rejected::BadSeq);
-        }
+        self.checkpoint_seq(*epoch, *seq)?;
         self.signatures(signatures, |replica| {
             canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica)
         })
@@ -203,24 +197,38 @@ impl Verifier {
 
     fn snapshot(&self, vote: &SnapshotVote) -> Result<(), Rejected> {
         let SnapshotVote { epoch, seq, root, signatures } = vote;
-        self.epoch(*epoch)?;
-        if !seq.is_checkpoint(self.config.params().checkpoint_interval) {
-            return Err(Rejected::BadSeq);
-        }
+        self.checkpoint_seq(*epoch, *seq)?;
         self.signatures(signatures, |replica| canonical::snapshot(self.cluster(), *epoch, *seq, *root, replica))
     }
 
-    fn slot(&self, slot: &CommittedSlot) -> Result<(), Rejected> {
-        self.committed(&slot.certificate)?;
-        self.body(&slot.certificate.header, &slot.body)
-    }
-
-    /// The epoch is ours, the Seq is one, and D is the digest of the header.
-    fn header(&self, position: &Position, header: &BatchHeader) -> Result<(), Rejected> {
-        self.epoch(position.epoch)?;
-        if position.seq == Seq(0) {
+    /// Committed slots of consecutive Seqs. Their signatures are checked together: few signers, many signatures.
+    fn slots(&self, slots: &[CommittedSlot]) -> Result<(), Rejected> {
+        let seq = |slot: &CommittedSlot| slot.certificate.position.seq;
+        let is_next = |pair: &[CommittedSlot]| seq(&pair[0]).0.checked_add(1) == Some(seq(&pair[1]).0);
+        if slots.len() > LOG_SLOTS_MAX || !slots.windows(2).all(is_next) {
             return Err(Rejected::BadSeq);
         }
+        let mut claims = Vec::new();
+        for CommittedSlot { certificate, body } in slots {
+            self.committed_but_for(certificate, &mut claims)?;
+            self.body(&certificate.header, body)?;
+        }
+        self.all(&claims)
+    }
+
+    /// A map of the slots in the window: one bit each and no more.
+    fn map(&self, map: &[u64]) -> Result<(), Rejected> {
+        let window = self.config.params().window as usize;
+        let beyond = |last: &u64| !window.is_multiple_of(64) && last >> (window % 64) != 0;
+        if map.len() != window.div_ceil(64) || map.last().is_some_and(beyond) {
+            return Err(Rejected::BadMap);
+        }
+        Ok(())
+    }
+
+    /// D is the digest of the header.
+    fn header(&self, position: &Position, header: &BatchHeader) -> Result<(), Rejected> {
+        self.position(position)?;
         let right = crate::mutant!(
             M5BodyNotCompared,
             header.flags == 0 && header.digest(self.cluster(), position.epoch) == position.digest,
@@ -235,30 +243,30 @@ impl Verifier {
         if right { Ok(()) } else { Err(Rejected::BodyMismatch) }
     }
 
-    fn requests<'a>(&self, requests: impl Iterator<Item = &'a SignedRequest>) -> Result<(), Rejected> {
-        let claims: Vec<_> = requests.map(|request| self.request_claim(&request.entry)).collect();
+    fn requests(&self, entries: &[RequestEntry]) -> Result<(), Rejected> {
+        let claims: Vec<_> = entries.iter().map(|entry| self.request_claim(entry)).collect();
         self.all(&claims)
     }
 
-    fn request_signatures(&self, body: &Body) -> Result<(), Rejected> {
-        let claims: Vec<_> = body.entries().iter().map(|entry| self.request_claim(entry)).collect();
-        self.all(&claims)
-    }
-
-    fn request_claim(&self, entry: &crate::wire::request::RequestEntry) -> Claim {
+    fn request_claim(&self, entry: &RequestEntry) -> Claim {
         let bytes = canonical::signing_bytes(Tag::Request, self.cluster(), entry.digest);
         Claim { public_key: entry.client, bytes, signature: entry.signature }
     }
 
-    fn proposal_claim(&self, at: &Position, commitment: Digest, signature: Signature) -> Claim {
+    fn proposal_claim(&self, at: &Position, ballot: &Ballot) -> Claim {
         let primary = self.config.primary(at.view);
-        let bytes = canonical::pre_prepare(self.cluster(), at, commitment);
-        Claim { public_key: self.config.members()[primary.index()].public_key, bytes, signature }
+        let bytes = canonical::pre_prepare(self.cluster(), at, ballot.commitment);
+        self.claim(primary, bytes, ballot.signature)
     }
 
-    fn claim(&self, replica: ReplicaId, bytes: SigningBytes, signature: Signature) -> Result<Claim, Rejected> {
-        let member = self.config.member(replica).ok_or(Rejected::NotAMember)?;
-        Ok(Claim { public_key: member.public_key, bytes, signature })
+    fn prepare_claim(&self, at: &Position, replica: ReplicaId, ballot: &Ballot) -> Claim {
+        let bytes = canonical::prepare(self.cluster(), at, replica, ballot.commitment);
+        self.claim(replica, bytes, ballot.signature)
+    }
+
+    /// `replica` is a member: [`Self::ascending`] has said so.
+    fn claim(&self, replica: ReplicaId, bytes: SigningBytes, signature: Signature) -> Claim {
+        Claim { public_key: self.config.members()[replica.index()].public_key, bytes, signature }
     }
 
     /// At least one signature, of members in ascending order, all valid.
@@ -271,9 +279,8 @@ impl Verifier {
         if signers.is_empty() {
             return Err(Rejected::NoQuorum);
         }
-        let claims: Result<Vec<_>, _> =
-            signatures.iter().map(|(replica, signature)| self.claim(*replica, bytes(*replica), *signature)).collect();
-        self.all(&claims?)
+        let claim = |(replica, signature): &(_, _)| self.claim(*replica, bytes(*replica), *signature);
+        self.all(&signatures.iter().map(claim).collect::<Vec<_>>())
     }
 
     fn all(&self, claims: &[Claim]) -> Result<(), Rejected> {
@@ -307,6 +314,18 @@ impl Verifier {
 
     fn opens(&self, nonce: &Digest, commitment: Digest) -> Result<(), Rejected> {
         if opening(nonce) == commitment { Ok(()) } else { Err(Rejected::BadOpening) }
+    }
+
+    /// Of our epoch, and at a Seq.
+    fn position(&self, at: &Position) -> Result<(), Rejected> {
+        self.epoch(at.epoch)?;
+        if at.seq == Seq(0) { Err(Rejected::BadSeq) } else { Ok(()) }
+    }
+
+    /// Of our epoch, and at a Seq that a checkpoint falls on.
+    fn checkpoint_seq(&self, epoch: Epoch, seq: Seq) -> Result<(), Rejected> {
+        self.epoch(epoch)?;
+        if seq.is_checkpoint(self.config.params().checkpoint_interval) { Ok(()) } else { Err(Rejected::BadSeq) }
     }
 
     fn epoch(&self, epoch: Epoch) -> Result<(), Rejected> {

@@ -15,32 +15,25 @@ use bytes::Bytes;
 use crate::auth::Scheme;
 use crate::config::ClusterConfig;
 use crate::door::{LinkState, To};
-use crate::hash::{Context, hash};
 use crate::ids::{Digest, Nanos, PublicKey, ReplicaId, RequestNo, Seq, SessionId, View};
-use crate::limits::{
-    CLIENT_BUSY_MAX, CLIENT_GATHER_FROM, CLIENT_INFO_INTERVAL, CLIENT_QUEUE_BYTES, CLIENT_QUEUE_OPERATIONS,
-    CLIENT_REFUSED_PAUSE, CLIENT_TIMEOUT_MAX, MILLISECOND, SESSION_RESULT_BYTES,
-};
+use crate::limits::{CLIENT_QUEUE_BYTES, CLIENT_QUEUE_OPERATIONS};
 use crate::quorum::ReplicaSet;
-use crate::wire::canonical::{Reader, Tag, signing_bytes};
-use crate::wire::message::{Busy, ClientCertificate, Code, Info, Message, Reply};
-use crate::wire::opening::{Opening, read_opening_results};
-use crate::wire::request::{
-    FLAG_CLOSE, REQUEST_FIXED_BYTES, RequestBounds, SignedRequest, encode_request, result_digest,
-};
+use crate::wire::message::{ClientCertificate, Message};
+use crate::wire::request::RequestBounds;
 
 mod answers;
 mod outcome;
 mod queue;
+mod replies;
+mod requests;
+mod session;
+#[cfg(test)]
+mod tests;
 mod transmission;
 
-use answers::{Accepted, vouched};
 pub use outcome::{NotSent, Outcome, Rejected, Unknown};
 use queue::{Caller, Operation, Queue, earlier};
 use transmission::{Latencies, Transmission};
-
-/// How many times in a row a primary is believed that it is busy; then the others are asked too.
-const BUSY_PATIENCE: u32 = 3;
 
 /// What one client may choose; the cluster's configuration bounds it.
 #[derive(Clone, Debug)]
@@ -121,6 +114,22 @@ enum Session {
     Opening(Box<Transmission>),
     /// It is open.
     Open(SessionId),
+}
+
+impl Session {
+    fn opening(&self) -> Option<&Transmission> {
+        match self {
+            Self::Opening(opening) => Some(opening),
+            Self::None | Self::Asking { .. } | Self::Open(_) => None,
+        }
+    }
+
+    fn opening_mut(&mut self) -> Option<&mut Transmission> {
+        match self {
+            Self::Opening(opening) => Some(opening),
+            Self::None | Self::Asking { .. } | Self::Open(_) => None,
+        }
+    }
 }
 
 /// Whether the client is to end.
@@ -385,10 +394,7 @@ impl ClientCore {
     /// The opening under way: replies of session 0 whose results begin with it are for this client.
     #[must_use]
     pub fn opening(&self) -> Option<Digest> {
-        match &self.session {
-            Session::Opening(opening) => Some(opening.request.entry.digest),
-            Session::None | Session::Asking { .. } | Session::Open(_) => None,
-        }
+        self.session.opening().map(|opening| opening.request.entry.digest)
     }
 
     /// Whether this Request is one of this client's and under way.
@@ -403,419 +409,6 @@ impl ClientCore {
     pub fn primary(&self) -> ReplicaId {
         self.config.primary(self.view)
     }
-
-    // ---- Requests ----------------------------------------------------------------------------------------------
-
-    fn may_send(&self, now: Nanos) -> bool {
-        if self.session().is_none() || self.queue.is_empty() || now < self.hold_until || !self.has_room() {
-            return false;
-        }
-        // A lone operation leaves at once; under load answers set the pace (the network's own clock). Requests that
-        // are late hold nothing back.
-        let is_on_time = |sent: &&Sent| sent.transmission.resends == 0 && sent.sign_at.is_none();
-        let on_time = self.sent.values().filter(is_on_time).count();
-        on_time < CLIENT_GATHER_FROM
-            || self.queue.fills(self.options.operations_per_request as usize, self.request_capacity())
-    }
-
-    /// Bytes that the operations of one Request may take, with their lengths.
-    fn request_capacity(&self) -> usize {
-        self.bounds.request_bytes - REQUEST_FIXED_BYTES
-    }
-
-    /// Every number up to this one is finished.
-    fn ack(&self) -> RequestNo {
-        let lowest = self.sent.first_key_value().map_or(self.next, |(req_no, _)| *req_no);
-        RequestNo(lowest.0 - 1)
-    }
-
-    fn has_room(&self) -> bool {
-        self.next.0 <= self.ack().0 + self.options.window
-    }
-
-    fn send_next(&mut self, now: Nanos, out: &mut ClientEffects) {
-        let taken = self.queue.take(self.options.operations_per_request as usize, self.request_capacity());
-        let operations: Vec<_> = taken.iter().map(|operation| &operation.bytes[..]).collect();
-        let request = self.sign(self.next, self.ack(), 0, &operations);
-        let callers: Vec<_> = taken.iter().map(|operation| Some(operation.caller)).collect();
-        self.send(now, self.next, request, callers, out);
-        self.next = self.next.next();
-    }
-
-    fn send_close(&mut self, now: Nanos, out: &mut ClientEffects) {
-        let request = self.sign(self.next, self.ack(), FLAG_CLOSE, &[&[]]);
-        self.send(now, self.next, request, Vec::new(), out);
-        self.next = self.next.next();
-        self.ending = Ending::Sent;
-    }
-
-    fn sign(&self, req_no: RequestNo, ack: RequestNo, flags: u32, operations: &[&[u8]]) -> SignedRequest {
-        let session = self.session().expect("Requests are signed in an open session");
-        self.sign_in(session, req_no, ack, flags, operations)
-    }
-
-    fn sign_in(
-        &self,
-        session: SessionId,
-        req_no: RequestNo,
-        ack: RequestNo,
-        flags: u32,
-        operations: &[&[u8]],
-    ) -> SignedRequest {
-        let sign = |digest| self.scheme.sign(&signing_bytes(Tag::Request, self.config.cluster_id(), digest));
-        let bytes = encode_request(self.key, session, req_no, ack, flags, operations.iter().copied(), sign);
-        SignedRequest::parse(bytes, self.bounds).expect("own Requests keep the bounds they were cut to")
-    }
-
-    fn send(
-        &mut self,
-        now: Nanos,
-        req_no: RequestNo,
-        request: SignedRequest,
-        callers: Vec<Option<Caller>>,
-        out: &mut ClientEffects,
-    ) {
-        if self.info_asked.is_none_or(|asked| now.since(asked) >= CLIENT_INFO_INTERVAL) {
-            self.ask_info(now, To::All, out);
-        }
-        let transmission = self.transmit(now, request, out);
-        let earliest = callers.iter().flatten().fold(None, |earliest, caller| earlier(earliest, caller.deadline));
-        let sent = Sent { transmission, callers, earliest, refusals: 0, refused_at: Seq(0), sign_at: None };
-        let former = self.sent.insert(req_no, sent);
-        assert!(former.is_none(), "a number is used once");
-    }
-
-    /// Sends a Request for the first time: to the primary, or to all where there is no link to it.
-    fn transmit(&self, now: Nanos, request: SignedRequest, out: &mut ClientEffects) -> Transmission {
-        let primary = self.primary();
-        let to = if self.up.contains(primary) { To::One(primary) } else { To::All };
-        out.send.push((to, Message::Request(request.clone())));
-        Transmission::new(request, self.config.n(), to, now, self.latencies.timeout())
-    }
-
-    /// The window refused the Request: the same operations under the same number, with the present ack.
-    fn sign_again(&mut self, now: Nanos, req_no: RequestNo, out: &mut ClientEffects) {
-        let former = &self.sent[&req_no].transmission.request;
-        let operations: Vec<_> = former.operations().collect();
-        let request = self.sign(req_no, self.ack(), former.entry.flags, &operations);
-        let transmission = self.transmit(now, request, out);
-        let sent = self.sent.get_mut(&req_no).expect("looked up above");
-        let former = std::mem::replace(&mut sent.transmission, transmission);
-        sent.sign_at = None;
-        self.release(&former);
-    }
-
-    fn resend(&mut self, now: Nanos, out: &mut ClientEffects) {
-        let timeout = self.latencies.timeout();
-        let opening = match &mut self.session {
-            Session::Opening(opening) => Some(&mut **opening),
-            Session::None | Session::Asking { .. } | Session::Open(_) => None,
-        };
-        let mut is_late = false;
-        for transmission in self.sent.values_mut().map(|sent| &mut sent.transmission).chain(opening) {
-            if transmission.resend_at <= now {
-                let to = transmission.resend(now, timeout);
-                out.send.push((to, Message::Request(transmission.request.clone())));
-                is_late = true;
-            }
-        }
-        if is_late && self.info_asked.is_none_or(|asked| now.since(asked) >= timeout) {
-            self.ask_info(now, To::All, out);
-        }
-    }
-
-    /// A link came up: what its replica was to have goes there again.
-    fn greet(&mut self, replica: ReplicaId, out: &mut ClientEffects) {
-        let to = To::One(replica);
-        if matches!(self.session, Session::Asking { .. }) {
-            out.send.push((to, Message::InfoQuery { want_digest: false }));
-        }
-        let opening = match &self.session {
-            Session::Opening(opening) => Some(&**opening),
-            Session::None | Session::Asking { .. } | Session::Open(_) => None,
-        };
-        for transmission in self.sent.values().map(|sent| &sent.transmission).chain(opening) {
-            if transmission.is_for(replica) {
-                out.send.push((to, Message::Request(transmission.request.clone())));
-            }
-        }
-    }
-
-    fn expire(&mut self, now: Nanos, out: &mut ClientEffects) {
-        let is_due = |earliest: Option<Nanos>| earliest.is_some_and(|earliest| earliest <= now);
-        if is_due(self.queue.earliest()) {
-            let not_sent = Outcome::NotSent { reason: NotSent::Deadline };
-            self.queue.withdraw(|caller| caller.is_due(now), |tag| out.done.push((tag, not_sent.clone())));
-        }
-        for sent in self.sent.values_mut().filter(|sent| is_due(sent.earliest)) {
-            sent.give_up(|caller| caller.is_due(now), Unknown::Deadline, out);
-        }
-    }
-
-    // ---- answers -----------------------------------------------------------------------------------------------
-
-    fn on_reply(&mut self, now: Nanos, from: ReplicaId, reply: &Reply, out: &mut ClientEffects) {
-        let bytes_max = (self.config.params().reply_bytes_max as usize).max(40);
-        let is_sound = reply.epoch == self.config.epoch()
-            && reply
-                .results
-                .as_ref()
-                .is_none_or(|results| results.len() <= bytes_max && result_digest(reply.code, results) == reply.digest);
-        if !is_sound {
-            return;
-        }
-        if reply.session == SessionId(0) {
-            self.on_opening_reply(now, from, reply, out);
-        } else if self.session() == Some(reply.session) {
-            self.on_request_reply(now, from, reply, out);
-        }
-    }
-
-    fn on_request_reply(&mut self, now: Nanos, from: ReplicaId, reply: &Reply, out: &mut ClientEffects) {
-        let results = self.affordable(from, reply);
-        let Some(sent) = self.sent.get_mut(&reply.req_no) else { return };
-        // Refusals of an earlier signing still come in from slower replicas.
-        if reply.code == Code::Window && reply.seq <= sent.refused_at {
-            return;
-        }
-        let answers = &mut sent.transmission.answers;
-        let before = answers.held(from);
-        answers.record(from, reply, results);
-        self.held[from.index()] = self.held[from.index()] + answers.held(from) - before;
-        if let Some(accepted) = answers.accepted(self.config.weights(), from) {
-            self.on_accepted(now, reply.req_no, accepted, out);
-        }
-    }
-
-    /// The results of a reply, if the replica does not make this client keep more of them than a correct one could.
-    /// Those left out come again when the Request does, and are then accepted on arrival.
-    fn affordable(&self, from: ReplicaId, reply: &Reply) -> Option<Bytes> {
-        let bound = SESSION_RESULT_BYTES + 2 * self.config.params().reply_bytes_max as usize;
-        let is_affordable = |results: &&Bytes| self.held[from.index()] + results.len() <= bound;
-        reply.results.as_ref().filter(is_affordable).cloned()
-    }
-
-    fn on_accepted(&mut self, now: Nanos, req_no: RequestNo, accepted: Accepted, out: &mut ClientEffects) {
-        let Accepted { seq, code, results } = accepted;
-        let is_close = self.sent[&req_no].callers.is_empty();
-        match code {
-            Code::Window => self.put_back(now, req_no, seq),
-            _ if is_close => self.lose_session(seq, Unknown::Closed, out),
-            Code::Ok => {
-                let callers = self.finish(now, req_no);
-                deliver(seq, &results, &callers, out);
-            }
-            Code::ReplyTooLarge => self.refuse(now, req_no, seq, Rejected::ExecutedReplyTooLarge, out),
-            Code::Conflict => self.refuse(now, req_no, seq, Rejected::Conflict, out),
-            Code::Denied => self.refuse(now, req_no, seq, Rejected::Denied, out),
-            // After these the number would stay open for ever. All but the first are said of no Request of ours.
-            Code::SessionUnknown
-            | Code::AlreadyAcked
-            | Code::MalformedAck
-            | Code::SessionOpen
-            | Code::SessionStale
-            | Code::Malformed
-            | Code::Closed => self.lose_session(seq, Unknown::SessionLost, out),
-        }
-    }
-
-    fn refuse(&mut self, now: Nanos, req_no: RequestNo, seq: Seq, reason: Rejected, out: &mut ClientEffects) {
-        let callers = self.finish(now, req_no);
-        let outcome = Outcome::Rejected { seq, reason };
-        out.done.extend(callers.iter().flatten().map(|caller| (caller.tag, outcome.clone())));
-    }
-
-    /// The Request is answered: its number is free to be acknowledged.
-    fn finish(&mut self, now: Nanos, req_no: RequestNo) -> Vec<Option<Caller>> {
-        let sent = self.sent.remove(&req_no).expect("an answer is accepted to an open Request");
-        self.release(&sent.transmission);
-        self.latencies.record(now.since(sent.transmission.first_sent));
-        if sent.transmission.resends == 0 {
-            self.busy_streak = 0;
-        }
-        sent.callers
-    }
-
-    /// Forgets what replicas answered to it.
-    fn release(&mut self, transmission: &Transmission) {
-        for (id, held) in (0..).map(ReplicaId).zip(&mut self.held) {
-            *held -= transmission.answers.held(id);
-        }
-    }
-
-    /// The window refused it: it is signed again after a pause, when more is acknowledged.
-    fn put_back(&mut self, now: Nanos, req_no: RequestNo, seq: Seq) {
-        let sent = self.sent.get_mut(&req_no).expect("an answer is accepted to an open Request");
-        sent.refusals += 1;
-        sent.refused_at = seq;
-        let pause = (self.latencies.timeout() / 4) << sent.refusals.min(8);
-        sent.sign_at = Some(now.after(pause.min(CLIENT_TIMEOUT_MAX)));
-        sent.transmission.resend_at = Nanos(u64::MAX);
-    }
-
-    /// BUSY proves nothing. A primary is believed a few times, the others when a correct one is among them; the Request
-    /// stays, and goes out again later.
-    fn on_busy(&mut self, now: Nanos, from: ReplicaId, busy: &Busy) {
-        let opening = match &mut self.session {
-            Session::Opening(opening) => Some(&mut **opening),
-            Session::None | Session::Asking { .. } | Session::Open(_) => None,
-        };
-        let mut all = self.sent.values_mut().map(|sent| &mut sent.transmission).chain(opening);
-        let named = all.find(|transmission| transmission.request.entry.digest == busy.request);
-        let Some(transmission) = named.filter(|transmission| transmission.is_for(from)) else { return };
-        let hint = u64::from(busy.retry_after_ms) * MILLISECOND;
-        let until = now.after(hint.clamp(MILLISECOND, CLIENT_BUSY_MAX));
-        let is_new_hold = now >= self.hold_until;
-        match transmission.to {
-            To::One(_) if is_new_hold && self.busy_streak == BUSY_PATIENCE => {}
-            To::One(_) => {
-                transmission.busy.insert(from);
-                transmission.resend_at = until;
-                if is_new_hold {
-                    self.busy_streak += 1;
-                    self.hold_until = until;
-                }
-            }
-            To::All => {
-                let is_news = transmission.busy.insert(from);
-                if is_news && self.config.weights().is_blocking(transmission.busy) {
-                    transmission.resend_at = transmission.resend_at.max(until);
-                    self.hold_until = self.hold_until.max(until);
-                }
-            }
-        }
-    }
-
-    // ---- the session -------------------------------------------------------------------------------------------
-
-    fn open_session(&mut self, now: Nanos, out: &mut ClientEffects) {
-        if !matches!(self.session, Session::None) || self.ending != Ending::No || now < self.open_at {
-            return;
-        }
-        if let Some(at) = self.at {
-            return self.send_opening(now, at, out);
-        }
-        let ask_at = now.after(self.latencies.timeout());
-        self.session = Session::Asking { ask_at, asked: 0, answered: ReplicaSet::EMPTY };
-        self.ask_info(now, To::All, out);
-    }
-
-    fn ask_info(&mut self, now: Nanos, to: To, out: &mut ClientEffects) {
-        self.info_asked = Some(now);
-        out.send.push((to, Message::InfoQuery { want_digest: false }));
-    }
-
-    fn ask_again(&mut self, now: Nanos, out: &mut ClientEffects) {
-        let timeout = self.latencies.timeout();
-        if let Session::Asking { ask_at, asked, .. } = &mut self.session
-            && *ask_at <= now
-        {
-            *asked += 1;
-            *ask_at = now.after((timeout << (*asked).min(8)).min(CLIENT_TIMEOUT_MAX));
-            self.ask_info(now, To::All, out);
-        }
-    }
-
-    fn on_info(&mut self, now: Nanos, from: ReplicaId, info: &Info, out: &mut ClientEffects) {
-        if info.replica != from || info.epoch != self.config.epoch() {
-            return;
-        }
-        let heard = self.heard[from.index()].get_or_insert_default();
-        heard.view = heard.view.max(info.view);
-        heard.executed = heard.executed.max(info.executed);
-        let heard = || (0..).map(ReplicaId).zip(&self.heard).filter_map(|(id, heard)| Some((id, heard.as_ref()?)));
-        let weights = self.config.weights();
-        let view = vouched(weights, heard().map(|(id, heard)| (id, heard.view)));
-        let executed = vouched(weights, heard().map(|(id, heard)| (id, heard.executed)));
-        self.view = view.unwrap_or(self.view);
-        if let Session::Asking { answered, .. } = &mut self.session {
-            answered.insert(from);
-            if let Some(at) = executed.filter(|_| weights.is_blocking(*answered)) {
-                self.send_opening(now, at, out);
-            }
-        }
-    }
-
-    /// Each opening has a nonce of its own.
-    fn send_opening(&mut self, now: Nanos, at: Seq, out: &mut ClientEffects) {
-        self.openings += 1;
-        let nonce = hash(Context::Session, &[&self.nonce_seed, &self.openings.to_le_bytes()]).0;
-        let opening = Opening { replaces: self.replaces, at, nonce, certificate: self.options.certificate };
-        let request = self.sign_in(SessionId(0), RequestNo(0), RequestNo(0), 0, &[&opening.encode()]);
-        self.at = Some(at);
-        self.session = Session::Opening(Box::new(self.transmit(now, request, out)));
-    }
-
-    fn on_opening_reply(&mut self, now: Nanos, from: ReplicaId, reply: &Reply, out: &mut ClientEffects) {
-        let Session::Opening(opening) = &mut self.session else { return };
-        let named = reply.results.as_deref().and_then(|results| read_opening_results(results).ok());
-        let Some((_, number)) = named.filter(|(named, _)| *named == opening.request.entry.digest) else { return };
-        opening.answers.record(from, reply, reply.results.clone());
-        if let Some(accepted) = opening.answers.accepted(self.config.weights(), from) {
-            self.on_opening_answered(now, &accepted, number, out);
-        }
-    }
-
-    fn on_opening_answered(&mut self, now: Nanos, accepted: &Accepted, number: u64, out: &mut ClientEffects) {
-        match accepted.code {
-            Code::Ok if number != 0 => {
-                assert!(self.sent.is_empty() && self.next == RequestNo(1), "a session begins with nothing");
-                self.session = Session::Open(SessionId(number));
-                self.replaces = SessionId(0);
-                self.at = Some(accepted.seq);
-            }
-            Code::SessionOpen | Code::SessionStale if self.ending != Ending::No => {
-                self.session = Session::None;
-                self.ending = Ending::Done;
-            }
-            Code::SessionOpen => {
-                // Another life of this key opened it: it is replaced, never used (C18).
-                self.replaces = SessionId(number);
-                self.send_opening(now, accepted.seq, out);
-            }
-            Code::SessionStale => self.send_opening(now, Seq(number), out),
-            Code::Ok
-            | Code::ReplyTooLarge
-            | Code::Conflict
-            | Code::AlreadyAcked
-            | Code::Window
-            | Code::MalformedAck
-            | Code::Denied
-            | Code::SessionUnknown
-            | Code::Malformed
-            | Code::Closed => self.on_not_admitted(now, out),
-        }
-    }
-
-    fn on_not_admitted(&mut self, now: Nanos, out: &mut ClientEffects) {
-        let not_sent = Outcome::NotSent { reason: NotSent::NotAdmitted };
-        self.queue.withdraw(|_| true, |tag| out.done.push((tag, not_sent.clone())));
-        self.session = Session::None;
-        self.open_at = now.after(CLIENT_REFUSED_PAUSE);
-        if self.ending != Ending::No {
-            self.ending = Ending::Done;
-        }
-    }
-
-    /// The session is no more, as of `seq`: a later operation opens another.
-    fn lose_session(&mut self, seq: Seq, reason: Unknown, out: &mut ClientEffects) {
-        self.drop_session(reason, out);
-        self.at = Some(seq);
-        if self.ending != Ending::No {
-            self.ending = Ending::Done;
-        }
-    }
-
-    fn drop_session(&mut self, reason: Unknown, out: &mut ClientEffects) {
-        for mut sent in std::mem::take(&mut self.sent).into_values() {
-            sent.give_up(|_| true, reason, out);
-        }
-        self.held.fill(0);
-        self.session = Session::None;
-        self.next = RequestNo(1);
-    }
-
-    // ---- time --------------------------------------------------------------------------------------------------
 
     fn set_deadline(&self, now: Nanos, out: &mut ClientEffects) {
         let session = match &self.session {
@@ -850,30 +443,4 @@ impl Sent {
         }
         self.earliest = earliest;
     }
-}
-
-/// Gives each caller its operation's result: slices of `results`.
-fn deliver(seq: Seq, results: &Bytes, callers: &[Option<Caller>], out: &mut ClientEffects) {
-    let split = split(results, callers.len());
-    for (index, caller) in callers.iter().enumerate() {
-        let Some(caller) = caller else { continue };
-        let outcome = match &split {
-            Some(parts) => Outcome::Done { seq, result: parts[index].clone() },
-            None => Outcome::Unknown { reason: Unknown::Unreadable },
-        };
-        out.done.push((caller.tag, outcome));
-    }
-}
-
-/// The results of `count` operations, each with its length before it, and nothing else.
-fn split(results: &Bytes, count: usize) -> Option<Vec<Bytes>> {
-    let mut reader = Reader::new(results);
-    let mut parts = Vec::with_capacity(count);
-    for _ in 0..count {
-        let len = reader.u32().ok()?;
-        let start = results.len() - reader.rest().len();
-        let part = reader.take(len as usize).ok()?;
-        parts.push(results.slice(start..start + part.len()));
-    }
-    reader.end().ok().map(|()| parts)
 }

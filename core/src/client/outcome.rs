@@ -61,6 +61,12 @@ pub enum NotSent {
     /// The client was closed.
     #[error("the client was closed before it was sent")]
     Closed,
+    /// As much waited as may wait.
+    #[error("not sent: too many operations wait")]
+    Overloaded,
+    /// It fits into no Request of this cluster.
+    #[error("not sent: it passes the cluster's request_bytes_max")]
+    TooLarge,
     /// The cluster refuses a session to this client's key: it wants a certificate of its client authority.
     #[error("the cluster does not admit this client's key")]
     NotAdmitted,

@@ -250,7 +250,9 @@ mod tests {
         assert_eq!(pool.add(&request(1, 65, 10)), Added::Full);
         assert_eq!(pool.add(&request(1, 1, 10)), Added::Known);
         for client in 2..=4 {
-            (1..=5).for_each(|req_no| drop(pool.add(&request(client, req_no, 100_000))));
+            for req_no in 1..=5 {
+                pool.add(&request(client, req_no, 100_000));
+            }
         }
         pool.check();
         assert!(pool.bytes <= BOUNDS.bytes);
@@ -260,7 +262,7 @@ mod tests {
     fn executed_and_purged_requests_leave_no_trace() {
         let mut pool = Pool::new(BOUNDS);
         let requests: Vec<_> = (1..=4).map(|req_no| request(1, req_no, 10)).collect();
-        requests.iter().for_each(|request| drop(pool.add(request)));
+        assert!(requests.iter().all(|request| pool.add(request) == Added::New));
         pool.executed(&requests[1].entry.client, &requests[1].entry.digest);
         pool.check();
         assert_eq!(pool.waiting(), 3);

@@ -1,5 +1,5 @@
 //! Payloads: messages to and from bytes. A REQUEST is its canonical bytes; every other payload is one rkyv archive of a
-//! plain struct, which lies in [`shape`]. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
+//! plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
 //! results as slices of the payload. Nothing here is ever hashed or signed (X7): archives are not canonical.
 //!
 //! Kept here: every vector has a bound, on both sides; no input panics, recurses or costs more than in proportion to its

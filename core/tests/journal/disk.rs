@@ -1,7 +1,7 @@
 //! A disk that can lose, finish or tear what was not flushed, and a shell that moves the journal's blocks onto it.
 //! Nothing here knows the format: it sees files, writes and flushes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use bft_core::door::{Persist, Place};
@@ -148,6 +148,8 @@ pub struct Shell {
     pub last: LogPosition,
     pub superblock: Superblock,
     free: Vec<u32>,
+    /// Blocks of segments that were submitted.
+    written: BTreeSet<(u32, u32)>,
 }
 
 impl Shell {
@@ -160,7 +162,7 @@ impl Shell {
     pub fn with(mut disk: Disk, superblock: Superblock, tail: Tail, records: Vec<(LogPosition, Record)>) -> Self {
         let (last, free) = (tail.last(), rename(&mut disk, &tail));
         let journal = Journal::new(&superblock, tail, OPTIONS);
-        Self { disk, journal, pending: Vec::new(), records, last, superblock, free }
+        Self { disk, journal, pending: Vec::new(), records, last, superblock, free, written: BTreeSet::new() }
     }
 
     pub fn append(&mut self, record: Record) -> LogPosition {
@@ -185,6 +187,9 @@ impl Shell {
             if let Target::Segment { number, offset, is_new } = write.target {
                 assert_eq!(is_new, offset == 0);
                 self.make_file(number, is_new);
+                for block in (offset..offset + write.bytes.len() as u32).step_by(4096) {
+                    assert!(self.written.insert((number, block)), "no block is written twice (D13)");
+                }
             }
             self.pending.push(Pending { ticket: write.ticket, target: write.target, bytes: write.bytes.to_vec() });
             self.journal.recycle(write.bytes);
@@ -248,6 +253,13 @@ impl Shell {
             assert!(other.is_none(), "the number of a segment is never used twice");
         }
     }
+}
+
+/// The same records; says which positions differ, not what they hold.
+pub fn assert_same(found: &[(LogPosition, Record)], expected: &[(LogPosition, Record)], context: impl std::fmt::Debug) {
+    let positions = |records: &[(LogPosition, Record)]| Vec::from_iter(records.iter().map(|(at, _)| at.0));
+    assert_eq!(positions(found), positions(expected), "{context:?}");
+    assert!(found == expected, "{context:?}: a record changed");
 }
 
 /// Names the files by what they hold, and says which are free.

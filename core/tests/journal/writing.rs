@@ -1,0 +1,148 @@
+//! What goes out when, what counts as durable, and where records are found again.
+
+use bft_core::door::{Persist, Place};
+use bft_core::ids::LogPosition;
+use bft_core::journal::{Journal, JournalOptions, Target, read_record, scan};
+use bytes::Bytes;
+
+use crate::disk::{Disk, OPTIONS, Shell, assert_same, first_superblock, vote};
+
+#[test]
+fn d3_only_the_unbroken_prefix_is_durable_whatever_completes_first() {
+    let mut shell = Shell::start(Disk::new()).expect("an empty journal");
+    let ends: Vec<LogPosition> = (1..=4)
+        .map(|seq| {
+            let end = shell.append(vote(seq, 10));
+            shell.submit();
+            end
+        })
+        .collect();
+    shell.append(vote(5, 10));
+    shell.submit();
+    assert_eq!(shell.pending.len(), OPTIONS.flushes_in_flight, "the fifth waits");
+    shell.complete(3);
+    shell.complete(1);
+    assert_eq!(shell.journal.durable(), LogPosition(0));
+    shell.complete(0);
+    assert_eq!(shell.journal.durable(), ends[1]);
+    shell.complete(0);
+    assert_eq!(shell.journal.durable(), ends[3]);
+    shell.settle();
+    assert_eq!(shell.journal.durable(), shell.last);
+}
+
+#[test]
+fn what_waits_becomes_one_group_up_to_its_bound() {
+    let mut shell = Shell::start(Disk::new()).expect("an empty journal");
+    for seq in 0..30 {
+        shell.append(vote(seq, 1000));
+    }
+    shell.submit();
+    let blocks: Vec<usize> = shell.pending.iter().map(|write| write.bytes.len() / 4096).collect();
+    assert_eq!(blocks, [4, 3, 3], "block 0 and nine records; nine; nine; the rest");
+    let mut shell = Shell::start(Disk::new()).expect("an empty journal");
+    shell.append(vote(1, 10));
+    shell.append(vote(2, 50_000));
+    shell.append(vote(3, 10));
+    shell.submit();
+    assert_eq!(shell.pending.len(), 3, "a record beyond the bound goes alone");
+    shell.settle();
+    assert_same(&shell.disk.scan().expect("no damage").1, &shell.records, "");
+}
+
+#[test]
+fn a_record_of_nine_mebibytes_goes_with_the_options_of_production() {
+    let mut journal = {
+        let tail = scan::<()>(&first_superblock(), &mut Disk::new(), &mut |_, _| Ok(())).expect("an empty journal");
+        Journal::new(&first_superblock(), tail, JournalOptions::default())
+    };
+    journal.append(Persist { position: LogPosition(1), place: Place::Journal(vote(1, 9 << 20)) });
+    let write = journal.next_write().expect("it goes");
+    assert_eq!(write.target, Target::Segment { number: 1, offset: 0, is_new: true });
+    assert!(write.bytes.len() > 9 << 20);
+    journal.written(write.ticket);
+    assert_eq!(journal.durable(), LogPosition(1));
+}
+
+#[test]
+fn records_are_found_again_by_their_position_until_they_are_dropped() {
+    let mut shell = Shell::start(Disk::new()).expect("an empty journal");
+    for seq in 1..=60 {
+        shell.append(vote(seq, 3000));
+        if seq % 5 == 0 {
+            shell.append_superblock(|superblock| superblock.instance += 1);
+        }
+        if seq % 2 == 0 {
+            shell.settle();
+        }
+    }
+    shell.settle();
+    check_located(&shell);
+    let not_yet = shell.append(vote(61, 10));
+    assert_eq!(shell.journal.locate(not_yet), None);
+    shell.submit();
+    assert_eq!(shell.journal.locate(not_yet), None, "under way");
+    shell.settle();
+    check_located(&shell);
+
+    let cut = shell.records[40].0;
+    let segments = shell.disk.files.len();
+    shell.append_superblock(|superblock| superblock.journal_start = cut);
+    shell.settle();
+    let dropped = shell.drop_below(cut);
+    assert!(dropped >= 2 && dropped < segments);
+    assert_eq!(shell.drop_below(cut), 0);
+    assert_eq!(shell.journal.locate(LogPosition(1)), None);
+    assert!(shell.journal.locate(cut).is_some());
+
+    let again = Shell::start(shell.disk.clone()).expect("no damage");
+    assert_same(&again.records, &shell.records[40..], "");
+    check_located(&again);
+}
+
+/// Every record that the shell knows lies where the journal says.
+fn check_located(shell: &Shell) {
+    for (at, record) in &shell.records {
+        let extent = shell.journal.locate(*at).unwrap_or_else(|| panic!("record {at} is lost"));
+        let file = &shell.disk.files[&extent.segment];
+        let bytes = Bytes::copy_from_slice(&file[extent.offset as usize..][..extent.len as usize]);
+        assert_eq!(read_record(&bytes).as_ref(), Ok(record));
+        let (start, len) = extent.blocks();
+        assert!(start % 4096 == 0 && len % 4096 == 0);
+        assert!(start <= extent.offset && extent.offset + extent.len <= start + len);
+    }
+}
+
+#[test]
+fn a_clean_stop_is_marked_once_and_waits_for_everything() {
+    let mut shell = Shell::start(Disk::new()).expect("an empty journal");
+    shell.journal.close();
+    assert!(shell.journal.is_idle(), "there is nothing to mark");
+    shell.append(vote(1, 10));
+    shell.append_superblock(|superblock| superblock.instance = 1);
+    shell.submit();
+    assert_eq!(shell.pending.len(), 1);
+    shell.complete(0);
+    shell.submit();
+    assert!(matches!(shell.pending[..], [ref one] if matches!(one.target, Target::Superblock { copies: [0, 1] })));
+    shell.settle();
+    assert!(shell.journal.is_idle());
+    let before = shell.disk.files.clone();
+
+    let mut again = Shell::start(shell.disk).expect("no damage");
+    again.journal.close();
+    again.settle();
+    assert_eq!(again.disk.files, before, "a stop after a stop writes nothing");
+    again.append(vote(2, 10));
+    again.settle();
+    assert_same(&again.disk.scan().expect("no damage").1, &again.records, "");
+    assert_eq!(again.disk.files.len(), 1, "it goes on in the same segment");
+}
+
+#[test]
+#[should_panic(expected = "positions are consecutive")]
+fn a_position_left_out_is_refused() {
+    let shell = Shell::start(Disk::new()).expect("an empty journal");
+    let mut journal = shell.journal;
+    journal.append(Persist { position: LogPosition(2), place: Place::Journal(vote(1, 1)) });
+}
