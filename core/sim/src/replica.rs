@@ -227,6 +227,11 @@ impl Machine {
                 return world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
             }
         };
+        if self.rotten {
+            world
+                .checks
+                .report(Oracle::Durable, format!("{:?} starts and does not see that its disk is damaged", self.id));
+        }
         world.checks.recovered(self.id, &booted.superblock, &booted.records);
         world.checks.state_at(self.id, Seq(0));
         let mut effects = Effects::default();
@@ -269,16 +274,15 @@ impl Machine {
         self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
     }
 
-    /// A bit of the journal flips while the process is down. Says whether there was one to flip.
+    /// A bit of what is provably durable in the journal flips while the process is down. Says whether there was one.
     pub fn rot(&mut self, world: &mut World) -> bool {
-        let is_segment = |name: &FileName| matches!(name, FileName::Segment(_));
-        let segments: Vec<_> = self.disk.names().filter(is_segment).collect();
-        if segments.is_empty() {
+        self.disk.flush_all();
+        let provable = boot::provable(&self.disk);
+        if provable.is_empty() {
             return false;
         }
-        self.disk.flush_all();
-        let name = self.fate.pick(&segments);
-        let byte = self.fate.below(self.disk.len(name) as u64) as usize;
+        let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
+        let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
         self.disk.rot(name, byte, self.fate.below(8) as u8);
         self.rotten = true;
         world.counters.bits_rotted += 1;
