@@ -92,16 +92,9 @@ impl Executor {
 
     /// Starts the tasks that run beside the turns.
     pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
-<<<<<<< HEAD
-        let bell =
-            Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
-        glommio::spawn_local(self.clone().hear(bell)).detach();
-        glommio::spawn_local(self.clone().tick()).detach();
-=======
         let bell = Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
         self.keep(self.clone().hear(bell));
         self.keep(self.clone().tick());
->>>>>>> server
         if let Some(listener) = listener {
             listener.set_nonblocking(true).map_err(ServerError::Listener)?;
             // SAFETY: the descriptor is owned, and the listener takes it over.
