@@ -22,6 +22,9 @@ const CERTIFICATE_BYTES: usize = 8 * 1024;
 /// Bodies in one LOG: with their certificates they fit its frame.
 const LOG_BODY_BYTES: usize = LOG_FRAME_BYTES - PRE_PREPARE_FRAME_SLACK;
 
+/// Slots that are fetched before they can be executed.
+const FETCHED_AHEAD_MAX: u64 = 4096;
+
 /// What is asked for, and what it is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -36,7 +39,7 @@ pub enum Shape {
 pub struct CatchUp {
     /// The highest Seq that a peer said it has executed.
     highest: Seq,
-    /// Committed batches below the window that are not executed yet.
+    /// Committed batches below the window that are not executed yet, as far as memory allows.
     backlog: BTreeMap<Seq, Ready>,
     backlog_bytes: usize,
     backlog_bytes_max: usize,
@@ -135,11 +138,17 @@ impl CatchUp {
     pub fn check(&self, tuning: &Tuning) {
         let bytes: usize = self.backlog.values().map(|ready| ready.body.bytes().len()).sum();
         assert_eq!(bytes, self.backlog_bytes, "the backlog is counted right");
+        assert!(bytes <= self.backlog_bytes_max, "the backlog is bounded");
         assert!(self.serving.values().all(|serving| serving.slots.len() <= tuning.log_slots));
     }
 
+    /// Keeps a batch in memory if there is room; where there is none the journal gives it back in its turn.
     fn insert(&mut self, seq: Seq, ready: Ready) {
-        self.backlog_bytes += ready.body.bytes().len();
+        let bytes = ready.body.bytes().len();
+        if self.backlog_bytes + bytes > self.backlog_bytes_max {
+            return;
+        }
+        self.backlog_bytes += bytes;
         if let Some(former) = self.backlog.insert(seq, ready) {
             self.backlog_bytes -= former.body.bytes().len();
         }
@@ -278,7 +287,8 @@ impl Replica {
     }
 
     fn fetch(&mut self, now: Now, from: ReplicaId, missing: Seq, out: &mut Effects) {
-        if self.catch_up.backlog_bytes > self.catch_up.backlog_bytes_max {
+        // What was fetched lies in the journal until its turn comes; it need not run far ahead of the execution.
+        if missing.0 > self.executing.last.0 + FETCHED_AHEAD_MAX {
             return;
         }
         self.catch_up.asked = Some((missing, now.mono));
