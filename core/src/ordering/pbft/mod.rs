@@ -169,7 +169,8 @@ impl Pbft {
         }
         slot.committed = Some(Arc::clone(certificate));
         let accepted_it = slot.accepted.as_ref().is_some_and(|accepted| accepted.position.digest == digest);
-        if !accepted_it {
+        // Where memory is full the journal gives the body back in its turn.
+        if !accepted_it && self.body_bytes + body.bytes().len() <= self.body_bytes_max {
             self.body_bytes += body.bytes().len();
             slot.other_body = Some(body);
         }
