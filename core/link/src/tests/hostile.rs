@@ -16,6 +16,11 @@ use crate::noise::{Noise, Side};
 use crate::preface::{self, Role};
 use crate::{Handshake, LENGTH_BYTES, LinkError, LocalIdentity, PREFACE_BYTES};
 
+/// What an enemy does to bytes.
+type Change = fn(&mut Vec<u8>);
+/// The same, where the length stays.
+type ChangeInPlace = fn(&mut [u8]);
+
 const CLUSTER: ClusterId = ClusterId([7; 32]);
 
 /// What an honest replica makes of a connector that keeps to Noise and says in message 3 what `say` makes of the
@@ -66,7 +71,7 @@ fn identities_that_are_not_canonical_are_refused() {
     const REPLICA: usize = 33;
     const INSTANCE: usize = 75;
     const CERTIFICATE: usize = 93;
-    let cases: [(&str, fn(&mut Vec<u8>)); 9] = [
+    let cases: [(&str, Change); 9] = [
         ("a byte too many", |fields| fields.push(0)),
         ("a byte too few", |fields| {
             fields.pop();
@@ -150,7 +155,7 @@ fn a1_an_identity_signed_for_another_handshake_is_charged_to_the_link() {
     assert_eq!(other_key, refused);
     let none = say(Role::Client, |_, _| [fields.as_slice(), &[0; 64]].concat());
     assert_eq!(none, refused);
-    assert!(refused.unwrap_err().is_hostile());
+    assert!(refused.is_err_and(|error| error.is_hostile()));
 }
 
 #[test]
@@ -228,7 +233,7 @@ fn with_preface(change: impl Fn(&mut [u8])) -> Ends {
 #[test]
 fn a_version_or_suite_or_role_cannot_be_talked_down() {
     // Every one of these suits the acceptor, so only the prologue tells that the connector never said it.
-    let cases: [(&str, fn(&mut [u8])); 3] = [
+    let cases: [(&str, ChangeInPlace); 3] = [
         ("lowest version", |preface| preface[4] = 0),
         ("highest version", |preface| preface[6] = 9),
         ("role", |preface| preface[9] = 1),
