@@ -7,6 +7,7 @@ use crate::limits;
 use crate::quorum::{ReplicaSet, Weights, WeightsError};
 
 pub mod file;
+pub mod strict;
 
 /// What a cluster may choose (PROTOCOL §1). Bytes, counts, slots, nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -261,7 +262,7 @@ impl ProtocolParams {
         within("protocol.client_window", self.client_window, 1, limits::CLIENT_WINDOW_MAX)?;
         within("protocol.sessions_max", self.sessions_max.into(), 1, 1 << 20)?;
         within("protocol.reply_bytes_max", self.reply_bytes_max.into(), 64, 4 * limits::MIB as u64)?;
-        within("protocol.reply_cache_bytes", self.reply_cache_bytes, self.reply_bytes_max.into(), 1 << 34)?;
+        within("protocol.reply_cache_bytes_max", self.reply_cache_bytes, self.reply_bytes_max.into(), 1 << 34)?;
         within("protocol.snapshot_bytes", self.snapshot_bytes, 1, 1 << 40)?;
         within("protocol.snapshot_slots", self.snapshot_slots, interval, 1 << 32)?;
         if !self.snapshot_slots.is_multiple_of(interval) {
