@@ -7,7 +7,7 @@ use bft_core::ids::{ClusterId, Epoch, PublicKey};
 use proptest::prelude::*;
 
 fn key(n: u8) -> PublicKey {
-    Ed25519::new(&[n; 32]).public_key()
+    Ed25519::new(&[n; 32], [0; 32]).public_key()
 }
 
 /// The lines that most tests change one of.

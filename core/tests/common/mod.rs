@@ -1,0 +1,186 @@
+//! A cluster with real keys, and well-formed messages of it. What a test wants malformed it mutates.
+#![allow(dead_code, reason = "every test file uses its part")]
+
+use std::sync::Arc;
+
+use bft_core::auth::{Ed25519, Scheme, Verifier};
+use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
+use bft_core::hash::{Context, hash};
+use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::wire::canonical::{self, SigningBytes, Tag, commit_nonce, opening};
+use bft_core::wire::message::{
+    Ballot, BatchHeader, Checkpoint, Commit, CommitCertificate, CommittedSlot, Position, PrePrepare, Prepare,
+    PreparedCertificate, SnapshotVote,
+};
+use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request};
+
+/// The name of the cluster that [`TestCluster::new`] makes.
+pub const CLUSTER: ClusterId = ClusterId([0xC1; 32]);
+
+/// The scheme of whoever is called `name`; the same at every call.
+pub fn scheme(name: &str) -> Ed25519 {
+    Ed25519::new(&hash(Context::Link, &[b"secret of ", name.as_bytes()]).0, [0x5E; 32])
+}
+
+/// A cluster, and every secret in it.
+pub struct TestCluster {
+    /// Its configuration.
+    pub config: Arc<ClusterConfig>,
+    /// What each replica signs with.
+    pub replicas: Vec<Arc<Ed25519>>,
+    /// What admits clients.
+    pub authority: Ed25519,
+}
+
+impl TestCluster {
+    /// Four replicas of weight 1, Epoch 3, default parameters, certified clients.
+    pub fn new() -> Self {
+        Self::named(CLUSTER)
+    }
+
+    /// The same, with the same keys, under another name.
+    pub fn named(cluster_id: ClusterId) -> Self {
+        Self::with(cluster_id, &[1; 4], ProtocolParams::default())
+    }
+
+    /// One replica for each weight.
+    pub fn with(cluster_id: ClusterId, weights: &[u64], params: ProtocolParams) -> Self {
+        let authority = scheme("authority");
+        let admission = Admission::Certified(authority.public_key());
+        let replicas: Vec<_> = (0..weights.len()).map(|i| Arc::new(scheme(&format!("replica {i}")))).collect();
+        let member = |(replica, weight): (&Arc<Ed25519>, &u64)| {
+            let address = "127.0.0.1:0".into();
+            Member { weight: *weight, public_key: replica.public_key(), address }
+        };
+        let members = replicas.iter().zip(weights).map(member).collect();
+        let config = ClusterConfig::new(cluster_id, Epoch(3), params, admission, members).expect("a valid cluster");
+        Self { config: Arc::new(config), replicas, authority }
+    }
+
+    /// A verifier with a scheme of its own.
+    pub fn verifier(&self) -> Verifier {
+        Verifier::new(self.config.clone(), Arc::new(scheme("verifier")))
+    }
+
+    /// What `replica` signs with.
+    pub fn scheme(&self, replica: ReplicaId) -> &Ed25519 {
+        &self.replicas[replica.index()]
+    }
+
+    /// The backups of `view`, ascending.
+    pub fn backups(&self, view: View) -> Vec<ReplicaId> {
+        self.config.replicas().filter(|replica| *replica != self.config.primary(view)).collect()
+    }
+
+    /// A Request of the client called `client`, in its session 9.
+    pub fn request(&self, client: &str, req_no: u64, operations: &[&[u8]]) -> SignedRequest {
+        let client = scheme(client);
+        let cluster = self.config.cluster_id();
+        let sign = |digest| client.sign(&canonical::signing_bytes(Tag::Request, cluster, digest));
+        let (session, req_no, ack) = (SessionId(9), RequestNo(req_no), RequestNo(req_no - 1));
+        let operations = operations.iter().copied();
+        let bytes = encode_request(client.public_key(), session, req_no, ack, 0, operations, sign);
+        SignedRequest::parse(bytes, self.bounds()).expect("a well-formed Request")
+    }
+
+    /// What bounds Requests and bodies here.
+    pub fn bounds(&self) -> RequestBounds {
+        RequestBounds::from(self.config.params())
+    }
+
+    /// A body of three Requests of three clients, different for every `salt`.
+    pub fn body(&self, salt: u64) -> Body {
+        let salted = salt.to_le_bytes();
+        let request = |client: &str| self.request(client, salt + 1, &[&salted, client.as_bytes()]);
+        Body::join(&["ada", "bob", "cyd"].map(request))
+    }
+
+    /// The batch of `body`: its header and where it stands.
+    pub fn position(&self, view: u64, seq: u64, body: &Body) -> (Position, BatchHeader) {
+        let header = body.header(1_700_000_000_000_000_000 + seq);
+        let digest = header.digest(self.config.cluster_id(), self.config.epoch());
+        (Position { epoch: self.config.epoch(), view: View(view), seq: Seq(seq), digest }, header)
+    }
+
+    /// The nonce that `replica` opens in its COMMIT.
+    pub fn nonce(&self, replica: ReplicaId, at: &Position) -> Digest {
+        commit_nonce(&self.scheme(replica).commit_secret(), at)
+    }
+
+    /// The primary's vote.
+    pub fn proposal(&self, at: &Position) -> Ballot {
+        let primary = self.config.primary(at.view);
+        let commitment = opening(&self.nonce(primary, at));
+        let bytes = canonical::pre_prepare(self.config.cluster_id(), at, commitment);
+        Ballot { commitment, signature: self.scheme(primary).sign(&bytes) }
+    }
+
+    /// The vote of `replica` as a backup.
+    pub fn ballot(&self, at: &Position, replica: ReplicaId) -> Ballot {
+        let commitment = opening(&self.nonce(replica, at));
+        let bytes = canonical::prepare(self.config.cluster_id(), at, replica, commitment);
+        Ballot { commitment, signature: self.scheme(replica).sign(&bytes) }
+    }
+
+    /// The primary's PRE-PREPARE of `body`.
+    pub fn pre_prepare(&self, view: u64, seq: u64, body: Body) -> PrePrepare {
+        let (position, header) = self.position(view, seq, &body);
+        PrePrepare { position, ballot: self.proposal(&position), header, body }
+    }
+
+    /// The PREPARE of `replica`.
+    pub fn prepare(&self, position: Position, replica: ReplicaId) -> Prepare {
+        Prepare { position, replica, ballot: self.ballot(&position, replica) }
+    }
+
+    /// The COMMIT of `replica`.
+    pub fn commit(&self, position: Position, replica: ReplicaId) -> Commit {
+        Commit { position, replica, nonce: self.nonce(replica, &position) }
+    }
+
+    /// That the primary and `backups` prepared `body`.
+    pub fn prepared(&self, view: u64, seq: u64, body: &Body, backups: &[ReplicaId]) -> PreparedCertificate {
+        let (position, header) = self.position(view, seq, body);
+        let prepares = backups.iter().map(|replica| (*replica, self.ballot(&position, *replica))).collect();
+        PreparedCertificate { position, header, proposal: self.proposal(&position), prepares }
+    }
+
+    /// That the primary and `backups` committed `body`.
+    pub fn committed(&self, view: u64, seq: u64, body: &Body, backups: &[ReplicaId]) -> CommitCertificate {
+        let (position, header) = self.position(view, seq, body);
+        let commit =
+            |replica: &ReplicaId| (*replica, self.ballot(&position, *replica), self.nonce(*replica, &position));
+        let opening = Some(self.nonce(self.config.primary(position.view), &position));
+        let commits = backups.iter().map(commit).collect();
+        CommitCertificate { position, header, proposal: self.proposal(&position), opening, commits }
+    }
+
+    /// A batch that all replicas committed.
+    pub fn slot(&self, view: u64, seq: u64) -> CommittedSlot {
+        let body = self.body(seq);
+        CommittedSlot { certificate: self.committed(view, seq, &body, &self.backups(View(view))), body }
+    }
+
+    /// The CHECKPOINT of `signers` at `seq`.
+    pub fn checkpoint(&self, seq: u64, signers: &[ReplicaId]) -> Checkpoint {
+        let (epoch, seq, root, epoch_end) = (self.config.epoch(), Seq(seq), Digest([0xAB; 32]), Seq(0));
+        let cluster = self.config.cluster_id();
+        let bytes = |replica| canonical::checkpoint(cluster, epoch, seq, root, epoch_end, replica);
+        Checkpoint { epoch, seq, root, epoch_end, signatures: self.sign_all(signers, bytes) }
+    }
+
+    /// The SNAPSHOT of `signers` at `seq`.
+    pub fn snapshot(&self, seq: u64, signers: &[ReplicaId]) -> SnapshotVote {
+        let (epoch, seq, root) = (self.config.epoch(), Seq(seq), Digest([0xCD; 32]));
+        let bytes = |replica| canonical::snapshot(self.config.cluster_id(), epoch, seq, root, replica);
+        SnapshotVote { epoch, seq, root, signatures: self.sign_all(signers, bytes) }
+    }
+
+    fn sign_all(
+        &self,
+        signers: &[ReplicaId],
+        bytes: impl Fn(ReplicaId) -> SigningBytes,
+    ) -> Vec<(ReplicaId, Signature)> {
+        signers.iter().map(|signer| (*signer, self.scheme(*signer).sign(&bytes(*signer)))).collect()
+    }
+}
