@@ -197,7 +197,8 @@ impl Child {
         Pid::from_child(&self.process)
     }
 
-    fn try_wait(&mut self) -> Result<Option<ExitStatus>, ChildError> {
+    /// How it ended, if it has.
+    pub fn try_wait(&mut self) -> Result<Option<ExitStatus>, ChildError> {
         self.process.try_wait().map_err(system("wait for the replica"))
     }
 
