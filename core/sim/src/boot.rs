@@ -2,10 +2,13 @@
 //! The same steps in the same order as in production; what a start writes may be cut short by the next power loss.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bft_core::door::{Effects, Now};
 use bft_core::ids::{LogPosition, ReplicaId};
+use bft_core::journal::group::{GROUP_HEADER_BYTES, GroupHeader, Seal};
+use bft_core::journal::segment::{Owner, SegmentHeader};
 use bft_core::journal::superblock::Directory;
 use bft_core::journal::{
     BLOCK_BYTES, Blocks, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
@@ -113,6 +116,30 @@ pub fn records_of(disk: &Disk, superblock: &Superblock) -> Result<(Vec<(LogPosit
         Err(ScanError::Damage(damage)) => Err(BootError::Damage(damage.to_string())),
         Err(other) => Err(BootError::Broken(other.to_string())),
     }
+}
+
+/// Where the groups lie that the superblock says are durable, and whose records are still needed: a flipped bit in one of
+/// these must be found. In the groups behind them it may look like a torn tail.
+#[must_use]
+pub fn provable(disk: &Disk) -> Vec<(FileName, Range<usize>)> {
+    let Ok((superblock, _)) = superblock_of(disk) else { return Vec::new() };
+    let (owner, seal) = (Owner::of(&superblock), Seal::new(superblock.directory_key));
+    let needed = superblock.journal_start..=superblock.durable_through;
+    let mut provable = Vec::new();
+    for name in disk.names().filter(|name| matches!(name, FileName::Segment(_))) {
+        let bytes = disk.read(name).expect("just listed");
+        let Some(segment) = bytes.get(..BLOCK_BYTES).and_then(|block| SegmentHeader::decode(&owner, &seal, block))
+        else {
+            continue;
+        };
+        for (offset, block) in (0..).step_by(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES)) {
+            let group = GroupHeader::parse(&seal, block).filter(|group| group.segment == segment.number);
+            if let Some(group) = group.filter(|group| group.records > 0 && needed.contains(&group.last_position())) {
+                provable.push((name, offset..offset + GROUP_HEADER_BYTES + group.bytes as usize));
+            }
+        }
+    }
+    provable
 }
 
 /// The core of what was read.
