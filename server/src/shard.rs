@@ -526,9 +526,7 @@ impl Shard {
 
     fn replica_up(&mut self, now: Nanos, peer: ReplicaId, instance: u64, link: LinkId) -> Result<(), Fault> {
         let older = match self.instances.up(peer, instance, link) {
-            Err(Duplicate::ClonedDisk { older, .. })
-                if now.since(self.links[&older].heard) > STALE_SILENCE =>
-            {
+            Err(Duplicate::ClonedDisk { older, .. }) if now.since(self.links[&older].heard) > STALE_SILENCE => {
                 // The connection broke, and this side has not noticed.
                 self.close(older);
                 self.instances.up(peer, instance, link)?

@@ -11,7 +11,7 @@ use bft_core::auth::{Ed25519, Scheme};
 use bft_core::door::Effects;
 use bft_core::ids::LogPosition;
 use bft_core::journal::{Blocks, Journal, Record, ScanError, SegmentFile, Tail, scan};
-use bft_core::replica::{Recovery, RecoverError, Replica};
+use bft_core::replica::{RecoverError, Recovery, Replica};
 use bft_core::service::Service;
 use bft_core::snapshot::Manifest;
 
@@ -103,7 +103,8 @@ fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Re
     let tail = scan(directory.superblock(), files, &mut on_record);
     let tail = tail.map_err(|error: ScanError<RecoverError>| match error {
         ScanError::Io(source) => ServerError::JournalIo { what: "read", path: directory.journal(), source },
-        error @ (ScanError::Damage(_) | ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. }) => {
+        error
+        @ (ScanError::Damage(_) | ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. }) => {
             ServerError::JournalDamaged(error.to_string())
         }
     })?;
@@ -131,7 +132,8 @@ impl JournalFiles {
             let file = File::open(path).map_err(failed("open", path))?;
             file.sync_all().map_err(failed("flush", path))?;
             let len = file.metadata().map_err(failed("look at", path))?.len();
-            let bytes = u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
+            let bytes =
+                u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
             files.push((file, SegmentFile { file: number, bytes }));
         }
         flush_folder(&folder).map_err(failed("flush", &folder))?;

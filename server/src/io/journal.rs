@@ -72,7 +72,8 @@ impl JournalRing {
         let ring = IoUring::new(ENTRIES).map_err(refused("io_uring_setup for the journal"))?;
         ring.submitter().register_eventfd(bell.event().as_raw_fd()).map_err(refused("IORING_REGISTER_EVENTFD"))?;
         let opened = way.open(&superblock);
-        let file = opened.map_err(|source| ServerError::JournalIo { what: "open", path: superblock.clone(), source })?;
+        let file =
+            opened.map_err(|source| ServerError::JournalIo { what: "open", path: superblock.clone(), source })?;
         let superblock = Rc::new(JournalFile { file, path: superblock });
         let (flights, reads) = (Vec::new(), Vec::new());
         Ok(Self { ring, way, segments, superblock, flights, held: None, reads, reading: 0, is_pushed: false })
@@ -199,7 +200,8 @@ impl JournalRing {
         let mut bytes = BlockBuf::zeroed(len as usize);
         let place = self.free_place();
         let fd = types::Fd(file.file.as_raw_fd());
-        let entry = opcode::Read::new(fd, bytes.as_mut_ptr(), len).offset(offset.into()).build().user_data(place as u64);
+        let entry =
+            opcode::Read::new(fd, bytes.as_mut_ptr(), len).offset(offset.into()).build().user_data(place as u64);
         self.flights[place] = Some(Flight::Read { at, bytes, file, extent });
         // SAFETY: as for writes.
         unsafe { self.ring.submission().push(&entry) }.expect("the ring holds more than may be in flight");

@@ -92,7 +92,8 @@ impl Executor {
 
     /// Starts the tasks that run beside the turns.
     pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
-        let bell = Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
+        let bell =
+            Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
         self.run(self.clone().hear(bell));
         self.keep(self.clone().tick());
         if let Some(listener) = listener {
