@@ -1,1 +1,92 @@
-//! Placeholder.
+//! The runtime of a replica: everything around [`bft_core::replica::Replica`] that touches the world. Connections and
+//! their links, the journal's disk, the service, snapshots, time.
+//!
+//! ```text
+//! socket -> shard: open records, cut frames, check signatures -> ordering: Replica::step -> journal
+//!                                                                    |-> execution: the service -> answers
+//! ```
+//! [`run`] blocks until the replica is stopped through its [`Control`] or can not go on; [`data_dir::create`] makes the
+//! directory it needs. One room, [`io`], knows the executor and the ring; everything else is plain code.
+
+pub mod clock;
+pub mod control;
+pub mod counters;
+pub mod data_dir;
+pub mod error;
+pub mod execution;
+pub mod io;
+pub mod ordering;
+pub mod shard;
+pub mod snapshots;
+mod start;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bft_core::config::ClusterConfig;
+use bft_core::door::Tuning;
+use bft_core::ids::ReplicaId;
+use bft_core::journal::JournalOptions;
+use bft_core::service::Service;
+
+pub use control::Control;
+pub use error::{IoUringRefused, ServerError};
+
+/// What a replica is started with.
+pub struct ServerConfig {
+    /// The cluster.
+    pub cluster: Arc<ClusterConfig>,
+    /// Which replica of it.
+    pub me: ReplicaId,
+    /// Its secret key, an Ed25519 seed.
+    pub secret_key: [u8; 32],
+    /// Its directory, made by [`data_dir::create`].
+    pub data_dir: PathBuf,
+    /// Where it is connected to. Bound by the caller: so a port can be chosen, or handed down.
+    pub listener: TcpListener,
+    /// Cores granted: 1 runs everything on one executor, the service too; with more, each has an executor, and the
+    /// service a thread.
+    pub cores: usize,
+    /// Whether the executors are pinned to the cores 0, 1, …: only where no one else uses those.
+    pub pin: Pin,
+    /// How the journal is written.
+    pub journal: JournalOptions,
+    /// Intervals and bounds of the core.
+    pub tuning: Tuning,
+}
+
+/// Whether executors stay on their cores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// They do.
+    Pinned,
+    /// The system moves them.
+    Free,
+}
+
+/// Runs a replica. Returns `Ok` when it was stopped, everything flushed and the journal closed; an error when it could
+/// not start or had to stop. The calling thread runs the core.
+#[allow(clippy::needless_pass_by_value, reason = "the handle is the replica's end of a conversation")]
+pub fn run(config: ServerConfig, service: Box<dyn Service>, control: Control) -> Result<(), ServerError> {
+    let ended = EndedAtDrop(&control);
+    let outcome = io::uring::run(config, service, &control);
+    drop(ended);
+    outcome
+}
+
+/// Says that the replica has ended, also when it ends in a panic.
+struct EndedAtDrop<'a>(&'a Control);
+
+impl Drop for EndedAtDrop<'_> {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
+/// Fresh bytes from the system.
+fn entropy() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the system gives entropy");
+    bytes
+}

@@ -132,7 +132,7 @@ fn queries_read_and_do_not_write() {
     let mut buffer = ReplyBuffer::default();
     let mut query = |bytes: &[u8]| {
         kv.query(bytes, &mut buffer.begin(1)).unwrap();
-        buffer.get(0).unwrap().to_vec()
+        buffer.get(0).unwrap().unwrap().to_vec()
     };
     assert_eq!(Reply::decode(&query(&op(Operation::Get { key: b"k" }))), Ok(Reply::Value(Some(b"v"))));
     assert_eq!(Reply::decode(&query(&op(Operation::Count))), Ok(Reply::Count(1)));

@@ -1,1 +1,29 @@
-//! Placeholder.
+//! The simulator: whole clusters, their clients and their faults in one thread, in virtual time, from one seed. The cores,
+//! the journal and the clients are those of production; clocks, links, disks, entropy and signatures are simulated, and
+//! judges that share none of the core's decisions watch everything that goes in and out. See `bft-sim --help`.
+//!
+//! * `options` says what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
+//! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play;
+//! * `campaign`, `mutants` and `regressions` are what the commands do.
+#![forbid(unsafe_code)]
+
+pub mod boot;
+pub mod campaign;
+pub mod carriage;
+pub mod checkers;
+pub mod client;
+pub mod cluster;
+pub mod counters;
+pub mod disk;
+pub mod faults;
+pub mod images;
+pub mod ledger;
+pub mod network;
+pub mod options;
+pub mod queue;
+pub mod replica;
+pub mod rng;
+pub mod run;
+pub mod scheme;
+pub mod trace;
+pub mod world;

@@ -392,3 +392,6 @@ fn opened(seq: Seq, entry: &RequestEntry, id: SessionId) -> CachedReply {
     let digest = result_digest(Code::Ok, &results);
     CachedReply { req_no: entry.req_no, seq, code: Code::Ok, content: entry.content, digest, results }
 }
+
+#[cfg(test)]
+mod tests;

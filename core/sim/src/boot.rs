@@ -1,0 +1,164 @@
+//! How a process comes up from its disk: superblock and its repair, flush of everything, instance, scan, snapshot, core.
+//! The same steps in the same order as in production; what a start writes may be cut short by the next power loss.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bft_core::door::{Effects, Now};
+use bft_core::ids::{LogPosition, ReplicaId};
+use bft_core::journal::group::{GROUP_HEADER_BYTES, GroupHeader, Seal};
+use bft_core::journal::segment::{Owner, SegmentHeader};
+use bft_core::journal::superblock::Directory;
+use bft_core::journal::{
+    BLOCK_BYTES, Blocks, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
+};
+use bft_core::replica::{RecoverError, Replica};
+
+use crate::cluster::Cluster;
+use crate::disk::{Disk, FileName, Pending};
+use crate::images;
+use crate::options::Options;
+use crate::rng::Seed;
+
+/// Why a process does not come up.
+#[derive(Debug)]
+pub enum BootError {
+    /// The scan says that what was durable is gone.
+    Damage(String),
+    /// Anything else: never the fault of a disk that kept its promises.
+    Broken(String),
+}
+
+/// What a start found and made.
+pub struct Booted {
+    /// The superblock, with the instance raised.
+    pub superblock: Superblock,
+    /// The journal's records.
+    pub records: Vec<(LogPosition, Record)>,
+    /// Where the journal goes on.
+    pub tail: Tail,
+    /// The snapshot that the superblock names.
+    pub snapshot: Option<images::Read>,
+}
+
+struct DiskBlocks<'a>(&'a Disk);
+
+impl Blocks for DiskBlocks<'_> {
+    fn segments(&mut self) -> io::Result<Vec<SegmentFile>> {
+        let file = |name| match name {
+            FileName::Segment(file) => Some(SegmentFile { file, bytes: self.0.len(name) as u32 }),
+            FileName::Superblock | FileName::Chunk(..) | FileName::Clients(..) | FileName::Manifest(_) => None,
+        };
+        Ok(self.0.names().filter_map(file).collect())
+    }
+
+    fn read(&mut self, file: u32, offset: u32, out: &mut [u8]) -> io::Result<()> {
+        let found = self.0.read_at(FileName::Segment(file), offset as usize, out);
+        if found { Ok(()) } else { Err(io::Error::from(io::ErrorKind::UnexpectedEof)) }
+    }
+}
+
+/// Makes the directory of a replica that never ran. It takes its name only when it is flushed.
+pub fn format(disk: &mut Disk, cluster: &Cluster, me: ReplicaId, seed: Seed) {
+    let mut rng = seed.child("directory").rng();
+    let directory = Directory {
+        cluster_id: cluster.config.cluster_id(),
+        replica: me,
+        public_key: cluster.replicas[me.index()].public_key(),
+        epoch: cluster.config.epoch(),
+        directory_id: *rng.bytes().first_chunk().expect("32 bytes have a front of 16"),
+        directory_key: rng.bytes(),
+    };
+    let file = Superblock::first(&directory).encode_file();
+    disk.create(FileName::Superblock, 0);
+    disk.land(FileName::Superblock, Pending { offset: 0, bytes: file.to_vec() });
+    disk.flush(FileName::Superblock);
+}
+
+/// Reads the superblock.
+pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
+    let file = disk.read(FileName::Superblock).ok_or("there is no superblock")?;
+    read_superblock(&file).map_err(|damage| damage.to_string())
+}
+
+/// Reads everything that a start needs, and writes what it must.
+pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
+    let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
+    for copy in repair.copies {
+        let offset = copy as usize * BLOCK_BYTES;
+        disk.land(FileName::Superblock, Pending { offset, bytes: repair.block.to_vec() });
+        disk.flush(FileName::Superblock);
+    }
+    disk.flush_all();
+    superblock.instance += 1;
+    superblock.sequence += 1;
+    let file = superblock.encode_file();
+    let (front, back) = file.split_at(file.len() / 2);
+    for (offset, half) in [(0, front), (front.len(), back)] {
+        disk.land(FileName::Superblock, Pending { offset, bytes: half.to_vec() });
+        disk.flush(FileName::Superblock);
+    }
+    let (records, tail) = records_of(disk, &superblock)?;
+    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
+    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
+}
+
+/// The records that a disk holds.
+pub fn records_of(disk: &Disk, superblock: &Superblock) -> Result<(Vec<(LogPosition, Record)>, Tail), BootError> {
+    let mut records = Vec::new();
+    let tail = scan::<std::convert::Infallible>(superblock, &mut DiskBlocks(disk), &mut |at, record| {
+        records.push((at, record));
+        Ok(())
+    });
+    match tail {
+        Ok(tail) => Ok((records, tail)),
+        Err(ScanError::Damage(damage)) => Err(BootError::Damage(damage.to_string())),
+        Err(other) => Err(BootError::Broken(other.to_string())),
+    }
+}
+
+/// Where the groups lie that the superblock says are durable, and whose records are still needed: a flipped bit in one of
+/// these must be found. In the groups behind them it may look like a torn tail.
+#[must_use]
+pub fn provable(disk: &Disk) -> Vec<(FileName, Range<usize>)> {
+    let Ok((superblock, _)) = superblock_of(disk) else { return Vec::new() };
+    let (owner, seal) = (Owner::of(&superblock), Seal::new(superblock.directory_key));
+    let needed = superblock.journal_start..=superblock.durable_through;
+    let mut provable = Vec::new();
+    for name in disk.names().filter(|name| matches!(name, FileName::Segment(_))) {
+        let bytes = disk.read(name).expect("just listed");
+        let Some(segment) = bytes.get(..BLOCK_BYTES).and_then(|block| SegmentHeader::decode(&owner, &seal, block))
+        else {
+            continue;
+        };
+        for (offset, block) in (0..).step_by(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES)) {
+            let group = GroupHeader::parse(&seal, block).filter(|group| group.segment == segment.number);
+            if let Some(group) = group.filter(|group| group.records > 0 && needed.contains(&group.last_position())) {
+                provable.push((name, offset..offset + GROUP_HEADER_BYTES + group.bytes as usize));
+            }
+        }
+    }
+    provable
+}
+
+/// The core of what was read.
+pub fn recover(
+    booted: &Booted,
+    cluster: &Cluster,
+    options: &Options,
+    me: ReplicaId,
+    now: Now,
+    out: &mut Effects,
+) -> Result<Replica, RecoverError> {
+    let scheme = Arc::clone(&cluster.replicas[me.index()]);
+    let (config, tuning) = (Arc::clone(&cluster.config), options.tuning.clone());
+    let mut recovery = Replica::recover(config, me, scheme, tuning, booted.superblock.clone());
+    if let Some(snapshot) = &booted.snapshot {
+        recovery.snapshot(&snapshot.manifest, snapshot.clients.clone());
+    }
+    for (at, record) in &booted.records {
+        recovery.record(*at, record.clone())?;
+    }
+    Ok(recovery.finish(now, booted.tail.last(), bft_core::ids::Seq(0), out))
+}

@@ -1,0 +1,98 @@
+//! What happened in a run and in all runs together: counted, so that a fault that never struck is seen.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident: $need:ident = $name:literal,)*) => {
+        /// How often each thing happened.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])* pub $field: u64,)*
+        }
+
+        impl Counters {
+            /// Adds another run's.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+
+            /// Name, count, and whether a campaign without it proves nothing.
+            #[must_use]
+            pub fn rows(&self) -> Vec<(&'static str, u64, Need)> {
+                vec![$(($name, self.$field, Need::$need),)*]
+            }
+        }
+    };
+}
+
+/// Whether a campaign of some length must have seen a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// A campaign in which it never happened fails.
+    Must,
+    /// It may never happen.
+    May,
+}
+
+counters! {
+    /// Operations that a client was told are done.
+    operations: Must = "operations",
+    /// Steps of cores.
+    steps: Must = "steps",
+    /// Messages handed to the network.
+    messages: Must = "messages",
+    /// Messages that the network lost by chance.
+    dropped: Must = "dropped",
+    /// Messages that it lost at a partition.
+    cut: Must = "cut off",
+    /// Messages that it delivered twice.
+    doubled: Must = "doubled",
+    /// Messages that overtook an earlier one of their link.
+    reordered: Must = "reordered",
+    /// Partitions between two groups.
+    partitions: Must = "partitions",
+    /// Partitions that let messages through one way.
+    one_way: Must = "one-way partitions",
+    /// Processes that were killed.
+    kills: Must = "kills",
+    /// Power losses of single machines.
+    power_losses: Must = "power losses",
+    /// Power losses of all machines at once.
+    power_losses_of_all: Must = "power losses of all",
+    /// Processes that were not scheduled for a while.
+    pauses: Must = "pauses",
+    /// Clients that forgot everything and began anew with their key.
+    client_restarts: Must = "client restarts",
+    /// Steps of a wall clock.
+    clock_jumps: Must = "clock jumps",
+    /// Writes of which nothing was left.
+    writes_lost: Must = "writes lost",
+    /// Writes of which some sectors were left.
+    writes_torn: Must = "writes torn",
+    /// Replicas that started with what was on their disk.
+    restarts: Must = "restarts",
+    /// Of those, from a snapshot that the service had to restore.
+    restarts_from_snapshot: Must = "restarts from a snapshot",
+    /// Commit certificates that peers sent.
+    certificates: Must = "certificates fetched",
+    /// Snapshots written.
+    snapshots: Must = "snapshots",
+    /// Snapshots that became stable at a replica.
+    snapshots_stable: Must = "stable snapshots",
+    /// Cuts of a journal.
+    journal_drops: Must = "journal cuts",
+    /// Files of a journal that were used again.
+    recycled: Must = "segments recycled",
+    /// Bodies that had to be read back from a journal.
+    loads: Must = "bodies loaded",
+    /// Requests that were ordered and not admitted.
+    refused: Must = "refused Requests",
+    /// Comparisons of a disk with what its replica believes to be durable.
+    audits: Must = "disk audits",
+    /// Disks on which a bit rotted.
+    bits_rotted: May = "bits rotted",
+    /// Of those, starts that found the damage and refused.
+    damage_found: May = "damage found",
+    /// Replicas that fell behind what their peers keep.
+    left_behind: May = "left behind",
+    /// Operations whose outcome a client could not learn.
+    unknown: May = "unknown outcomes",
+}

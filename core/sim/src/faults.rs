@@ -1,0 +1,61 @@
+//! When and where faults strike: a stream of chance of its own, so that what is struck never shifts what the parts do by
+//! themselves.
+
+use crate::options::Fault;
+use crate::rng::{Rng, Seed};
+use crate::world::World;
+
+/// Chooses strikes.
+pub struct Striker {
+    rng: Rng,
+    kinds: Vec<Fault>,
+    strike_mean: u64,
+    outage_mean: u64,
+    rots: bool,
+}
+
+impl Striker {
+    /// For the faults that are on.
+    #[must_use]
+    pub fn new(world: &World) -> Self {
+        let options = &world.options;
+        Self {
+            rng: Seed::root(options.seed).child("strikes").rng(),
+            kinds: options.faults.iter().copied().filter(|fault| fault.strikes()).collect(),
+            strike_mean: options.strike_mean,
+            outage_mean: options.outage_mean,
+            rots: options.has(Fault::BitRot),
+        }
+    }
+
+    /// The time to the next strike.
+    pub fn next(&mut self) -> u64 {
+        self.rng.exponential(self.strike_mean)
+    }
+
+    /// What strikes.
+    pub fn pick(&mut self) -> Option<Fault> {
+        if self.kinds.is_empty() { None } else { Some(self.rng.pick(&self.kinds)) }
+    }
+
+    /// How long it lasts.
+    pub fn outage(&mut self) -> u64 {
+        self.rng.exponential(self.outage_mean)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: usize) -> usize {
+        self.rng.below(end as u64) as usize
+    }
+
+    /// Which nodes fall to one side of a partition.
+    pub fn side(&mut self, nodes: usize) -> Vec<bool> {
+        let share = self.rng.pick(&[150, 300, 500]);
+        (0..nodes).map(|_| self.rng.chance(share)).collect()
+    }
+
+    /// Whether a bit of a crashed machine flips.
+    pub fn may_rot(&mut self) -> bool {
+        self.rots && self.rng.chance(500)
+    }
+}

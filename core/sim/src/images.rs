@@ -1,0 +1,263 @@
+//! Snapshots on a simulated disk: written file by file with time between them, read back and checked at a start.
+
+use std::collections::VecDeque;
+
+use bft_core::door::{SnapshotOrder, SnapshotWritten};
+use bft_core::ids::{Digest, Seq};
+use bft_core::limits::CHUNK_BYTES_MAX;
+use bft_core::service::{Service, Snapshot};
+use bft_core::snapshot::{ClientsImage, Manifest, chunk_digest};
+use bytes::Bytes;
+
+use crate::disk::{Disk, FileName, Pending};
+
+/// An image that is being written.
+pub struct Writing {
+    seq: Seq,
+    image: Box<dyn Snapshot>,
+    clients: Vec<u8>,
+    manifest: Manifest,
+    next: u32,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Chunks,
+    Clients,
+    FlushParts,
+    Manifest,
+    FlushManifest,
+}
+
+/// Images in the order in which they were ordered; the first is being written.
+#[derive(Default)]
+pub struct Writer {
+    queue: VecDeque<Writing>,
+    /// The last one that was finished in this life: what has not changed since is not written again.
+    last: Option<(Seq, Manifest)>,
+}
+
+impl Writer {
+    /// Takes an image; says whether nothing was being written before.
+    pub fn order(&mut self, order: &SnapshotOrder, image: Box<dyn Snapshot>) -> bool {
+        let manifest = Manifest::new(order.clients.scalars);
+        let clients = order.clients.encode();
+        self.queue.push_back(Writing { seq: order.seq, image, clients, manifest, next: 0, stage: Stage::Chunks });
+        self.queue.len() == 1
+    }
+
+    /// Whether an image waits or is being written.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// The oldest Seq whose files are being written.
+    #[must_use]
+    pub fn unfinished(&self) -> Option<Seq> {
+        self.queue.front().map(|writing| writing.seq)
+    }
+
+    /// Writes the next file, or flushes. Gives the image that is finished with this.
+    pub fn step(&mut self, disk: &mut Disk) -> Option<(Seq, SnapshotWritten)> {
+        let writing = self.queue.front_mut().expect("a step is of an image");
+        writing.step(disk, self.last.as_ref())?;
+        let Writing { seq, manifest, .. } = self.queue.pop_front().expect("looked at above");
+        let written = SnapshotWritten {
+            root: manifest.root(),
+            state_digest: manifest.state_digest(),
+            state_bytes: manifest.state_bytes(),
+        };
+        self.last = Some((seq, manifest));
+        Some((seq, written))
+    }
+}
+
+impl Writing {
+    /// `Some`: finished.
+    fn step(&mut self, disk: &mut Disk, last: Option<&(Seq, Manifest)>) -> Option<()> {
+        match self.stage {
+            Stage::Chunks if self.next < self.image.chunks() => {
+                self.chunk(disk, last);
+                self.next += 1;
+            }
+            Stage::Chunks => (self.stage, self.next) = (Stage::Clients, 0),
+            Stage::Clients => {
+                self.manifest.add_clients(&self.clients);
+                for (index, piece) in (0..).zip(self.clients.chunks(CHUNK_BYTES_MAX)) {
+                    write(disk, FileName::Clients(self.seq, index), piece.to_vec());
+                }
+                self.stage = Stage::FlushParts;
+            }
+            Stage::FlushParts => {
+                flush(disk, self.seq);
+                self.stage = Stage::Manifest;
+            }
+            Stage::Manifest => {
+                write(disk, FileName::Manifest(self.seq), self.manifest.encode());
+                self.stage = Stage::FlushManifest;
+            }
+            Stage::FlushManifest => {
+                flush(disk, self.seq);
+                return Some(());
+            }
+        }
+        None
+    }
+
+    fn chunk(&mut self, disk: &mut Disk, last: Option<&(Seq, Manifest)>) {
+        let name = FileName::Chunk(self.seq, self.next);
+        if let Some((earlier, manifest)) = last
+            && self.image.unchanged_since(self.next, *earlier)
+            && let Some(bytes) = disk.read(FileName::Chunk(*earlier, self.next))
+        {
+            let (len, digest) = manifest.state[self.next as usize];
+            self.manifest.add_known_chunk(len, digest);
+            write(disk, name, bytes);
+            return;
+        }
+        let mut bytes = vec![0; CHUNK_BYTES_MAX];
+        let len = self.image.read(self.next, &mut bytes).expect("the simulated service has no fault");
+        bytes.truncate(len);
+        self.manifest.add_chunk(&bytes);
+        write(disk, name, bytes);
+    }
+}
+
+fn write(disk: &mut Disk, name: FileName, bytes: Vec<u8>) {
+    disk.create(name, 0);
+    disk.land(name, Pending { offset: 0, bytes });
+}
+
+fn flush(disk: &mut Disk, seq: Seq) {
+    let names: Vec<_> = disk.names().filter(|name| name.snapshot() == Some(seq)).collect();
+    names.into_iter().for_each(|name| disk.flush(name));
+}
+
+/// Removes the snapshots below `seq`, but for those that are not finished.
+pub fn remove_below(disk: &mut Disk, seq: Seq, unfinished: Option<Seq>) {
+    let is_old = |name: &FileName| name.snapshot().is_some_and(|of| of < seq && Some(of) != unfinished);
+    let names: Vec<_> = disk.names().filter(is_old).collect();
+    names.into_iter().for_each(|name| disk.remove(name));
+}
+
+/// A snapshot that was read back: everything in it is what its root says.
+pub struct Read {
+    /// What it holds.
+    pub manifest: Manifest,
+    /// The client table.
+    pub clients: ClientsImage,
+    /// The service's chunks.
+    pub chunks: Vec<Vec<u8>>,
+}
+
+/// Reads the snapshot of `seq`, whose root must be `root`.
+pub fn read(disk: &Disk, seq: Seq, root: Digest) -> Result<Read, String> {
+    let bytes = disk.read(FileName::Manifest(seq)).ok_or_else(|| format!("snapshot {seq} has no manifest"))?;
+    let manifest = Manifest::decode(&bytes).map_err(|error| format!("the manifest of snapshot {seq}: {error}"))?;
+    if manifest.root() != root {
+        return Err(format!("snapshot {seq} has the root {:?} instead of {root:?}", manifest.root()));
+    }
+    let section = |files: &[(u32, Digest)], name: fn(Seq, u32) -> FileName| -> Result<Vec<Vec<u8>>, String> {
+        (0..).zip(files).map(|(index, file)| part(disk, name(seq, index), *file)).collect()
+    };
+    let chunks = section(&manifest.state, FileName::Chunk)?;
+    let clients = Bytes::from(section(&manifest.clients, FileName::Clients)?.concat());
+    let clients = ClientsImage::decode(&clients).map_err(|error| format!("the clients of snapshot {seq}: {error}"))?;
+    Ok(Read { manifest, clients, chunks })
+}
+
+fn part(disk: &Disk, name: FileName, (len, digest): (u32, Digest)) -> Result<Vec<u8>, String> {
+    let bytes = disk.read(name).ok_or_else(|| format!("{name:?} is missing"))?;
+    let is_whole = bytes.len() == len as usize && chunk_digest(&bytes) == digest;
+    if is_whole { Ok(bytes) } else { Err(format!("{name:?} is damaged")) }
+}
+
+/// Puts what was read into a service.
+pub fn restore(service: &mut dyn Service, seq: Seq, chunks: &[Vec<u8>]) -> Result<(), String> {
+    let fault = |fault| format!("restoring snapshot {seq}: {fault}");
+    service.restore_begin(seq, chunks.len() as u32).map_err(fault)?;
+    for (index, chunk) in (0..).zip(chunks) {
+        service.restore_chunk(index, chunk).map_err(fault)?;
+    }
+    service.restore_finish().map_err(fault)
+}
+
+/// The digest of a service's state.
+#[must_use]
+pub fn state_digest(service: &mut dyn Service, at: Seq) -> Digest {
+    let mut image = service.snapshot(at).expect("the simulated service has no fault");
+    let mut manifest = Manifest::new(bft_core::snapshot::Scalars::default());
+    let mut bytes = vec![0; CHUNK_BYTES_MAX];
+    for index in 0..image.chunks() {
+        let len = image.read(index, &mut bytes).expect("the simulated service has no fault");
+        manifest.add_chunk(&bytes[..len]);
+    }
+    manifest.state_digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::counters::Counters;
+    use crate::ledger::{Entry, Ledger, Order};
+    use crate::rng::Seed;
+
+    fn filled(operations: u64) -> Ledger {
+        let mut ledger = Ledger::default();
+        for number in 0..operations {
+            ledger.apply(Seq(1 + number), Order { entry: Entry { client: 0, number }, amount: number });
+        }
+        ledger
+    }
+
+    fn ordered(writer: &mut Writer, ledger: &mut Ledger, seq: u64) {
+        let clients = Arc::new(ClientsImage::default());
+        let image = ledger.snapshot(Seq(seq)).unwrap();
+        writer.order(&SnapshotOrder { seq: Seq(seq), clients }, image);
+    }
+
+    fn finish(writer: &mut Writer, disk: &mut Disk) -> (Seq, SnapshotWritten) {
+        std::iter::repeat_with(|| writer.step(disk)).flatten().next().unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read_back_and_restored_after_a_power_loss() {
+        let (mut disk, mut writer, mut ledger) = (Disk::default(), Writer::default(), filled(150));
+        for seq in [150, 250] {
+            ordered(&mut writer, &mut ledger, seq);
+            let (at, written) = finish(&mut writer, &mut disk);
+            disk.power_lost(Vec::new(), &mut Seed::root(seq).rng(), &mut Counters::default());
+            let found = read(&disk, at, written.root).unwrap();
+            let mut restored = Ledger::default();
+            restore(&mut restored, at, &found.chunks).unwrap();
+            assert_eq!(restored.entries(), ledger.entries());
+            assert_eq!(state_digest(&mut restored, at), written.state_digest);
+            for number in 150..250 {
+                ledger.apply(Seq(1 + number), Order { entry: Entry { client: 0, number }, amount: 1 });
+            }
+        }
+        remove_below(&mut disk, Seq(250), None);
+        assert!(disk.names().all(|name| name.snapshot() == Some(Seq(250))));
+    }
+
+    #[test]
+    fn k2_an_unfinished_snapshot_is_not_taken_for_a_whole_one() {
+        let mut writer = Writer::default();
+        ordered(&mut writer, &mut filled(150), 150);
+        let mut whole = Disk::default();
+        let (seq, written) = finish(&mut writer, &mut whole);
+        let unfinished = (0..100).filter(|seed| {
+            let (mut disk, mut writer) = (Disk::default(), Writer::default());
+            ordered(&mut writer, &mut filled(150), 150);
+            let mut rng = Seed::root(*seed).rng();
+            (0..rng.below(7)).for_each(|_| assert!(writer.step(&mut disk).is_none()));
+            disk.power_lost(Vec::new(), &mut rng, &mut Counters::default());
+            read(&disk, seq, written.root).is_err()
+        });
+        assert_eq!(unfinished.count(), 100);
+    }
+}

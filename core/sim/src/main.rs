@@ -1,0 +1,131 @@
+//! `bft-sim`: the commands of the simulator.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use bft_sim::campaign::Campaign;
+use bft_sim::options::{Fidelity, Options};
+use bft_sim::run::{Report, run};
+use bft_sim::trace::Trace;
+use clap::{Args, Parser, Subcommand};
+
+/// Runs whole clusters and their faults in virtual time, from seeds.
+#[derive(Parser)]
+#[command(name = "bft-sim", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs many seeds; succeeds only if every one of them kept every promise.
+    Run {
+        #[command(flatten)]
+        seeds: Seeds,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        #[command(flatten)]
+        mode: Mode,
+    },
+    /// Runs one seed and prints its options, everything that happens, and the verdict.
+    Replay {
+        /// The seed.
+        #[arg(long)]
+        seed: u64,
+        /// Leaves out the events.
+        #[arg(long)]
+        quiet: bool,
+        #[command(flatten)]
+        mode: Mode,
+    },
+    /// Runs every seed twice; succeeds only if both runs did the same, event by event.
+    Determinism {
+        #[command(flatten)]
+        seeds: Seeds,
+        #[command(flatten)]
+        mode: Mode,
+    },
+}
+
+#[derive(Args, Clone, Copy)]
+struct Seeds {
+    /// How many.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first.
+    #[arg(long, default_value_t = 0)]
+    start: u64,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Mode {
+    /// Real Ed25519, and every message through its bytes on the wire.
+    #[arg(long)]
+    full: bool,
+}
+
+impl Mode {
+    fn fidelity(self) -> Fidelity {
+        if self.full { Fidelity::Full } else { Fidelity::Ledger }
+    }
+
+    fn flag(self) -> &'static str {
+        if self.full { " --full" } else { "" }
+    }
+}
+
+fn main() -> ExitCode {
+    let held = match Arguments::parse().command {
+        Command::Run { seeds, jobs, mode } => campaign(seeds, jobs, mode),
+        Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
+        Command::Determinism { seeds, mode } => determinism(seeds, mode),
+    };
+    if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn campaign(seeds: Seeds, jobs: usize, mode: Mode) -> bool {
+    let campaign = Campaign { start: seeds.start, seeds: seeds.seeds, jobs, fidelity: mode.fidelity() };
+    let summary = campaign.run(|report| print_failure(report, mode));
+    let gaps = summary.gaps();
+    gaps.iter().for_each(|gap| println!("not enough: {gap}"));
+    println!("{}", summary.line());
+    gaps.is_empty() && summary.failures().is_empty()
+}
+
+fn print_failure(report: &Report, mode: Mode) {
+    if let Some(violation) = &report.violation {
+        println!("seed {} fails: {violation}", report.seed);
+        println!("  replay with: bft-sim replay --seed {}{}", report.seed, mode.flag());
+    }
+}
+
+fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {
+    let options = Options::from_seed(seed, mode.fidelity());
+    println!("{options:#?}");
+    let lines = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
+    let report = run(options, if quiet { Trace::quiet() } else { Trace::to(Box::new(lines)) });
+    report.standing.iter().for_each(|line| println!("{line}"));
+    report.counters.rows().iter().for_each(|(name, count, _)| println!("{count:>10} {name}"));
+    println!("trace {:016x}", report.trace);
+    match &report.violation {
+        Some(violation) => println!("seed {seed} fails: {violation}"),
+        None => println!("seed {seed} holds"),
+    }
+    report.violation.is_none()
+}
+
+fn determinism(seeds: Seeds, mode: Mode) -> bool {
+    let mut differing = 0;
+    for seed in seeds.start..seeds.start + seeds.seeds {
+        let trace = || run(Options::from_seed(seed, mode.fidelity()), Trace::quiet()).trace;
+        let (first, second) = (trace(), trace());
+        if first != second {
+            differing += 1;
+            println!("seed {seed} did {first:016x} and then {second:016x}");
+        }
+    }
+    println!("{} seeds run twice, {differing} of them differently", seeds.seeds);
+    differing == 0
+}

@@ -1,0 +1,358 @@
+//! What a seed chooses: the cluster, its load, the speed of its parts, and which faults strike (swarm testing: a random
+//! subset, because faults that are always on together hide one another). A function of the seed alone; every knob draws
+//! from a stream of its own name.
+
+use bft_core::config::{Cipher, ProtocolParams};
+use bft_core::door::Tuning;
+use bft_core::limits::{KIB, MILLISECOND, SECOND};
+
+use crate::rng::{Rng, Seed};
+
+/// One microsecond in nanoseconds.
+pub const MICROSECOND: u64 = 1_000;
+
+/// A kind of fault that a seed may turn on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// Messages are lost.
+    Drop,
+    /// Messages arrive twice.
+    Double,
+    /// Messages overtake one another.
+    Reorder,
+    /// The nodes fall into two groups that do not hear each other.
+    Partition,
+    /// One group hears the other and is not heard.
+    OneWay,
+    /// A backup's process is killed; what it wrote stays in the cache.
+    Kill,
+    /// A backup's machine loses its power; what was not flushed is lost, torn or there.
+    PowerLoss,
+    /// All machines lose their power at once.
+    PowerLossOfAll,
+    /// A process is not scheduled for a while.
+    Pause,
+    /// A client forgets everything and begins anew.
+    ClientRestart,
+    /// A wall clock is set.
+    ClockJump,
+    /// A disk is slow.
+    SlowDisk,
+    /// A bit of a backup's journal flips while it is down.
+    BitRot,
+}
+
+impl Fault {
+    /// Every kind.
+    pub const ALL: [Self; 13] = [
+        Self::Drop,
+        Self::Double,
+        Self::Reorder,
+        Self::Partition,
+        Self::OneWay,
+        Self::Kill,
+        Self::PowerLoss,
+        Self::PowerLossOfAll,
+        Self::Pause,
+        Self::ClientRestart,
+        Self::ClockJump,
+        Self::SlowDisk,
+        Self::BitRot,
+    ];
+
+    /// Whether it strikes at moments, rather than all the time.
+    #[must_use]
+    pub fn strikes(self) -> bool {
+        match self {
+            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot => false,
+            Self::Partition
+            | Self::OneWay
+            | Self::Kill
+            | Self::PowerLoss
+            | Self::PowerLossOfAll
+            | Self::Pause
+            | Self::ClientRestart
+            | Self::ClockJump => true,
+        }
+    }
+
+    /// How many seeds in a thousand turn it on.
+    fn frequency(self) -> u32 {
+        match self {
+            // Takes one replica out for good, and so hides what others would do.
+            Self::BitRot => 120,
+            Self::SlowDisk => 300,
+            Self::Drop
+            | Self::Double
+            | Self::Reorder
+            | Self::Partition
+            | Self::OneWay
+            | Self::Kill
+            | Self::PowerLoss
+            | Self::PowerLossOfAll
+            | Self::Pause
+            | Self::ClientRestart
+            | Self::ClockJump => 450,
+        }
+    }
+}
+
+/// How signatures and messages are carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fidelity {
+    /// Signatures by bookkeeping, messages as values: fast.
+    Ledger,
+    /// Ed25519, and every message through its wire form.
+    Full,
+}
+
+/// A client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientOptions {
+    /// Requests that it keeps outstanding.
+    pub window: u64,
+    /// Operations in a Request.
+    pub operations_per_request: u32,
+    /// Operations that it will submit.
+    pub operations: u32,
+    /// Mean time between two submissions.
+    pub think: u64,
+    /// Operations in one submission.
+    pub burst: u64,
+    /// Bytes of padding in an operation, at most.
+    pub padding: u64,
+    /// How many operations in a thousand get a deadline.
+    pub impatience: u32,
+}
+
+/// Links.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// The least delay.
+    pub delay_min: u64,
+    /// The mean of what comes on top of it.
+    pub delay_mean: u64,
+    /// Lost messages in a thousand.
+    pub drop: u32,
+    /// Doubled messages in a thousand.
+    pub double: u32,
+    /// Overtaking messages in a thousand.
+    pub reorder: u32,
+}
+
+/// Disks, journals and the execution of batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineOptions {
+    /// The least time of a write, and of a flush.
+    pub disk_min: u64,
+    /// The mean of what comes on top of it.
+    pub disk_mean: u64,
+    /// How much slower the slow disk is.
+    pub slow_disk_factor: u64,
+    /// A segment of the journal.
+    pub segment_bytes: u32,
+    /// A group of records, at most.
+    pub group_bytes_max: u32,
+    /// Writes of the journal at a time.
+    pub flushes_in_flight: usize,
+    /// Mean time to execute a batch.
+    pub execute_mean: u64,
+    /// Mean time to write a snapshot's next file.
+    pub snapshot_mean: u64,
+    /// How long Requests are gathered before a core sees them.
+    pub gather: u64,
+    /// Wall clocks differ by at most this from the truth.
+    pub clock_skew: u64,
+}
+
+/// Everything that a seed chooses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The seed.
+    pub seed: u64,
+    /// How signatures and messages are carried.
+    pub fidelity: Fidelity,
+    /// The replicas' weights.
+    pub weights: Vec<u64>,
+    /// The cluster's parameters.
+    pub params: ProtocolParams,
+    /// What is turned in the cores.
+    pub tuning: Tuning,
+    /// The clients.
+    pub clients: Vec<ClientOptions>,
+    /// Links.
+    pub network: NetworkOptions,
+    /// Disks and execution.
+    pub machine: MachineOptions,
+    /// The faults that are on.
+    pub faults: Vec<Fault>,
+    /// Mean time between two strikes.
+    pub strike_mean: u64,
+    /// How long a strike lasts, in the mean.
+    pub outage_mean: u64,
+    /// When the faults end.
+    pub safety: u64,
+}
+
+impl Options {
+    /// What `seed` chooses.
+    #[must_use]
+    pub fn from_seed(seed: u64, fidelity: Fidelity) -> Self {
+        let root = Seed::root(seed).child("options");
+        let rng = |name: &str| root.child(name).rng();
+        let faults = draw_faults(root.child("faults"));
+        let has = |fault| faults.contains(&fault);
+        let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
+        let params = draw_params(root.child("params"));
+        Self {
+            seed,
+            fidelity,
+            weights: draw_weights(&mut rng("weights")),
+            clients: draw_clients(root.child("clients"), &params, safety),
+            network: draw_network(root.child("network"), &has),
+            machine: draw_machine(root.child("machine"), &params),
+            tuning: draw_tuning(root.child("tuning"), &params),
+            params,
+            strike_mean: rng("strikes").range(150 * MILLISECOND, 900 * MILLISECOND),
+            outage_mean: rng("outages").range(50 * MILLISECOND, 500 * MILLISECOND),
+            faults,
+            safety,
+        }
+    }
+
+    /// Whether a fault is on.
+    #[must_use]
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// Operations that all clients will submit.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.clients.iter().map(|client| u64::from(client.operations)).sum()
+    }
+}
+
+fn draw_faults(seed: Seed) -> Vec<Fault> {
+    // A few runs without any fault: there, nothing may be lost, late or repeated for another reason.
+    if seed.child("none").rng().chance(40) {
+        return Vec::new();
+    }
+    let on = |fault: &Fault| seed.child(&format!("{fault:?}")).rng().chance(fault.frequency());
+    Fault::ALL.into_iter().filter(on).collect()
+}
+
+fn draw_weights(rng: &mut Rng) -> Vec<u64> {
+    let n = rng.pick(&[4, 4, 4, 5, 7, 7, 10]);
+    if rng.chance(700) {
+        return vec![1; n];
+    }
+    (0..n).map(|_| rng.range(1, 4)).collect()
+}
+
+fn draw_params(seed: Seed) -> ProtocolParams {
+    let rng = |name: &str| seed.child(name).rng();
+    let checkpoint_interval = rng("interval").pick(&[4, 8, 16]);
+    let batch_bytes_max = rng("batch bytes").pick(&[4, 8, 16]) * KIB as u32;
+    ProtocolParams {
+        checkpoint_interval,
+        window: 2 * checkpoint_interval,
+        pipeline_max: rng("pipeline").range(1, 2 * checkpoint_interval),
+        request_bytes_max: 3 * KIB as u32,
+        request_operations_max: 16,
+        batch_requests_max: rng("batch requests").pick(&[1, 2, 4, 16]),
+        batch_bytes_max,
+        client_window: rng("client window").pick(&[1, 4, 64, 64]),
+        sessions_max: rng("sessions").pick(&[16, 64]),
+        reply_bytes_max: rng("reply bytes").pick(&[256, 512, 4096]),
+        reply_cache_bytes: 256 * KIB as u64,
+        snapshot_bytes: rng("snapshot bytes").pick(&[8, 32, 1024]) * KIB as u64,
+        snapshot_slots: checkpoint_interval * rng("snapshot slots").pick(&[2, 4, 8, 16]),
+        view_timeout: 500 * MILLISECOND,
+        cipher: Cipher::AesGcm,
+    }
+}
+
+fn draw_tuning(seed: Seed, params: &ProtocolParams) -> Tuning {
+    let rng = |name: &str| seed.child(name).rng();
+    let batch = params.batch_bytes_max as usize;
+    Tuning {
+        status_busy: rng("status busy").range(10, 50) * MILLISECOND,
+        status_idle: rng("status idle").range(100, 1000) * MILLISECOND,
+        body_bytes: rng("body bytes").pick(&[2, 4, 64]) * batch,
+        pool_bytes: rng("pool bytes").pick(&[4, 16, 64]) * batch,
+        pool_bytes_per_client: rng("pool bytes per client").pick(&[2, 4, 16]) * batch,
+        log_slots: rng("log slots").pick(&[1, 4, 64]),
+    }
+}
+
+fn draw_clients(seed: Seed, params: &ProtocolParams, safety: u64) -> Vec<ClientOptions> {
+    let count = seed.child("count").rng().range(2, 5);
+    let total = seed.child("operations").rng().range(240, 640);
+    (0..count)
+        .map(|nth| {
+            let seed = seed.nth(nth);
+            let rng = |name: &str| seed.child(name).rng();
+            let operations = total.div_ceil(count);
+            let burst = rng("burst").pick(&[1, 1, 4, 12]);
+            ClientOptions {
+                window: rng("window").range(1, params.client_window),
+                operations_per_request: rng("operations").pick(&[1, 1, 4, 16]),
+                operations: operations as u32,
+                think: safety * burst / operations,
+                burst,
+                padding: rng("padding").pick(&[0, 16, 120]),
+                impatience: if rng("impatience").chance(200) { 100 } else { 0 },
+            }
+        })
+        .collect()
+}
+
+fn draw_network(seed: Seed, has: &impl Fn(Fault) -> bool) -> NetworkOptions {
+    let rng = |name: &str| seed.child(name).rng();
+    let when = |fault, permille| if has(fault) { permille } else { 0 };
+    NetworkOptions {
+        delay_min: rng("delay min").range(20, 500) * MICROSECOND,
+        delay_mean: rng("delay mean").pick(&[50, 200, 1_000, 5_000]) * MICROSECOND,
+        drop: when(Fault::Drop, rng("drop").pick(&[5, 20, 50, 150])) as u32,
+        double: when(Fault::Double, rng("double").pick(&[10, 50, 200])) as u32,
+        reorder: when(Fault::Reorder, rng("reorder").pick(&[10, 50, 200])) as u32,
+    }
+}
+
+fn draw_machine(seed: Seed, params: &ProtocolParams) -> MachineOptions {
+    let rng = |name: &str| seed.child(name).rng();
+    let group_bytes_max = (2 * params.batch_bytes_max).next_multiple_of(4096).max(32 * KIB as u32);
+    MachineOptions {
+        disk_min: rng("disk min").range(10, 100) * MICROSECOND,
+        disk_mean: rng("disk mean").pick(&[50, 500, 3_000]) * MICROSECOND,
+        slow_disk_factor: rng("slow disk").pick(&[10, 30, 100]),
+        segment_bytes: group_bytes_max * rng("segment").pick(&[2, 4, 8]) as u32,
+        group_bytes_max,
+        flushes_in_flight: rng("flushes").range(1, 4) as usize,
+        execute_mean: rng("execute").pick(&[5, 50, 1_000]) * MICROSECOND,
+        snapshot_mean: rng("snapshot").pick(&[50, 1_000, 20_000]) * MICROSECOND,
+        gather: rng("gather").pick(&[0, 50, 500]) * MICROSECOND,
+        clock_skew: rng("skew").pick(&[0, 1, 400]) * MILLISECOND,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_seed_gives_a_valid_cluster_and_every_fault_is_common() {
+        let options: Vec<_> = (0..2000).map(|seed| Options::from_seed(seed, Fidelity::Ledger)).collect();
+        assert_eq!(options[7], Options::from_seed(7, Fidelity::Ledger));
+        for options in &options {
+            crate::cluster::Cluster::new(options);
+        }
+        for fault in Fault::ALL {
+            let on = options.iter().filter(|options| options.has(fault)).count();
+            assert!(on * 20 > options.len(), "{fault:?} is on in {on} of {}", options.len());
+        }
+        assert!(options.iter().any(|options| options.faults.is_empty()));
+        assert!(options.iter().all(|options| options.operations() >= 240));
+    }
+}

@@ -1,0 +1,398 @@
+//! One seed from its beginning to the verdict: a safety phase in which faults strike, then a liveness phase in which all
+//! of them have ended and everything must come to its end.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bft_core::door::LinkState;
+use bft_core::ids::ReplicaId;
+use bft_core::limits::{MILLISECOND, SECOND};
+
+use crate::checkers::{Oracle, Violation, convergence};
+use crate::client::Client;
+use crate::counters::Counters;
+use crate::faults::Striker;
+use crate::network::Node;
+use crate::options::{Fault, Options};
+use crate::replica::{Crash, Machine};
+use crate::rng::{Rng, Seed};
+use crate::trace::{Actor, Trace};
+use crate::world::{Event, InLife, ToClient, ToMachine, World};
+
+/// Virtual time that the liveness phase may take.
+const LIVENESS_BOUND: u64 = 120 * SECOND;
+/// Events that a run may take: beyond, something runs in circles.
+const EVENTS_MAX: u64 = 6_000_000;
+/// How often the end is looked for.
+const POLL_INTERVAL: u64 = 20 * MILLISECOND;
+
+/// What came of a seed.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// The hash over everything that happened.
+    pub trace: u64,
+    /// How often what happened.
+    pub counters: Counters,
+    /// The faults that were on.
+    pub faults: Vec<Fault>,
+    /// What was broken, if anything.
+    pub violation: Option<Violation>,
+    /// Where every replica was at the end, for people.
+    pub standing: Vec<String>,
+}
+
+/// Runs a seed.
+#[must_use]
+pub fn run(options: Options, trace: Trace) -> Report {
+    let mut run = Run::new(options, trace);
+    let ended = quietly(AssertUnwindSafe(|| run.to_the_end()));
+    if let Err(panic) = ended {
+        run.world.checks.report(Oracle::Assertion, panic);
+    }
+    run.report()
+}
+
+struct Run {
+    world: World,
+    machines: Vec<Machine>,
+    clients: Vec<Client>,
+    striker: Striker,
+    rng: Rng,
+    phase: Phase,
+    events: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Safety,
+    Liveness { until: u64 },
+    Over,
+}
+
+impl Run {
+    fn new(options: Options, trace: Trace) -> Self {
+        let world = World::new(options, trace);
+        let machines = world.cluster.config.replicas().map(|id| Machine::new(id, &world)).collect();
+        let clients = (0..world.options.clients.len()).map(|index| Client::new(index, &world)).collect();
+        let rng = Seed::root(world.options.seed).child("run").rng();
+        let striker = Striker::new(&world);
+        Self { world, machines, clients, striker, rng, phase: Phase::Safety, events: 0 }
+    }
+
+    fn to_the_end(&mut self) {
+        self.begin();
+        while self.phase != Phase::Over && self.world.checks.violation().is_none() {
+            let Some((at, event)) = self.world.queue.pop() else { break };
+            self.world.now = at;
+            self.world.checks.at(at);
+            self.events += 1;
+            if self.events > EVENTS_MAX {
+                let text = format!("more than {EVENTS_MAX} events, the last {event:?}: something runs in circles");
+                return self.world.checks.report(Oracle::Convergence, text);
+            }
+            self.on_event(event);
+        }
+        if self.world.checks.violation().is_none() {
+            self.judge();
+        }
+    }
+
+    fn begin(&mut self) {
+        for id in self.ids() {
+            let delay = self.rng.below(MILLISECOND);
+            self.world.after(delay, Event::Machine(id, ToMachine::Start));
+        }
+        for client in &mut self.clients {
+            client.wake_later(&mut self.world);
+        }
+        if self.world.options.has(Fault::SlowDisk) {
+            let slow = self.rng.below(self.machines.len() as u64) as usize;
+            self.machines[slow].slow_disk(self.world.options.machine.slow_disk_factor);
+        }
+        let safety = self.world.options.safety;
+        self.world.after(safety, Event::EndOfFaults);
+        self.world.after(self.striker.next(), Event::Strike);
+        self.world.after(self.rng.below(safety / 4), Event::Audit);
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Machine(id, event) => self.on_machine_event(id, event),
+            Event::Client(index, life, event) => {
+                let client = &mut self.clients[index];
+                if client.life() == life {
+                    client.on_event(&mut self.world, event);
+                }
+            }
+            Event::Strike => self.on_strike(),
+            Event::EndOfFaults => self.end_faults(),
+            Event::Audit => {
+                let which = self.rng.below(self.machines.len() as u64) as usize;
+                self.machines[which].audit(&mut self.world);
+                let next = self.rng.exponential(self.world.options.safety / 8);
+                self.world.after(next, Event::Audit);
+            }
+            Event::Poll => self.poll(),
+        }
+    }
+
+    fn on_machine_event(&mut self, id: ReplicaId, event: ToMachine) {
+        let was_up = self.machines[id.index()].is_up();
+        self.machines[id.index()].on_event(&mut self.world, event);
+        match (was_up, self.machines[id.index()].is_up()) {
+            (false, true) => self.came_up(id),
+            (true, false) => self.went_down(id),
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// Links to the new process come up, one after the other.
+    fn came_up(&mut self, id: ReplicaId) {
+        let life = self.machines[id.index()].life();
+        for peer in self.ids() {
+            let machine = &self.machines[peer.index()];
+            if peer != id && machine.is_up() {
+                let delay = self.rng.below(5 * MILLISECOND);
+                for (at, life, other) in [(peer, machine.life(), id), (id, life, peer)] {
+                    let event = ToMachine::InLife(life, InLife::Peer(other, LinkState::Up));
+                    self.world.after(delay, Event::Machine(at, event));
+                }
+            }
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            let delay = self.rng.below(5 * MILLISECOND);
+            let event = InLife::ClientUp { client: index, life: client.life() };
+            self.world.after(delay, Event::Machine(id, ToMachine::InLife(life, event)));
+        }
+    }
+
+    /// Its peers and clients notice, sooner or later.
+    fn went_down(&mut self, id: ReplicaId) {
+        for peer in self.ids() {
+            let machine = &self.machines[peer.index()];
+            if peer != id && machine.is_up() {
+                let delay = self.rng.below(20 * MILLISECOND);
+                let event = ToMachine::InLife(machine.life(), InLife::Peer(id, LinkState::Down));
+                self.world.after(delay, Event::Machine(peer, event));
+            }
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            let delay = self.rng.below(20 * MILLISECOND);
+            self.world.after(delay, Event::Client(index, client.life(), ToClient::LinkDown(id)));
+        }
+    }
+
+    // ---- faults ----
+
+    fn on_strike(&mut self) {
+        if self.phase != Phase::Safety {
+            return;
+        }
+        if let Some(fault) = self.striker.pick() {
+            self.strike(fault);
+        }
+        let next = self.striker.next();
+        self.world.after(next, Event::Strike);
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        let outage = self.striker.outage();
+        match fault {
+            Fault::Partition | Fault::OneWay => self.partition(fault, outage),
+            Fault::Kill => self.crash_a_backup(Crash::Killed, outage),
+            Fault::PowerLoss => self.crash_a_backup(Crash::PowerLost, outage),
+            Fault::PowerLossOfAll => self.power_loss_of_all(),
+            Fault::Pause => {
+                let which = self.striker.below(self.machines.len());
+                self.world.counters.pauses += 1;
+                self.note(fault, || format!("r{which} is not scheduled for {} ms", outage / MILLISECOND));
+                self.machines[which].pause(self.world.now + outage);
+            }
+            Fault::ClientRestart => {
+                let which = self.striker.below(self.clients.len());
+                self.world.counters.client_restarts += 1;
+                self.restart_client(which);
+            }
+            Fault::ClockJump => {
+                let which = self.striker.below(self.machines.len());
+                self.world.counters.clock_jumps += 1;
+                self.note(fault, || format!("the wall clock of r{which} is set"));
+                self.machines[which].set_wall_clock(900 * MILLISECOND);
+            }
+            Fault::Drop | Fault::Double | Fault::Reorder | Fault::SlowDisk | Fault::BitRot => {
+                unreachable!("does not strike")
+            }
+        }
+    }
+
+    fn partition(&mut self, fault: Fault, outage: u64) {
+        let nodes = self.machines.len() + self.clients.len();
+        let side = self.striker.side(nodes);
+        let until = self.world.now + outage;
+        let is_one_way = fault == Fault::OneWay;
+        self.note(fault, || format!("{side:?} is cut off{}", if is_one_way { ", but hears" } else { "" }));
+        for from in 0..nodes {
+            for to in 0..nodes {
+                let is_cut = if is_one_way { side[from] && !side[to] } else { side[from] != side[to] };
+                if is_cut {
+                    self.world.network.cut(Node(from), Node(to), until);
+                }
+            }
+        }
+        let counters = &mut self.world.counters;
+        *(if is_one_way { &mut counters.one_way } else { &mut counters.partitions }) += 1;
+    }
+
+    /// At most F of the weight is down at a time, those that will not come back among it. The primary stays: there is no
+    /// view change yet.
+    fn crash_a_backup(&mut self, crash: Crash, outage: u64) {
+        let weights = &self.world.options.weights;
+        let total: u64 = weights.iter().sum();
+        let down: u64 =
+            self.machines.iter().filter(|machine| !machine.is_up()).map(|machine| weights[machine.id().index()]).sum();
+        let which = self.striker.below(self.machines.len());
+        let id = self.machines[which].id();
+        let is_allowed = down + weights[which] <= (total - 1) / 3;
+        if !is_allowed || id == self.world.cluster.primary() || !self.machines[which].is_up() {
+            return;
+        }
+        self.machines[which].crash(&mut self.world, crash);
+        match crash {
+            Crash::Killed => self.world.counters.kills += 1,
+            Crash::PowerLost => self.world.counters.power_losses += 1,
+        }
+        self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
+        self.went_down(id);
+        if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
+            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
+        }
+        self.world.after(outage, Event::Machine(id, ToMachine::Start));
+    }
+
+    fn power_loss_of_all(&mut self) {
+        self.note(Fault::PowerLossOfAll, || "all machines lose their power".into());
+        self.world.counters.power_losses_of_all += 1;
+        for id in self.ids() {
+            let machine = &mut self.machines[id.index()];
+            if machine.crash(&mut self.world, Crash::PowerLost) {
+                self.went_down(id);
+            } else {
+                machine.lose_power_while_down(&mut self.world);
+            }
+            let delay = self.striker.outage() / 4;
+            self.world.after(delay, Event::Machine(id, ToMachine::Start));
+        }
+    }
+
+    fn restart_client(&mut self, which: usize) {
+        let old: Vec<_> = self.ids().into_iter().map(|id| (id, self.clients[which].link(id))).collect();
+        self.clients[which].restart(&mut self.world);
+        for (id, link) in old {
+            let machine = &self.machines[id.index()];
+            if !machine.is_up() {
+                continue;
+            }
+            let life = machine.life();
+            if let Some(link) = link {
+                let delay = self.rng.below(20 * MILLISECOND);
+                let event = ToMachine::InLife(life, InLife::ClientDown(link));
+                self.world.after(delay, Event::Machine(id, event));
+            }
+            let delay = self.rng.below(5 * MILLISECOND);
+            let event = InLife::ClientUp { client: which, life: self.clients[which].life() };
+            self.world.after(delay, Event::Machine(id, ToMachine::InLife(life, event)));
+        }
+    }
+
+    fn end_faults(&mut self) {
+        self.world.trace.event(self.world.now, Actor::World, 40, || "the faults end".into());
+        self.world.network.heal();
+        for id in self.ids() {
+            let machine = &mut self.machines[id.index()];
+            machine.pause(0);
+            machine.slow_disk(1);
+            self.world.after(0, Event::Machine(id, ToMachine::Start));
+        }
+        self.clients.iter_mut().for_each(Client::hurry);
+        self.phase = Phase::Liveness { until: self.world.now + LIVENESS_BOUND };
+        self.world.after(POLL_INTERVAL, Event::Poll);
+    }
+
+    // ---- the end ----
+
+    fn poll(&mut self) {
+        let Phase::Liveness { until } = self.phase else { return };
+        let standings: Vec<_> = self.machines.iter_mut().filter_map(Machine::standing).collect();
+        let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
+        let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
+        if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
+            self.phase = Phase::Over;
+        } else {
+            self.world.after(POLL_INTERVAL, Event::Poll);
+        }
+    }
+
+    fn judge(&mut self) {
+        let mut standings = Vec::new();
+        for machine in &mut self.machines {
+            let (Some(mut standing), Some((executed, digest, entries))) = (machine.standing(), machine.state()) else {
+                continue;
+            };
+            standing.state = digest;
+            self.world.trace.digest(&digest);
+            standings.push(standing);
+            self.world.checks.state(machine.id(), executed, &entries);
+        }
+        let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
+        let operations = self.clients.iter().map(Client::waiting).sum();
+        if let Err(text) = convergence::judge(&standings, waiting, operations) {
+            self.world.checks.report(Oracle::Convergence, text);
+        }
+    }
+
+    fn report(self) -> Report {
+        Report {
+            seed: self.world.options.seed,
+            trace: self.world.trace.hash(),
+            counters: self.world.counters.clone(),
+            faults: self.world.options.faults.clone(),
+            violation: self.world.checks.violation().cloned(),
+            standing: self.machines.iter().map(Machine::describe).collect(),
+        }
+    }
+
+    fn note(&mut self, fault: Fault, line: impl FnOnce() -> String) {
+        self.world.trace.event(self.world.now, Actor::World, 50 + fault as u64, line);
+    }
+
+    fn ids(&self) -> Vec<ReplicaId> {
+        self.machines.iter().map(Machine::id).collect()
+    }
+}
+
+thread_local! {
+    /// The last panic of this thread, while somebody listens.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+    static LISTENING: RefCell<bool> = const { RefCell::new(false) };
+}
+
+/// Runs `f`; a panic becomes its message and place, and is not printed.
+fn quietly<R>(f: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, String> {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if LISTENING.with_borrow(|listening| *listening) {
+                PANIC.set(Some(info.to_string().replace('\n', " ")));
+            } else {
+                before(info);
+            }
+        }));
+    });
+    LISTENING.set(true);
+    let result = catch_unwind(f);
+    LISTENING.set(false);
+    result.map_err(|_| PANIC.take().unwrap_or_else(|| "a panic without a message".into()))
+}

@@ -1,0 +1,227 @@
+//! What all machines and clients of a run share: time, the queue of what is to come, links, judges and books.
+
+use std::sync::Arc;
+
+use bft_core::ids::{LinkId, LogPosition, ReplicaId};
+use bft_core::journal::Ticket;
+use bft_core::wire::message::Message;
+
+use crate::carriage;
+use crate::checkers::{Checks, Oracle};
+use crate::cluster::Cluster;
+use crate::counters::Counters;
+use crate::network::{Network, Node};
+use crate::options::Options;
+use crate::queue::{Queue, Turn};
+use crate::rng::Seed;
+use crate::trace::Trace;
+
+/// A process's number among the lives of its machine or client: what belonged to an earlier one is stale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Life(pub u64);
+
+/// Something that happens to a machine.
+#[derive(Debug)]
+pub enum ToMachine {
+    /// A peer's message arrives, in whatever life.
+    Message {
+        /// Whose.
+        from: ReplicaId,
+        /// What.
+        message: Message,
+    },
+    /// A client's message arrives on its link.
+    FromClient {
+        /// The link.
+        link: LinkId,
+        /// What.
+        message: Message,
+    },
+    /// The process is started.
+    Start,
+    /// Something of one life.
+    InLife(Life, InLife),
+}
+
+/// Something that happens to a process.
+#[derive(Debug)]
+pub enum InLife {
+    /// A peer's life began or ended.
+    Peer(ReplicaId, bft_core::door::LinkState),
+    /// A client's link came up.
+    ClientUp {
+        /// The client.
+        client: usize,
+        /// Its life.
+        life: Life,
+    },
+    /// A client's link went down.
+    ClientDown(LinkId),
+    /// Requests have been gathered.
+    Gathered,
+    /// A write of the journal has landed in the cache.
+    Landed(Ticket),
+    /// A write of the journal is flushed.
+    Flushed(Ticket),
+    /// The execution thread is done with its job.
+    JobDone,
+    /// The snapshot thread takes its next step.
+    SnapshotStep,
+    /// A record has been read back.
+    Loaded(LogPosition),
+    /// Time is up, if nobody set another time meanwhile.
+    Deadline {
+        /// Which setting of the deadline this is.
+        generation: u64,
+    },
+}
+
+/// Something that happens to a client.
+#[derive(Debug)]
+pub enum ToClient {
+    /// It submits.
+    Wake,
+    /// A replica's message arrives.
+    Message {
+        /// Whose.
+        from: ReplicaId,
+        /// What.
+        message: Message,
+    },
+    /// A link came up.
+    LinkUp {
+        /// To whom.
+        replica: ReplicaId,
+        /// What the replica calls it.
+        link: LinkId,
+    },
+    /// The link went down.
+    LinkDown(ReplicaId),
+    /// Time is up, if nobody set another time meanwhile.
+    Deadline {
+        /// Which setting of the deadline this is.
+        generation: u64,
+    },
+}
+
+/// Something that happens.
+#[derive(Debug)]
+pub enum Event {
+    /// To a machine.
+    Machine(ReplicaId, ToMachine),
+    /// To a life of a client.
+    Client(usize, Life, ToClient),
+    /// A fault strikes.
+    Strike,
+    /// The faults end.
+    EndOfFaults,
+    /// A disk is compared with what its replica believes.
+    Audit,
+    /// Has the run come to its end?
+    Poll,
+}
+
+/// The shared part of a run.
+pub struct World {
+    /// Nanoseconds since the beginning.
+    pub now: u64,
+    /// What is to come.
+    pub queue: Queue<Event>,
+    /// Links.
+    pub network: Network,
+    /// Judges.
+    pub checks: Checks,
+    /// What happened.
+    pub trace: Trace,
+    /// How often.
+    pub counters: Counters,
+    /// What the seed chose.
+    pub options: Arc<Options>,
+    /// Who is who.
+    pub cluster: Cluster,
+    next_link: LinkId,
+}
+
+impl World {
+    /// A world in which nothing has happened.
+    #[must_use]
+    pub fn new(options: Options, trace: Trace) -> Self {
+        let cluster = Cluster::new(&options);
+        let nodes = options.weights.len() + options.clients.len();
+        let rng = Seed::root(options.seed).child("network").rng();
+        Self {
+            now: 0,
+            queue: Queue::default(),
+            network: Network::new(options.network.clone(), nodes, rng),
+            checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness)),
+            trace,
+            counters: Counters::default(),
+            options: Arc::new(options),
+            cluster,
+            next_link: LinkId(1),
+        }
+    }
+
+    /// How many replicas there are.
+    #[must_use]
+    pub fn n(&self) -> usize {
+        self.options.weights.len()
+    }
+
+    /// `event` happens `delay` nanoseconds from now.
+    pub fn after(&mut self, delay: u64, event: Event) {
+        self.queue.push(self.now + delay, Turn::First, event);
+    }
+
+    /// `event` happens at `at`, after everything else of that instant.
+    pub fn deadline(&mut self, at: u64, event: Event) {
+        self.queue.push(at.max(self.now), Turn::Last, event);
+    }
+
+    /// A new link.
+    pub fn draw_link(&mut self) -> LinkId {
+        let link = self.next_link;
+        self.next_link = link.next();
+        link
+    }
+
+    /// A message leaves `from` for a replica.
+    pub fn send_to_replica(
+        &mut self,
+        from: Node,
+        to: ReplicaId,
+        message: Message,
+        arrive: impl Fn(Message) -> ToMachine,
+    ) {
+        let arrivals = self.network.send(self.now, from, Node(to.index()), &mut self.counters);
+        let Some(first) = arrivals.first else { return };
+        let message = self.carry(message);
+        if let Some(second) = arrivals.second {
+            self.queue.push(second, Turn::First, Event::Machine(to, arrive(message.clone())));
+        }
+        self.queue.push(first, Turn::First, Event::Machine(to, arrive(message)));
+    }
+
+    /// An answer leaves `from` for a life of a client.
+    pub fn send_to_client(&mut self, from: ReplicaId, client: usize, life: Life, message: Message) {
+        let to = Node(self.n() + client);
+        let arrivals = self.network.send(self.now, Node(from.index()), to, &mut self.counters);
+        let Some(first) = arrivals.first else { return };
+        let message = self.carry(message);
+        if let Some(second) = arrivals.second {
+            let message = message.clone();
+            self.queue.push(second, Turn::First, Event::Client(client, life, ToClient::Message { from, message }));
+        }
+        self.queue.push(first, Turn::First, Event::Client(client, life, ToClient::Message { from, message }));
+    }
+
+    fn carry(&mut self, message: Message) -> Message {
+        match carriage::carry(message, self.options.fidelity, &self.cluster.config) {
+            Ok(message) => message,
+            Err((message, text)) => {
+                self.checks.report(Oracle::Assertion, text);
+                message
+            }
+        }
+    }
+}

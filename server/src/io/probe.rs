@@ -1,0 +1,176 @@
+//! What this machine allows, tried out at start: io_uring at all, and which way of making a write durable is the
+//! fastest on the journal's disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bft_core::journal::BlockBuf;
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::fs::OFlags;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+use crate::error::{IoUringRefused, ServerError};
+
+/// How often each way is tried.
+const TRIES: usize = 5;
+/// The file that is written to.
+const PROBE_BYTES: u64 = 64 * 4096;
+/// A flush faster than this reaches no disk.
+const LYING_CACHE: Duration = Duration::from_micros(5);
+
+/// How a write is made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WritePath {
+    /// O_DIRECT, and an fdatasync linked behind each write.
+    LinkedFdatasync,
+    /// O_DIRECT and O_DSYNC.
+    Dsync,
+    /// Through the page cache, and an fdatasync linked behind each write: where O_DIRECT is refused.
+    Buffered,
+}
+
+impl WritePath {
+    /// In words, for INFO and logs.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::LinkedFdatasync => "io_uring, O_DIRECT write linked to fdatasync",
+            Self::Dsync => "io_uring, O_DIRECT O_DSYNC write",
+            Self::Buffered => "io_uring, buffered write linked to fdatasync",
+        }
+    }
+
+    /// Opens a file of the journal for it.
+    pub fn open(self, path: &Path) -> io::Result<File> {
+        let flags = match self {
+            Self::LinkedFdatasync => OFlags::DIRECT,
+            Self::Dsync => OFlags::DIRECT | OFlags::DSYNC,
+            Self::Buffered => OFlags::empty(),
+        };
+        let flags = i32::try_from(flags.bits()).expect("the flags of open(2) fit an int");
+        OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)
+    }
+
+    /// The entries that write `len` bytes at `from` to `offset` of `file` and make them durable. The first is tagged
+    /// `write_tag`, the second, where there is one, `flush_tag`.
+    pub fn entries(
+        self,
+        file: &File,
+        (from, len): (*const u8, u32),
+        offset: u64,
+        (write_tag, flush_tag): (u64, u64),
+    ) -> (squeue::Entry, Option<squeue::Entry>) {
+        let fd = types::Fd(file.as_raw_fd());
+        let write = opcode::Write::new(fd, from, len).offset(offset).build().user_data(write_tag);
+        match self {
+            Self::Dsync => (write, None),
+            // The link makes the flush wait for the write, and cancels it when the write fails or is short (D3).
+            Self::LinkedFdatasync | Self::Buffered => {
+                let flush = opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build().user_data(flush_tag);
+                (write.flags(squeue::Flags::IO_LINK), Some(flush))
+            }
+        }
+    }
+}
+
+/// Lets the process lock as much memory as it may, and sees whether rings can be made and do what they must.
+pub fn io_uring(cores: usize) -> Result<(), IoUringRefused> {
+    let limit = getrlimit(Resource::Memlock);
+    // Raising a soft limit to the hard one is always allowed; where it fails, glommio says so with the figure.
+    let _ = setrlimit(Resource::Memlock, rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let refused = |what| move |source| IoUringRefused { what, source };
+    let needed = 512 * 1024 * (cores as u64 + 1);
+    if limit.maximum.is_some_and(|maximum| maximum < needed) {
+        let source =
+            io::Error::other(format!("the hard limit of locked memory is {:?}, needed are {needed}", limit.maximum));
+        return Err(IoUringRefused { what: "memlock", source });
+    }
+    let ring = IoUring::new(8).map_err(refused("io_uring_setup"))?;
+    let mut supported = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut supported).map_err(refused("io_uring_register"))?;
+    for (code, what) in [
+        (opcode::Write::CODE, "IORING_OP_WRITE"),
+        (opcode::Read::CODE, "IORING_OP_READ"),
+        (opcode::Fsync::CODE, "IORING_OP_FSYNC"),
+        (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+    ] {
+        if !supported.is_supported(code) {
+            return Err(refused(what)(io::Error::from(io::ErrorKind::Unsupported)));
+        }
+    }
+    Ok(())
+}
+
+/// Measures on a file in `folder` which way is the fastest, and says what it found.
+pub fn write_path(folder: &Path) -> Result<WritePath, ServerError> {
+    let path = folder.join("probe");
+    let failed = |what| {
+        let path = path.clone();
+        move |source| ServerError::JournalIo { what, path, source }
+    };
+    let mut file = File::create(&path).map_err(failed("create"))?;
+    file.write_all(&vec![0; PROBE_BYTES as usize]).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+    let mut best: Option<(WritePath, Duration)> = None;
+    for way in [WritePath::LinkedFdatasync, WritePath::Dsync] {
+        match measure(way, &path) {
+            Ok(time) => {
+                tracing::debug!(path = way.words(), ?time, "durable write of 4 KiB, median");
+                if best.is_none_or(|(_, fastest)| time < fastest) {
+                    best = Some((way, time));
+                }
+            }
+            // What a file system without O_DIRECT says, at open or at the first write.
+            Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => {}
+            Err(error) => return Err(failed("write")(error)),
+        }
+    }
+    let (way, time) = match best {
+        Some(best) => best,
+        None => (WritePath::Buffered, measure(WritePath::Buffered, &path).map_err(failed("write"))?),
+    };
+    std::fs::remove_file(&path).map_err(failed("remove"))?;
+    tracing::info!(path = way.words(), ?time, "the journal's durable write path, and its median for 4 KiB");
+    if time < LYING_CACHE {
+        tracing::warn!(
+            ?time,
+            "flushes are faster than any disk: what is called durable would not survive a power loss"
+        );
+    }
+    Ok(way)
+}
+
+const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
+const EOPNOTSUPP: i32 = rustix::io::Errno::OPNOTSUPP.raw_os_error();
+
+fn measure(way: WritePath, path: &Path) -> io::Result<Duration> {
+    let file = way.open(path)?;
+    let mut ring = IoUring::new(8)?;
+    let block = BlockBuf::zeroed(4096);
+    let mut times = [Duration::ZERO; TRIES];
+    for (index, time) in times.iter_mut().enumerate() {
+        let begin = Instant::now();
+        let bytes: &[u8] = &block;
+        let (write, flush) = way.entries(&file, (bytes.as_ptr(), 4096), index as u64 * 4096, (0, 1));
+        let count = 1 + usize::from(flush.is_some());
+        // SAFETY: block and file outlive the wait for all completions below.
+        unsafe {
+            ring.submission().push(&write).expect("eight entries hold two");
+            flush.iter().for_each(|flush| ring.submission().push(flush).expect("eight entries hold two"));
+        }
+        ring.submit_and_wait(count)?;
+        for completion in ring.completion() {
+            match (completion.user_data(), completion.result()) {
+                (_, result) if result < 0 => return Err(io::Error::from_raw_os_error(-result)),
+                (0, result) if result != 4096 => return Err(io::Error::from(io::ErrorKind::WriteZero)),
+                _ => {}
+            }
+        }
+        *time = begin.elapsed();
+    }
+    times.sort_unstable();
+    Ok(times[TRIES / 2])
+}

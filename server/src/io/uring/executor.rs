@@ -1,0 +1,444 @@
+//! One executor's sockets: accepted, dialled, read, written, and handed to the executor where they belong. The links
+//! themselves are the shard's.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bft_core::ids::{LinkId, Nanos, ReplicaId};
+use futures_lite::future::yield_now;
+use glommio::Task;
+use glommio::net::{TcpListener, TcpStream};
+use glommio::timer::sleep;
+
+use super::socket::{Descriptor, Socket};
+use super::wake::Notice;
+use super::{Dispatch, Inbox, ToCore};
+use crate::clock;
+use crate::counters::ShardCounters;
+use crate::error::ServerError;
+use crate::io::doorbell::Listener;
+use crate::shard::{Arrival, Handover, Origin, Shard, ShardSetup};
+
+/// Read at a time. One buffer for all sockets of an executor: what was read is opened before anything else is.
+const READ_BYTES: usize = 256 * 1024;
+/// Sealed and written at a time to one socket.
+const WRITE_BYTES: usize = 256 * 1024;
+/// How often handshakes and silent links are looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a dialled connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first wait before dialling again; doubled until the longest.
+const REDIAL_FIRST: Duration = Duration::from_millis(20);
+const REDIAL_LONGEST: Duration = Duration::from_secs(1);
+/// A link that lived this long was a good one: dialling starts afresh.
+const GOOD_LINK: u64 = 5_000_000_000;
+/// Tasks of closed sockets end at once; nothing waits longer for them.
+const END_MAX: u64 = 1_000_000_000;
+/// A wait after the system refused another connection: it has no descriptors left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// The sockets of one executor, and the shard whose links they carry.
+pub struct Executor {
+    /// The links.
+    pub shard: RefCell<Shard>,
+    /// There is something to do.
+    pub turn: Notice,
+    index: u16,
+    setup: ShardSetup,
+    sockets: RefCell<BTreeMap<LinkId, Rc<Socket>>>,
+    buffer: RefCell<Vec<u8>>,
+    inboxes: Vec<Arc<Inbox>>,
+    core: Option<RefCell<ToCore>>,
+    /// What the queue to the core had no room for: nothing is read meanwhile.
+    arrivals: RefCell<VecDeque<Arrival>>,
+    readers: RefCell<Vec<Rc<Notice>>>,
+    /// Tasks that run as long as the executor. It does not drop them by itself.
+    tasks: RefCell<Vec<Task<()>>>,
+    /// Tasks of sockets: they end when their socket is closed.
+    socket_tasks: Cell<usize>,
+    is_ending: Cell<bool>,
+}
+
+impl Executor {
+    /// For the executor that this is called on. `core`: the way to the core, where it is on another one.
+    pub fn new(
+        setup: ShardSetup,
+        counters: Arc<ShardCounters>,
+        inboxes: Vec<Arc<Inbox>>,
+        core: Option<ToCore>,
+    ) -> Result<Rc<Self>, ServerError> {
+        Ok(Rc::new(Self {
+            shard: RefCell::new(Shard::new(setup.clone(), counters)),
+            turn: Notice::default(),
+            index: setup.index,
+            setup,
+            sockets: RefCell::default(),
+            buffer: RefCell::new(vec![0; READ_BYTES]),
+            inboxes,
+            core: core.map(RefCell::new),
+            arrivals: RefCell::default(),
+            readers: RefCell::default(),
+            tasks: RefCell::default(),
+            socket_tasks: Cell::new(0),
+            is_ending: Cell::new(false),
+        }))
+    }
+
+    /// Starts the tasks that run beside the turns.
+    pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
+        let bell =
+            Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
+        self.keep(self.clone().hear(bell));
+        self.keep(self.clone().tick());
+        if let Some(listener) = listener {
+            listener.set_nonblocking(true).map_err(ServerError::Listener)?;
+            // SAFETY: the descriptor is owned, and the listener takes it over.
+            let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+            self.keep(self.clone().accept(listener));
+        }
+        let me = self.setup.me;
+        for peer in self.setup.config.replicas() {
+            // One link for each pair: the lower id dials.
+            if me < peer && peer.0 % self.setup.shards == self.index {
+                self.keep(self.clone().dial(peer));
+            }
+        }
+        Ok(())
+    }
+
+    /// The loop of a shard that has the core on another executor.
+    pub async fn run_shard(self: Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
+        self.start(listener)?;
+        let core = self.core.as_ref().expect("this executor's shard is not the core's");
+        // Rings also when this ends in a panic: the core then finds the queue abandoned.
+        let _at_end = RingAtEnd(core.borrow().bell.clone());
+        loop {
+            self.turn.taken().await;
+            let now = clock::now().mono;
+            if self.inbox().is_stopping.load(Ordering::Acquire) || core.borrow().dispatches.is_abandoned() {
+                return self.end().await;
+            }
+            self.adopt(now);
+            self.take_dispatches(now, &mut core.borrow_mut());
+            let mut shard = self.shard.borrow_mut();
+            shard.finish_turn(now);
+            self.arrivals.borrow_mut().extend(shard.arrivals());
+            drop(shard);
+            self.push_arrivals(&mut core.borrow_mut());
+            self.flush();
+        }
+    }
+
+    /// Takes links that other executors have brought up.
+    pub fn adopt(self: &Rc<Self>, now: Nanos) {
+        let links = std::mem::take(&mut *self.inbox().links.lock().expect("nobody panics while holding it"));
+        for (descriptor, handover) in links {
+            let Ok(socket) = Socket::adopt(descriptor).map(Rc::new) else { continue };
+            let link = self.shard.borrow_mut().adopt(now, handover);
+            self.serve_on_task(link, socket);
+        }
+    }
+
+    /// Seals and writes what waits, and closes the sockets of links that are closed.
+    pub fn flush(&self) {
+        loop {
+            let dirty = self.shard.borrow_mut().dirty();
+            if dirty.is_empty() {
+                break;
+            }
+            for link in dirty {
+                self.write(link);
+            }
+        }
+        for link in self.shard.borrow_mut().closed() {
+            if let Some(socket) = self.sockets.borrow_mut().remove(&link) {
+                socket.close();
+            }
+        }
+    }
+
+    /// Whether bytes wait to be written anywhere.
+    pub fn has_output(&self) -> bool {
+        self.shard.borrow().has_output() || self.sockets.borrow().values().any(|socket| socket.is_full.get())
+    }
+
+    /// Closes everything, and waits until the tasks have seen it: an executor that goes leaves its tasks, and with them
+    /// the listening socket, behind.
+    pub async fn end(&self) -> Result<(), ServerError> {
+        self.is_ending.set(true);
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        for task in tasks {
+            task.cancel().await;
+        }
+        for socket in std::mem::take(&mut *self.sockets.borrow_mut()).into_values() {
+            socket.close();
+        }
+        self.resume_readers();
+        let until = clock::now().mono.after(END_MAX);
+        while self.socket_tasks.get() > 0 && clock::now().mono < until {
+            sleep(Duration::from_millis(1)).await;
+        }
+        // What was pending in the kernel is cancelled when it is submitted next.
+        sleep(Duration::from_millis(1)).await;
+        Ok(())
+    }
+
+    fn inbox(&self) -> &Inbox {
+        &self.inboxes[usize::from(self.index)]
+    }
+
+    fn write(&self, link: LinkId) {
+        let Some(socket) = self.sockets.borrow().get(&link).cloned() else { return };
+        while !socket.is_full.get() {
+            self.shard.borrow_mut().write(link, &mut socket.rest(), WRITE_BYTES);
+            if socket.rest().is_empty() {
+                return;
+            }
+            match socket.write_now() {
+                Ok(true) => {}
+                Ok(false) => {
+                    socket.is_full.set(true);
+                    socket.writer.give();
+                }
+                Err(_) => return self.shard.borrow_mut().ended(clock::now().mono, link),
+            }
+        }
+    }
+
+    fn take_dispatches(&self, now: Nanos, core: &mut ToCore) {
+        let mut shard = self.shard.borrow_mut();
+        while let Ok(dispatch) = core.dispatches.pop() {
+            match dispatch {
+                Dispatch::Frame { to, lane, frame } => shard.send(now, to, lane, frame),
+                Dispatch::Answer { link, answer } => shard.answer(now, link, answer),
+                Dispatch::StopAdmitting => shard.stop_admitting(),
+            }
+        }
+    }
+
+    fn push_arrivals(&self, core: &mut ToCore) {
+        let mut arrivals = self.arrivals.borrow_mut();
+        let before = arrivals.len();
+        push_all(&mut arrivals, &mut core.arrivals);
+        if !arrivals.is_empty() {
+            self.inbox().is_starved.store(true, Ordering::SeqCst);
+            // The core may have made room just before it could see the flag.
+            push_all(&mut arrivals, &mut core.arrivals);
+        }
+        if arrivals.len() < before {
+            core.bell.ring();
+        }
+        if arrivals.is_empty() {
+            self.resume_readers();
+        }
+    }
+
+    fn resume_readers(&self) {
+        self.readers.borrow_mut().drain(..).for_each(|reader| reader.give());
+    }
+
+    /// Waits while the queue to the core is full.
+    async fn has_room(&self) {
+        while !self.arrivals.borrow().is_empty() && !self.is_ending.get() {
+            let reader = Rc::new(Notice::default());
+            self.readers.borrow_mut().push(reader.clone());
+            reader.taken().await;
+        }
+    }
+
+    async fn hear(self: Rc<Self>, bell: Listener) {
+        while !self.is_ending.get() {
+            if let Err(error) = bell.heard().await {
+                tracing::error!(%error, "the executor's bell is broken");
+                return;
+            }
+            self.turn.give();
+        }
+    }
+
+    async fn tick(self: Rc<Self>) {
+        while !self.is_ending.get() {
+            sleep(TICK).await;
+            self.shard.borrow_mut().tick(clock::now().mono);
+            self.turn.give();
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
+        while !self.is_ending.get() {
+            match listener.accept().await {
+                Ok(stream) => self.accepted(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn accepted(self: &Rc<Self>, stream: TcpStream) {
+        // Whoever is gone again, or is turned away, finds the connection closed.
+        let Ok(socket) = Socket::new(stream).map(Rc::new) else { return };
+        let Ok(address) = socket.peer_address() else { return };
+        let origin = Origin::Accepted(address);
+        let Ok(link) = self.shard.borrow_mut().connected(clock::now().mono, origin, crate::entropy()) else { return };
+        self.serve_on_task(link, socket);
+        self.turn.give();
+    }
+
+    fn serve_on_task(self: &Rc<Self>, link: LinkId, socket: Rc<Socket>) {
+        let executor = self.clone();
+        self.sockets.borrow_mut().insert(link, socket.clone());
+        self.run(async move { executor.serve(link, socket).await });
+    }
+
+    /// Runs a task that ends with its socket.
+    fn run(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let executor = self.clone();
+        self.socket_tasks.set(self.socket_tasks.get() + 1);
+        let counted = async move {
+            task.await;
+            executor.socket_tasks.set(executor.socket_tasks.get() - 1);
+        };
+        glommio::spawn_local(counted).detach();
+    }
+
+    /// Runs a task until the executor ends.
+    fn keep(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().push(glommio::spawn_local(task));
+    }
+
+    /// Keeps a link to `peer` for ever.
+    async fn dial(self: Rc<Self>, peer: ReplicaId) {
+        let mut wait = REDIAL_FIRST;
+        while !self.is_ending.get() {
+            let begin = clock::now().mono;
+            if let Some(socket) = self.connect(peer).await {
+                let now = clock::now().mono;
+                let link = self.shard.borrow_mut().connected(now, Origin::Dialled(peer), crate::entropy());
+                let link = link.expect("who is dialled is never turned away");
+                self.sockets.borrow_mut().insert(link, socket.clone());
+                self.turn.give();
+                self.serve(link, socket).await;
+            }
+            if clock::now().mono.since(begin) > GOOD_LINK {
+                wait = REDIAL_FIRST;
+            }
+            sleep(jittered(wait)).await;
+            wait = (wait * 2).min(REDIAL_LONGEST);
+        }
+    }
+
+    async fn connect(&self, peer: ReplicaId) -> Option<Rc<Socket>> {
+        let address = self.setup.config.member(peer).expect("a member of the configuration").address.clone();
+        let resolved = match address.parse::<SocketAddr>() {
+            Ok(address) => Some(address),
+            // Names are asked for on another thread: it can take seconds.
+            Err(_) => {
+                let ask = move || address.to_socket_addrs().ok().and_then(|mut found| found.next());
+                glommio::executor().spawn_blocking(ask).await
+            }
+        };
+        let Some(resolved) = resolved else {
+            tracing::debug!(replica = peer.0, "its address is not known");
+            return None;
+        };
+        match TcpStream::connect_timeout(resolved, CONNECT_TIMEOUT).await {
+            Ok(stream) => Socket::new(stream).ok().map(Rc::new),
+            Err(error) => {
+                tracing::debug!(replica = peer.0, %resolved, %error, "not connected");
+                None
+            }
+        }
+    }
+
+    /// Reads until the link ends.
+    async fn serve(self: &Rc<Self>, link: LinkId, socket: Rc<Socket>) {
+        self.run(self.clone().write_when_full(link, socket.clone()));
+        loop {
+            self.has_room().await;
+            let read = socket.read(&self.buffer).await;
+            if socket.is_closed.get() {
+                break;
+            }
+            let now = clock::now().mono;
+            let Ok(count @ 1..) = read else {
+                self.shard.borrow_mut().ended(now, link);
+                break;
+            };
+            self.shard.borrow_mut().received(now, link, &self.buffer.borrow()[..count]);
+            self.turn.give();
+            if self.hand_over(link, &socket) {
+                return;
+            }
+            if count == READ_BYTES {
+                // More may wait; others are read first.
+                yield_now().await;
+            }
+        }
+        self.sockets.borrow_mut().remove(&link);
+        socket.close();
+        self.turn.give();
+    }
+
+    /// True if the link belongs to another executor and has gone there.
+    fn hand_over(&self, link: LinkId, socket: &Socket) -> bool {
+        let handover: Option<Handover> = self.shard.borrow_mut().handovers().next();
+        let Some(handover) = handover else { return false };
+        assert_eq!(handover.link, link, "a link is handed over when its handshake has just finished");
+        self.sockets.borrow_mut().remove(&link);
+        let descriptor: Result<Descriptor, _> = socket.descriptor();
+        if let Ok(descriptor) = descriptor {
+            self.inboxes[usize::from(handover.shard)].hand_over(descriptor, handover);
+        }
+        socket.is_closed.set(true);
+        socket.writer.give();
+        true
+    }
+
+    async fn write_when_full(self: Rc<Self>, link: LinkId, socket: Rc<Socket>) {
+        loop {
+            socket.writer.taken().await;
+            if socket.is_closed.get() {
+                return;
+            }
+            if socket.write_rest().await.is_err() {
+                self.shard.borrow_mut().ended(clock::now().mono, link);
+                self.turn.give();
+                return;
+            }
+            socket.is_full.set(false);
+            self.write(link);
+        }
+    }
+}
+
+fn push_all(arrivals: &mut VecDeque<Arrival>, queue: &mut rtrb::Producer<Arrival>) {
+    while let Some(arrival) = arrivals.pop_front() {
+        if let Err(rtrb::PushError::Full(arrival)) = queue.push(arrival) {
+            arrivals.push_front(arrival);
+            return;
+        }
+    }
+}
+
+/// Between half of `wait` and all of it.
+fn jittered(wait: Duration) -> Duration {
+    let [chance, ..] = crate::entropy();
+    wait / 2 + wait / 2 * u32::from(chance) / 255
+}
+
+/// Rings a bell when it is dropped.
+struct RingAtEnd(Arc<crate::io::doorbell::Doorbell>);
+
+impl Drop for RingAtEnd {
+    fn drop(&mut self) {
+        self.0.ring();
+    }
+}
