@@ -31,4 +31,4 @@ mod net;
 pub use bft_core::client::{NotSent, Outcome, Rejected, Unknown};
 pub use client::{Client, LinkReport, OpenError, OperationKind, Submit, SubmitError};
 pub use completion::{Completion, Completions, Pending, Wait};
-pub use config::{ClientConfig, ConfigError};
+pub use config::{ClientConfig, ConfigError, SessionStart};
