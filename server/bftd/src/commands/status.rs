@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use bft_client::{Client, ClientConfig, Completions, LinkReport};
+use bft_client::{Client, ClientConfig, Completions, LinkReport, SessionStart};
 use bft_core::config::ClusterConfig;
 use bft_core::config::strict::HumanDuration;
 use bft_core::ids::ReplicaId;
@@ -50,7 +50,9 @@ struct Row {
 
 /// Asks and tells.
 pub fn status(args: &Args) -> Result<(), Failure> {
-    let config = ClientConfig::load(&args.config).map_err(because(Reason::Config))?;
+    let mut config = ClientConfig::load(&args.config).map_err(because(Reason::Config))?;
+    // Asking needs no session, and a session would have a place in the order.
+    config.session = SessionStart::WithFirstOperation;
     let cluster = config.cluster.clone();
     let client = Client::open(config, Completions::Futures).map_err(because(Reason::Config))?;
     let timeout = args.timeout.map_or(TIMEOUT, |timeout| Duration::from_nanos(timeout.0));
