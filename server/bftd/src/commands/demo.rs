@@ -64,7 +64,6 @@ pub struct Args {
 }
 
 /// Runs it. The replicas die with this thread.
-#[allow(clippy::needless_pass_by_value, reason = "the arguments are the command's")]
 pub fn demo(args: Args) -> Result<(), Failure> {
     let told_to_stop = stop_on_signals().map_err(because(Reason::Unavailable))?;
     let folder = tempfile::Builder::new().prefix("bftd-demo-").tempdir().map_err(because(Reason::Unavailable))?;
@@ -220,7 +219,9 @@ impl Outcome {
         let mut faults = Vec::new();
         match &self.settled {
             Ok(settled) if settled.digests_equal() => {}
-            Ok(settled) => faults.push(format!("the state digests at Seq {} differ: {:?}", settled.seq, settled.digests)),
+            Ok(settled) => {
+                faults.push(format!("the state digests at Seq {} differ: {:?}", settled.seq, settled.digests))
+            }
             Err(why) => faults.push(why.clone()),
         }
         match &self.counters {

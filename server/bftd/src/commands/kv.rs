@@ -106,9 +106,8 @@ pub fn kv(args: &Args) -> Result<(), Failure> {
     let answer = result(&client, outcome, timeout);
     client.close(CLOSE);
     let (seq, result) = answer?;
-    let reply = Reply::decode(&result).map_err(|error| {
-        Failure::new(Reason::Failed, format!("{error}: does this cluster run another service?"))
-    })?;
+    let reply = Reply::decode(&result)
+        .map_err(|error| Failure::new(Reason::Failed, format!("{error}: does this cluster run another service?")))?;
     match args.output {
         Output::Text => output::write(&text(&reply))?,
         Output::Json => output::line(&object(seq, &reply).to_string())?,
@@ -138,7 +137,8 @@ fn result(client: &Client, outcome: Outcome, timeout: Duration) -> Result<(Seq, 
         }
         Outcome::Unknown { reason } => {
             let links = links_in_words(client);
-            let message = format!("it is not known whether the operation was executed: {reason} (waited {waited}){links}");
+            let message =
+                format!("it is not known whether the operation was executed: {reason} (waited {waited}){links}");
             Err(Failure::new(Reason::Unavailable, message))
         }
     }

@@ -48,8 +48,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Reason::Config, config.error("service", error)))?;
     let listener = match handed_down {
         Some(listener) => listener,
-        None => TcpListener::bind(&config.listen)
-            .map_err(|error| Failure::new(Reason::Unavailable, format!("cannot listen at {}: {error}", config.listen)))?,
+        None => TcpListener::bind(&config.listen).map_err(|error| {
+            Failure::new(Reason::Unavailable, format!("cannot listen at {}: {error}", config.listen))
+        })?,
     };
     let control = Control::new().map_err(because(Reason::Unavailable))?;
     stop_on_signals(&control)?;
