@@ -220,7 +220,7 @@ impl Outcome {
         match &self.settled {
             Ok(settled) if settled.digests_equal() => {}
             Ok(settled) => {
-                faults.push(format!("the state digests at Seq {} differ: {:?}", settled.seq, settled.digests))
+                faults.push(format!("the state digests at Seq {} differ: {:?}", settled.seq, settled.digests));
             }
             Err(why) => faults.push(why.clone()),
         }
