@@ -287,6 +287,7 @@ mod tests {
             damaged_through: Seq(0),
             snapshot: Some((Seq(snapshot), Digest::ZERO)),
             journal_start: LogPosition(journal_start),
+            collected: Seq(0),
             durable_through: LogPosition(0),
         }
     }
