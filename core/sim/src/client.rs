@@ -110,9 +110,11 @@ impl Client {
                 self.links[replica.index()] = Some(link);
                 self.core.on_link(now, replica, LinkState::Up, &mut effects);
             }
-            ToClient::LinkDown(replica) => {
-                self.links[replica.index()] = None;
-                self.core.on_link(now, replica, LinkState::Down, &mut effects);
+            ToClient::LinkDown { replica, link } => {
+                // Late, and a newer one is up already: nothing changes.
+                if self.links[replica.index()].take_if(|known| *known == link).is_some() {
+                    self.core.on_link(now, replica, LinkState::Down, &mut effects);
+                }
             }
             ToClient::Deadline { .. } => {
                 world.trace.event(world.now, Actor::Client(self.index), 22, || "deadline".into());
