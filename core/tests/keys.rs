@@ -76,7 +76,7 @@ fn what_is_no_ed25519_secret_is_refused_with_the_reason() {
 }
 
 #[test]
-fn a_public_key_that_is_anothers_is_refused() {
+fn x4_a_public_key_that_is_anothers_is_refused() {
     // PKCS#8 version 2: the public key beside the secret, in its last 32 bytes.
     let mut der = vec![0x30, 0x51, 2, 1, 1, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
     let key = SecretKey::from_entropy([5; 32]);

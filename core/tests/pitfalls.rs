@@ -35,7 +35,10 @@ fn every_rule_has_its_row_and_every_row_its_tests() {
     let in_tree = tests_in_tree(&root, &ids);
     for (id, named) in &rows {
         let found = in_tree.get(id).cloned().unwrap_or_default();
-        assert_eq!(named, &found, "the row of {id} (left) names the tests in the tree (right), or `open` if there is none");
+        assert_eq!(
+            named, &found,
+            "the row of {id} (left) names the tests in the tree (right), or `open` if there is none"
+        );
     }
 }
 

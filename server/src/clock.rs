@@ -7,7 +7,10 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// Both clocks.
 #[must_use]
 pub fn now() -> Now {
-    Now { mono: Nanos(nanos(clock_gettime(ClockId::Monotonic))), wall: WallNanos(nanos(clock_gettime(ClockId::Realtime))) }
+    Now {
+        mono: Nanos(nanos(clock_gettime(ClockId::Monotonic))),
+        wall: WallNanos(nanos(clock_gettime(ClockId::Realtime))),
+    }
 }
 
 /// CPU time of the process in microseconds.

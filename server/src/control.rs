@@ -56,7 +56,14 @@ impl Control {
     /// A handle that belongs to no replica yet.
     pub fn new() -> io::Result<Self> {
         let bell = Arc::new(Doorbell::new()?);
-        Ok(Self { shared: Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), is_asked: AtomicBool::new(false), bell }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                state: Mutex::default(),
+                changed: Condvar::new(),
+                is_asked: AtomicBool::new(false),
+                bell,
+            }),
+        })
     }
 
     /// Asks the replica to stop: it takes no more Requests, finishes what is in flight, flushes, and `run` returns

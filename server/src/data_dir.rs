@@ -93,7 +93,9 @@ pub enum DataDirError {
         expected: PublicKey,
     },
     /// The directory of another Epoch.
-    #[error("{path} is in epoch {found}, the configuration in epoch {expected}: give the cluster.toml of epoch {found}")]
+    #[error(
+        "{path} is in epoch {found}, the configuration in epoch {expected}: give the cluster.toml of epoch {found}"
+    )]
     OtherEpoch {
         /// The directory.
         path: PathBuf,
@@ -112,6 +114,11 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DataDirE
 /// Makes names in a folder durable.
 pub fn flush_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Whether a write failed for want of room, which an operator can make.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Makes the directory of a new replica. `entropy` must be fresh: it names the directory and keys its checks.
@@ -176,7 +183,8 @@ impl DataDir {
             return Err(DataDirError::NoSuperblock(path.to_owned()));
         }
         let lock = lock(path)?;
-        let mut file = OpenOptions::new().read(true).write(true).open(&file_path).map_err(failed("open", &file_path))?;
+        let mut file =
+            OpenOptions::new().read(true).write(true).open(&file_path).map_err(failed("open", &file_path))?;
         let mut bytes = Vec::new();
         // One more than there should be: a longer file is not taken for a whole one.
         let most = SUPERBLOCK_FILE_BYTES as u64 + 1;
@@ -184,11 +192,15 @@ impl DataDir {
         let read = read_superblock(&bytes);
         let (mut superblock, repair) =
             read.map_err(|source| DataDirError::Damaged { path: file_path.clone(), source })?;
-        let repaired = repair.copies.iter().try_for_each(|copy| {
-            file.write_all_at(&repair.block, u64::from(*copy) * BLOCK_BYTES as u64)
-        });
+        let repaired = repair
+            .copies
+            .iter()
+            .try_for_each(|copy| file.write_all_at(&repair.block, u64::from(*copy) * BLOCK_BYTES as u64));
         // Flushed even when nothing was repaired: a killed process may have left it unflushed (D22).
-        repaired.and_then(|()| file.sync_all()).and_then(|()| flush_folder(path)).map_err(failed("repair", &file_path))?;
+        repaired
+            .and_then(|()| file.sync_all())
+            .and_then(|()| flush_folder(path))
+            .map_err(failed("repair", &file_path))?;
         check_owner(path, &superblock, config, me, public_key)?;
         superblock.sequence += 1;
         superblock.instance += 1;

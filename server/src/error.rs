@@ -20,7 +20,9 @@ pub enum ServerError {
     IoUringRefused(#[from] IoUringRefused),
     /// A write, flush or read of the journal failed. It is never tried again: after a failed flush nobody knows what is
     /// on the disk (D2).
-    #[error("the journal's disk failed: {what} {path}: {source}. This replica stops; check the disk, then start it again")]
+    #[error(
+        "the journal's disk failed: {what} {path}: {source}. This replica stops; check the disk, then start it again"
+    )]
     JournalIo {
         /// What was tried.
         what: &'static str,

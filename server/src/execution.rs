@@ -70,7 +70,12 @@ pub struct Execution {
 impl Execution {
     /// `service` was opened and holds the state at `executed`.
     #[must_use]
-    pub fn new(service: Box<dyn Service>, files: SnapshotFolder, snapshots: Arc<SnapshotThread>, executed: Seq) -> Self {
+    pub fn new(
+        service: Box<dyn Service>,
+        files: SnapshotFolder,
+        snapshots: Arc<SnapshotThread>,
+        executed: Seq,
+    ) -> Self {
         Self { service, buffer: ReplyBuffer::default(), files, snapshots, executed }
     }
 

@@ -8,7 +8,9 @@
 //! [`run`] blocks until the replica is stopped through its [`Control`] or can not go on; [`data_dir::create`] makes the
 //! directory it needs. One room, [`io`], knows the executor and the ring; everything else is plain code.
 
+pub mod children;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod counters;
 pub mod data_dir;
@@ -19,6 +21,7 @@ pub mod ordering;
 pub mod shard;
 pub mod snapshots;
 mod start;
+pub mod testnet;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -67,7 +70,6 @@ pub enum Pin {
 
 /// Runs a replica. Returns `Ok` when it was stopped, everything flushed and the journal closed; an error when it could
 /// not start or had to stop. The calling thread runs the core.
-#[allow(clippy::needless_pass_by_value, reason = "the handle is the replica's end of a conversation")]
 pub fn run(config: ServerConfig, service: Box<dyn Service>, control: Control) -> Result<(), ServerError> {
     let ended = EndedAtDrop(&control);
     let outcome = io::uring::run(config, service, &control);

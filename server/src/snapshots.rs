@@ -24,7 +24,7 @@ use bft_core::snapshot::{ClientsImage, Manifest, Scalars, chunk_digest};
 use bft_core::wire::canonical::NotCanonical;
 use bytes::Bytes;
 
-use crate::data_dir::flush_folder;
+use crate::data_dir::{flush_folder, is_disk_full};
 
 /// How long the writer waits before it tries a full disk again.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
@@ -58,9 +58,7 @@ pub enum SnapshotError {
 impl SnapshotError {
     fn is_disk_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+            Self::Io { source, .. } => is_disk_full(source),
             Self::Damaged { .. } | Self::Service(_) => false,
         }
     }
@@ -90,7 +88,10 @@ impl SnapshotFolder {
         let folder = self.path(seq);
         let manifest = self.manifest(seq)?;
         if manifest.root() != root || manifest.scalars.seq != seq {
-            return Err(SnapshotError::Damaged { path: folder, what: "its manifest has another root than the superblock says" });
+            return Err(SnapshotError::Damaged {
+                path: folder,
+                what: "its manifest has another root than the superblock says",
+            });
         }
         let mut buffer = vec![0; CHUNK_BYTES_MAX];
         for (index, expected) in (0..).zip(&manifest.state) {
@@ -101,7 +102,10 @@ impl SnapshotFolder {
             clients.extend_from_slice(read_checked(&clients_path(&folder, index), *expected, &mut buffer)?);
         }
         let image = ClientsImage::decode(&Bytes::from(clients));
-        let image = image.map_err(|NotCanonical| SnapshotError::Damaged { path: folder, what: "its client table does not decode" })?;
+        let image = image.map_err(|NotCanonical| SnapshotError::Damaged {
+            path: folder,
+            what: "its client table does not decode",
+        })?;
         Ok((manifest, image))
     }
 
@@ -166,7 +170,11 @@ fn clients_path(folder: &Path, index: u32) -> PathBuf {
     folder.join(format!("clients-{index:05}"))
 }
 
-fn read_checked<'a>(path: &Path, (len, digest): (u32, Digest), buffer: &'a mut [u8]) -> Result<&'a [u8], SnapshotError> {
+fn read_checked<'a>(
+    path: &Path,
+    (len, digest): (u32, Digest),
+    buffer: &'a mut [u8],
+) -> Result<&'a [u8], SnapshotError> {
     let damaged = |what| SnapshotError::Damaged { path: path.to_owned(), what };
     let mut file = File::open(path).map_err(at(path))?;
     let size = file.metadata().map_err(at(path))?.len();
@@ -330,7 +338,11 @@ impl Writer {
 
     /// A full disk is waited for: the image stays, execution stops at the next snapshot but one, and an operator can
     /// make room. `None` when the thread is stopped meanwhile.
-    fn write(&mut self, image: &mut dyn Snapshot, order: &SnapshotOrder) -> Result<Option<SnapshotDone>, SnapshotError> {
+    fn write(
+        &mut self,
+        image: &mut dyn Snapshot,
+        order: &SnapshotOrder,
+    ) -> Result<Option<SnapshotDone>, SnapshotError> {
         loop {
             match self.try_write(image, order) {
                 Ok(None) => return Ok(None),
@@ -412,7 +424,9 @@ impl Writer {
                 Ok(true)
             }
             // Removed meanwhile, or a file system without hard links.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(false),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => {
+                Ok(false)
+            }
             Err(error) => Err(at(&to)(error)),
         }
     }

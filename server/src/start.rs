@@ -4,14 +4,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::door::Effects;
-use bft_core::ids::LogPosition;
+use bft_core::ids::{LogPosition, Seq};
 use bft_core::journal::{Blocks, Journal, Record, ScanError, SegmentFile, Tail, scan};
-use bft_core::replica::{Recovery, RecoverError, Replica};
+use bft_core::replica::{RecoverError, Recovery, Replica};
 use bft_core::service::Service;
 use bft_core::snapshot::Manifest;
 
@@ -78,7 +78,13 @@ pub fn start(
         manifest = Some(read);
     }
     let service_at = service.open()?;
-    let mut files = JournalFiles::open(directory.journal())?;
+    if manifest.is_none() && service_at != Seq(0) {
+        return Err(ServerError::Config(format!(
+            "the service holds the state of Seq {service_at}, but {} has no snapshot: they do not belong together",
+            config.data_dir.display()
+        )));
+    }
+    let mut files = JournalFiles::open(&directory.journal())?;
     let tail = read_journal(&directory, &mut files, &mut recovery)?;
     let way = probe::write_path(&directory.journal())?;
     let path_of = |file: u32| files.paths[file as usize].clone();
@@ -103,7 +109,8 @@ fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Re
     let tail = scan(directory.superblock(), files, &mut on_record);
     let tail = tail.map_err(|error: ScanError<RecoverError>| match error {
         ScanError::Io(source) => ServerError::JournalIo { what: "read", path: directory.journal(), source },
-        error @ (ScanError::Damage(_) | ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. }) => {
+        error
+        @ (ScanError::Damage(_) | ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. }) => {
             ServerError::JournalDamaged(error.to_string())
         }
     })?;
@@ -112,7 +119,7 @@ fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Re
 }
 
 /// The files of the journal as the scan reads them: a file's handle is its place in the list.
-struct JournalFiles {
+pub(crate) struct JournalFiles {
     paths: Vec<PathBuf>,
     files: Vec<(File, SegmentFile)>,
 }
@@ -120,21 +127,22 @@ struct JournalFiles {
 impl JournalFiles {
     /// Opens and flushes them, and their names: what a killed process wrote may sit unflushed, and is about to be
     /// believed (D22).
-    fn open(folder: PathBuf) -> Result<Self, ServerError> {
-        let failed = |what, path: &PathBuf| {
-            let path = path.clone();
+    pub(crate) fn open(folder: &Path) -> Result<Self, ServerError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
             move |source| ServerError::JournalIo { what, path, source }
         };
-        let paths = segment_files(&folder).map_err(failed("list", &folder))?;
+        let paths = segment_files(folder).map_err(failed("list", folder))?;
         let mut files = Vec::new();
         for (number, path) in (0..).zip(&paths) {
             let file = File::open(path).map_err(failed("open", path))?;
             file.sync_all().map_err(failed("flush", path))?;
             let len = file.metadata().map_err(failed("look at", path))?.len();
-            let bytes = u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
+            let bytes =
+                u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
             files.push((file, SegmentFile { file: number, bytes }));
         }
-        flush_folder(&folder).map_err(failed("flush", &folder))?;
+        flush_folder(folder).map_err(failed("flush", folder))?;
         Ok(Self { paths, files })
     }
 }

@@ -196,7 +196,7 @@ pub fn scan<E>(
     scan.refuse_copies()?;
     let chain = scan.walk(on_record)?;
     let survey = scan.survey(&chain)?;
-    scan.judge(chain, survey)
+    scan.judge(chain, &survey)
 }
 
 /// A file with a block 0 of this directory.
@@ -370,20 +370,20 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn judge<E>(self, chain: Chain, survey: Survey) -> Result<Tail, ScanError<E>> {
+    fn judge<E>(self, chain: Chain, survey: &Survey) -> Result<Tail, ScanError<E>> {
         let superblock = self.superblock;
         let by_superblock = (superblock.durable_through, Evidence::Superblock);
         let by_superblock = Some(by_superblock).filter(|(through, _)| *through > chain.last);
         let proof = survey.proof.into_iter().chain(by_superblock).max_by_key(|(through, _)| *through);
         match mutant!(M37DamageCutOff, proof, None) {
-            None => Ok(self.cut(chain, &survey)),
+            None => Ok(self.cut(chain, survey)),
             Some((durable_through, evidence)) => Err(ScanError::Damage(Damage {
                 segment: chain.segments.last().map(|end| end.header.number),
                 offset: chain.offset,
                 last_good: chain.last,
                 durable_through,
                 evidence,
-                fresh: Box::new(self.start_anew(&chain, &survey)),
+                fresh: Box::new(self.start_anew(&chain, survey)),
             })),
         }
     }

@@ -22,6 +22,14 @@ const CERTIFICATE_BYTES: usize = 8 * 1024;
 /// Bodies in one LOG: with their certificates they fit its frame.
 const LOG_BODY_BYTES: usize = LOG_FRAME_BYTES - PRE_PREPARE_FRAME_SLACK;
 
+/// Slots that are fetched before they can be executed.
+const FETCHED_AHEAD_MAX: u64 = 4096;
+
+/// How many STATUS intervals an answer may take before another peer is asked, and before the same one is asked again: a
+/// peer that says much and gives nothing must not keep the others from being asked.
+const PATIENCE: u64 = 2;
+const PATIENCE_WITH_TRIED: u64 = 8;
+
 /// What is asked for, and what it is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -36,7 +44,7 @@ pub enum Shape {
 pub struct CatchUp {
     /// The highest Seq that a peer said it has executed.
     highest: Seq,
-    /// Committed batches below the window that are not executed yet.
+    /// Committed batches below the window that are not executed yet, as far as memory allows.
     backlog: BTreeMap<Seq, Ready>,
     backlog_bytes: usize,
     backlog_bytes_max: usize,
@@ -45,6 +53,8 @@ pub struct CatchUp {
     /// The first Seq that is missing, and since when.
     missing: (Seq, Nanos),
     asked: Option<(Seq, Nanos)>,
+    /// Who was asked for `missing` and gave nothing yet: the others come first.
+    tried: ReplicaSet,
     /// Peers that no longer keep `missing`.
     refused_by: ReplicaSet,
     serving: BTreeMap<ReplicaId, Serving>,
@@ -79,6 +89,7 @@ impl CatchUp {
             lost: BTreeSet::new(),
             missing: (Seq(0), Nanos(0)),
             asked: None,
+            tried: ReplicaSet::EMPTY,
             refused_by: ReplicaSet::EMPTY,
             serving: BTreeMap::new(),
         }
@@ -135,11 +146,23 @@ impl CatchUp {
     pub fn check(&self, tuning: &Tuning) {
         let bytes: usize = self.backlog.values().map(|ready| ready.body.bytes().len()).sum();
         assert_eq!(bytes, self.backlog_bytes, "the backlog is counted right");
+        assert!(bytes <= self.backlog_bytes_max, "the backlog is bounded");
         assert!(self.serving.values().all(|serving| serving.slots.len() <= tuning.log_slots));
     }
 
+    fn note_missing(&mut self, missing: Seq, now: Now) {
+        self.missing = (missing, now.mono);
+        self.refused_by = ReplicaSet::EMPTY;
+        self.tried = ReplicaSet::EMPTY;
+    }
+
+    /// Keeps a batch in memory if there is room; where there is none the journal gives it back in its turn.
     fn insert(&mut self, seq: Seq, ready: Ready) {
-        self.backlog_bytes += ready.body.bytes().len();
+        let bytes = ready.body.bytes().len();
+        if self.backlog_bytes + bytes > self.backlog_bytes_max {
+            return;
+        }
+        self.backlog_bytes += bytes;
         if let Some(former) = self.backlog.insert(seq, ready) {
             self.backlog_bytes -= former.body.bytes().len();
         }
@@ -172,8 +195,7 @@ impl Replica {
         self.catch_up.highest = self.catch_up.highest.max(status.executed);
         let missing = self.first_missing();
         if self.catch_up.missing.0 != missing {
-            self.catch_up.missing = (missing, now.mono);
-            self.catch_up.refused_by = ReplicaSet::EMPTY;
+            self.catch_up.note_missing(missing, now);
         }
         let peer_has_it = status.executed >= missing
             || (missing > status.stable && retransmitted(&status.committed, status.stable, missing));
@@ -232,7 +254,7 @@ impl Replica {
         self.catch_up.asked = None;
         self.execute_ready(out);
         let missing = self.first_missing();
-        self.catch_up.missing = (missing, now.mono);
+        self.catch_up.note_missing(missing, now);
         // Far behind: the next part at once, from who has just given one.
         if self.catch_up.highest.0 > missing.0 + self.config.params().window / 2 {
             self.fetch(now, from, missing, out);
@@ -271,17 +293,20 @@ impl Replica {
         if !far_behind && now.mono.since(since) < patience {
             return;
         }
-        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < 2 * patience;
+        let again = if self.catch_up.tried.contains(from) { PATIENCE_WITH_TRIED } else { PATIENCE };
+        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < again * patience;
         if !self.catch_up.asked.is_some_and(asked_lately) {
             self.fetch(now, from, missing, out);
         }
     }
 
     fn fetch(&mut self, now: Now, from: ReplicaId, missing: Seq, out: &mut Effects) {
-        if self.catch_up.backlog_bytes > self.catch_up.backlog_bytes_max {
+        // What was fetched lies in the journal until its turn comes; it need not run far ahead of the execution.
+        if missing.0 > self.executing.last.0 + FETCHED_AHEAD_MAX {
             return;
         }
         self.catch_up.asked = Some((missing, now.mono));
+        self.catch_up.tried.insert(from);
         let one = self.is_committed(missing.next());
         let message = if one { Message::FetchSlot(missing) } else { Message::FetchLog(missing) };
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);

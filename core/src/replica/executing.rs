@@ -268,7 +268,7 @@ impl Replica {
     }
 
     fn executed_batch(&mut self, seq: Seq, body_bytes: u64, out: &mut Effects) {
-        self.pbft.release_body(seq);
+        self.pbft.executed(seq);
         self.catch_up.executed(seq);
         self.executing.loaded.remove(&seq);
         self.snapshots.count(body_bytes);

@@ -43,6 +43,8 @@ use snapshots::Snapshots;
 
 /// Results up to this many bytes are sent by every replica: a digest would save nothing.
 const RESULTS_ALWAYS_SENT: usize = 256;
+/// How often the pool is searched for Requests that can have no effect any more, in nanoseconds.
+const PURGE_INTERVAL: u64 = crate::limits::SECOND;
 /// What a client whose Request finds no room is told to wait, in milliseconds.
 const BUSY_RETRY_MS: u32 = 20;
 
@@ -69,6 +71,7 @@ pub struct Replica {
     clients: HashMap<PublicKey, LinkId, foldhash::fast::FixedState>,
     peers: ReplicaSet,
     next_status: Nanos,
+    next_purge: Nanos,
     counters: Counters,
 }
 
@@ -207,7 +210,6 @@ impl Replica {
             return;
         }
         match self.pool.add(&request) {
-            Added::Known => {}
             Added::Full => {
                 self.counters.busy += 1;
                 if let Some(link) = self.clients.get(&request.entry.client) {
@@ -215,15 +217,12 @@ impl Replica {
                     out.answer.push((*link, Answer::Busy(busy)));
                 }
             }
-            Added::New if self.pbft.is_primary() || forwarded_by.is_some() => {}
-            Added::New => {
+            Added::New | Added::Known if self.pbft.is_primary() || forwarded_by.is_some() => {}
+            // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
+            Added::New | Added::Known => {
                 let to = To::One(self.pbft.primary());
-                Outbox::new(out, &mut self.last, &mut self.index).send(
-                    to,
-                    Lane::Bulk,
-                    Message::Request(request),
-                    LogPosition(0),
-                );
+                let message = Message::Request(request);
+                Outbox::new(out, &mut self.last, &mut self.index).send(to, Lane::Bulk, message, LogPosition(0));
             }
         }
     }
@@ -282,6 +281,9 @@ impl Replica {
                 LogPosition(0),
             );
             self.next_status = now.mono.after(interval);
+        }
+        if now.mono >= self.next_purge {
+            self.next_purge = now.mono.after(PURGE_INTERVAL);
             self.pool.purge(&|request| self.sessions.is_open(&request.entry));
         }
         self.next_status = self.next_status.min(now.mono.after(interval));

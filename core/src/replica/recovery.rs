@@ -16,7 +16,7 @@ use super::snapshots::Snapshots;
 use crate::auth::{Scheme, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Effects, Now, Tuning};
-use crate::ids::{Epoch, LogPosition, ReplicaId, Seq};
+use crate::ids::{Epoch, LogPosition, Nanos, ReplicaId, Seq};
 use crate::journal::record::{Record, RecordKind};
 use crate::journal::superblock::Superblock;
 use crate::ordering::pbft::Pbft;
@@ -91,7 +91,8 @@ impl Recovery {
             durable: LogPosition(0),
             clients: std::collections::HashMap::default(),
             peers: ReplicaSet::EMPTY,
-            next_status: crate::ids::Nanos(0),
+            next_status: Nanos(0),
+            next_purge: Nanos(0),
             counters: Counters::default(),
             tuning,
             config,

@@ -21,6 +21,9 @@ pub const SECTOR: usize = 512;
 pub const OPTIONS: JournalOptions =
     JournalOptions { segment_bytes: 64 << 10, group_bytes_max: 12 << 10, flushes_in_flight: 4 };
 
+/// Journal records and their positions.
+pub type Records = Vec<(LogPosition, Record)>;
+
 /// What becomes of a write that was not flushed when the power fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
@@ -88,7 +91,7 @@ impl Disk {
         }
     }
 
-    /// Every byte of every file, as (file, offset); `None`: the superblock's.
+    /// Every byte of every file up to its last one that is not zero, as (file, offset).
     pub fn used_bytes(&self) -> Vec<(u32, usize)> {
         let used = |(file, bytes): (&u32, &Vec<u8>)| {
             let end = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
@@ -109,7 +112,7 @@ impl Disk {
     }
 
     /// What a start reads.
-    pub fn scan(&mut self) -> Result<(Tail, Vec<(LogPosition, Record)>), ScanError<io::Error>> {
+    pub fn scan(&mut self) -> Result<(Tail, Records), ScanError<io::Error>> {
         let superblock = read_superblock(&self.superblock).expect("two copies are equal").0;
         let mut records = Vec::new();
         let tail = scan(&superblock, self, &mut |at, record| {
@@ -144,7 +147,7 @@ pub struct Shell {
     pub journal: Journal,
     pub pending: Vec<Pending>,
     /// Every journal record that must be found again, if it was durable.
-    pub records: Vec<(LogPosition, Record)>,
+    pub records: Records,
     pub last: LogPosition,
     pub superblock: Superblock,
     free: Vec<u32>,
@@ -159,7 +162,7 @@ impl Shell {
         Ok(Self::with(disk, superblock, tail, records))
     }
 
-    pub fn with(mut disk: Disk, superblock: Superblock, tail: Tail, records: Vec<(LogPosition, Record)>) -> Self {
+    pub fn with(mut disk: Disk, superblock: Superblock, tail: Tail, records: Records) -> Self {
         let (last, free) = (tail.last(), rename(&mut disk, &tail));
         let journal = Journal::new(&superblock, tail, OPTIONS);
         Self { disk, journal, pending: Vec::new(), records, last, superblock, free, written: BTreeSet::new() }

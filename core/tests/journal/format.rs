@@ -154,6 +154,7 @@ fn journal_bytes_are_frozen() {
             signatures: signatures(3),
         }),
         snapshot: Some((Seq(64), Digest([0xcd; 32]))),
+        collected: Seq(0x55),
         durable_through: LogPosition(2),
         ..first_superblock()
     };

@@ -19,6 +19,7 @@ fn full(instance: u64) -> Superblock {
         snapshot: Some((Seq(instance), Digest([9; 32]))),
         damaged_through: Seq(instance + 5),
         durable_through: LogPosition(instance + 6),
+        collected: Seq(instance + 7),
         journal_start: LogPosition(1),
         ..first_superblock()
     }
@@ -38,7 +39,7 @@ fn a_superblock_reads_back_as_it_was_written() {
     let file = largest.encode_file();
     let (read, repair) = read_superblock(&file).expect("whole");
     assert_eq!(read, largest);
-    assert_eq!(repair.copies, []);
+    assert!(repair.copies.is_empty());
     assert_eq!(Superblock::decode(&file[..BLOCK_BYTES]), Ok(largest));
 }
 

@@ -85,7 +85,8 @@ pub fn io_uring(cores: usize) -> Result<(), IoUringRefused> {
     let refused = |what| move |source| IoUringRefused { what, source };
     let needed = 512 * 1024 * (cores as u64 + 1);
     if limit.maximum.is_some_and(|maximum| maximum < needed) {
-        let source = io::Error::other(format!("the hard limit of locked memory is {:?}, needed are {needed}", limit.maximum));
+        let source =
+            io::Error::other(format!("the hard limit of locked memory is {:?}, needed are {needed}", limit.maximum));
         return Err(IoUringRefused { what: "memlock", source });
     }
     let ring = IoUring::new(8).map_err(refused("io_uring_setup"))?;
@@ -134,7 +135,10 @@ pub fn write_path(folder: &Path) -> Result<WritePath, ServerError> {
     std::fs::remove_file(&path).map_err(failed("remove"))?;
     tracing::info!(path = way.words(), ?time, "the journal's durable write path, and its median for 4 KiB");
     if time < LYING_CACHE {
-        tracing::warn!(?time, "flushes are faster than any disk: what is called durable would not survive a power loss");
+        tracing::warn!(
+            ?time,
+            "flushes are faster than any disk: what is called durable would not survive a power loss"
+        );
     }
     Ok(way)
 }

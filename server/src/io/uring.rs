@@ -22,7 +22,6 @@ use bft_link::LocalIdentity;
 use bytes::Bytes;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
-use crate::{Pin, ServerConfig};
 use crate::control::Control;
 use crate::counters::ShardCounters;
 use crate::error::{IoUringRefused, ServerError};
@@ -30,6 +29,7 @@ use crate::io::doorbell::Doorbell;
 use crate::io::probe;
 use crate::shard::{Arrival, Handover, ShardSetup};
 use crate::start::start;
+use crate::{Pin, ServerConfig};
 use executor::Executor;
 use socket::Descriptor;
 

@@ -83,7 +83,8 @@ mod tests {
         let mut last = 0;
         for _ in 0..12 {
             refusals.strike(now, source);
-            let time = (0..).map(|i| i * 50 * MILLISECOND).find(|t| !refusals.is_refused(now.after(*t), source)).unwrap();
+            let time =
+                (0..).map(|i| i * 50 * MILLISECOND).find(|t| !refusals.is_refused(now.after(*t), source)).unwrap();
             assert!(time > last || time == LONGEST);
             (last, now) = (time, now.after(time));
         }

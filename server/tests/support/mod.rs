@@ -1,4 +1,5 @@
 //! A cluster of replicas in threads of this process, on ports that the system chose, and a client that blocks.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +17,7 @@ use bft_core::journal::JournalOptions;
 use bft_core::service::Service;
 use bft_core::wire::archive::{decode, encode};
 use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
-use bft_core::wire::message::{Info, Message};
+use bft_core::wire::message::Info;
 use bft_core::wire::request::RequestBounds;
 use bft_link::{Channel, Handshake, LocalIdentity};
 use bft_server::{Control, Pin, ServerConfig, ServerError, data_dir, run};
@@ -88,7 +89,27 @@ impl Cluster {
         let at = usize::from(id);
         // A replica that stopped has closed its socket: the port is bound again.
         let listener = self.listeners[at].take().unwrap_or_else(|| bind_again(self.addresses[at]));
-        let config = ServerConfig {
+        let config = self.server_config(id, listener);
+        let control = Control::new().unwrap();
+        let (of_thread, service) = (control.clone(), (self.make_service)());
+        let thread = std::thread::Builder::new().name(format!("replica-{id}"));
+        let thread = thread.spawn(move || run(config, service, of_thread)).unwrap();
+        self.replicas[at] = Some(Running { control, thread });
+    }
+
+    /// On another port, while the replica runs.
+    pub fn run_beside(&self, id: u16) -> Result<(), ServerError> {
+        let config = self.server_config(id, TcpListener::bind("127.0.0.1:0").unwrap());
+        run(config, (self.make_service)(), Control::new().unwrap())
+    }
+
+    pub fn run_until_it_ends(&mut self, id: u16) -> Result<(), ServerError> {
+        self.start(id);
+        self.replicas[usize::from(id)].take().unwrap().thread.join().expect("no panic")
+    }
+
+    fn server_config(&self, id: u16, listener: TcpListener) -> ServerConfig {
+        ServerConfig {
             cluster: self.config.clone(),
             me: ReplicaId(id),
             secret_key: replica_secret(id),
@@ -98,12 +119,7 @@ impl Cluster {
             pin: Pin::Free,
             journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
             tuning: Tuning::default(),
-        };
-        let control = Control::new().unwrap();
-        let (of_thread, service) = (control.clone(), (self.make_service)());
-        let thread = std::thread::Builder::new().name(format!("replica-{id}"));
-        let thread = thread.spawn(move || run(config, service, of_thread)).unwrap();
-        self.replicas[at] = Some(Running { control, thread });
+        }
     }
 
     pub fn control(&self, id: u16) -> &Control {
@@ -141,7 +157,7 @@ impl Cluster {
     }
 
     pub fn client(&self, secret: u8) -> Client {
-        Client::connect(self.config.clone(), &self.addresses, [secret; 32])
+        Client::connect(&self.config, &self.addresses, [secret; 32])
     }
 
     pub fn address(&self, id: u16) -> SocketAddr {
@@ -192,7 +208,7 @@ struct ClientLink {
 }
 
 impl Client {
-    fn connect(config: Arc<ClusterConfig>, addresses: &[SocketAddr], secret: [u8; 32]) -> Self {
+    fn connect(config: &Arc<ClusterConfig>, addresses: &[SocketAddr], secret: [u8; 32]) -> Self {
         let scheme: Arc<dyn Scheme> = Arc::new(Ed25519::new(&secret, [1; 32]));
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce).unwrap();
@@ -202,7 +218,7 @@ impl Client {
             let identity = LocalIdentity::client(config.clone(), scheme.clone(), None).unwrap();
             let (stream, channel) = handshake(identity, id, *address).ok()?;
             read_on_thread(id, stream.try_clone().unwrap(), sender.clone());
-            let cutter = FrameCutter::new(PeerRole::Server, FrameLimits::new(&config));
+            let cutter = FrameCutter::new(PeerRole::Server, FrameLimits::new(config));
             Some(ClientLink { stream, channel, cutter })
         });
         let links: Vec<_> = links.collect();

@@ -22,7 +22,7 @@ const SUM_MAX: usize = 1024;
 /// Fewer than this, of which one is known to be bad, are checked one by one: halves of eight seldom pay for themselves.
 const HALVE_MIN: usize = 16;
 /// How many signatures may be summed again, for each one in a batch that failed, before the rest is checked one by one.
-/// One bad signature costs less than 1; this bounds what a batch full of them may cost.
+/// One bad signature costs less than that wherever it stands; this bounds what a batch full of them may cost.
 const AGAIN_MAX: usize = 2;
 
 /// Sets `valid[i]` to whether `claims[i]` is valid. `key` is the secret that coefficients are drawn under.
@@ -174,5 +174,46 @@ impl Batch {
             points.chain(terms.iter().map(|term| term.equation.commitment)),
         )
         .is_small_order()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use curve25519_dalek::constants::EIGHT_TORSION;
+
+    use super::*;
+    use crate::ids::{PublicKey, Signature};
+
+    /// Valid, but for the cofactor: the neutral element signs everything, R is of small order, s is 0.
+    fn twisted(number: u8) -> Claim {
+        let mut signature = Signature([0; 64]);
+        signature.0[..32].copy_from_slice(&EIGHT_TORSION[usize::from(number) % 8].compress().0);
+        Claim { public_key: PublicKey(EIGHT_TORSION[0].compress().0), bytes: [number; 80], signature }
+    }
+
+    #[test]
+    fn x2_torsion_costs_nothing_extra() {
+        let claims: Vec<_> = (0..64).map(twisted).collect();
+        let order: Vec<_> = (0..claims.len()).collect();
+        let mut batch = Batch::new(&claims, &order, &KnownPoints::default());
+        batch.draw_coefficients(&claims, &[1; 32]);
+        assert!(batch.sum_vanishes(0..64), "no need to halve");
+    }
+
+    #[test]
+    fn what_bad_signatures_cost_is_bounded() {
+        let mut claims: Vec<_> = (0..255).map(twisted).collect();
+        for bad in [1, 2, 5, 40, 255] {
+            for claim in &mut claims[..bad] {
+                claim.signature.0[32] = 1;
+            }
+            let order: Vec<_> = (0..claims.len()).map(|index| index * 101 % 255).collect();
+            let mut batch = Batch::new(&claims, &order, &KnownPoints::default());
+            batch.draw_coefficients(&claims, &[1; 32]);
+            batch.settle(0..255);
+            assert_eq!(batch.terms.iter().filter(|term| !term.valid).count(), bad);
+            assert!(bad > 1 || batch.again < 2 * 255, "the rest is summed, not checked singly");
+            assert!(batch.again <= (AGAIN_MAX + 1) * 255, "{bad} bad: {} summed again", batch.again);
+        }
     }
 }

@@ -150,17 +150,12 @@ impl Pbft {
         left
     }
 
-    /// The body of an executed slot leaves memory; its record is durable or will be read after it is.
-    pub fn release_body(&mut self, seq: Seq) {
-        let Some(index) = self.slot_index(seq) else { return };
-        let slot = &mut self.window[index];
-        let before = slot.body_bytes();
-        let durable = slot.accepted.as_ref().is_some_and(|accepted| accepted.vote_is_durable);
-        if durable && let Some(accepted) = &mut slot.accepted {
-            accepted.body = None;
+    /// `seq` was executed: its body leaves memory as soon as its record is durable.
+    pub fn executed(&mut self, seq: Seq) {
+        if let Some(index) = self.slot_index(seq) {
+            self.window[index].executed = true;
+            self.release_body(index);
         }
-        slot.other_body = None;
-        self.body_bytes = self.body_bytes - before + slot.body_bytes();
     }
 
     /// A certificate from elsewhere says what is committed at `seq`, inside the window. Gives whether this was news, or
@@ -174,7 +169,8 @@ impl Pbft {
         }
         slot.committed = Some(Arc::clone(certificate));
         let accepted_it = slot.accepted.as_ref().is_some_and(|accepted| accepted.position.digest == digest);
-        if !accepted_it {
+        // Where memory is full the journal gives the body back in its turn.
+        if !accepted_it && self.body_bytes + body.bytes().len() <= self.body_bytes_max {
             self.body_bytes += body.bytes().len();
             slot.other_body = Some(body);
         }
@@ -198,6 +194,13 @@ impl Pbft {
                 );
             }
         }
+    }
+
+    fn release_body(&mut self, index: usize) {
+        let slot = &mut self.window[index];
+        let before = slot.body_bytes();
+        slot.release_body();
+        self.body_bytes = self.body_bytes - before + slot.body_bytes();
     }
 
     fn fill_window(&mut self) {

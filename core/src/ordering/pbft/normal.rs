@@ -128,6 +128,7 @@ impl Pbft {
             self.waiting.pop_front();
             let index = self.slot_index(seq).expect("what waits is in the window");
             self.reach(index, milestone);
+            self.release_body(index);
             self.advance_slot(index, out);
         }
     }

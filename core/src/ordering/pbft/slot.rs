@@ -47,6 +47,8 @@ pub struct Slot {
     pub committed: Option<Arc<CommitCertificate>>,
     /// The committed batch where it is not the accepted one.
     pub other_body: Option<Arc<Body>>,
+    /// Whether it was executed: then the body is kept only until its record is durable.
+    pub executed: bool,
 }
 
 impl Slot {
@@ -62,6 +64,7 @@ impl Slot {
             cert_is_durable: false,
             committed: None,
             other_body: None,
+            executed: false,
         }
     }
 
@@ -135,6 +138,17 @@ impl Slot {
         match &self.accepted {
             Some(accepted) if accepted.position.digest == digest => accepted.body.as_ref(),
             _ => self.other_body.as_ref(),
+        }
+    }
+
+    /// Lets go of bodies that nobody here needs any more, and that the journal has or will have.
+    pub fn release_body(&mut self) {
+        if !self.executed {
+            return;
+        }
+        self.other_body = None;
+        if let Some(accepted) = self.accepted.as_mut().filter(|accepted| accepted.vote_is_durable) {
+            accepted.body = None;
         }
     }
 

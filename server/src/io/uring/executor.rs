@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bft_core::ids::{LinkId, Nanos, ReplicaId};
 use futures_lite::future::yield_now;
+use glommio::Task;
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 
@@ -37,6 +38,8 @@ const REDIAL_FIRST: Duration = Duration::from_millis(20);
 const REDIAL_LONGEST: Duration = Duration::from_secs(1);
 /// A link that lived this long was a good one: dialling starts afresh.
 const GOOD_LINK: u64 = 5_000_000_000;
+/// Tasks of closed sockets end at once; nothing waits longer for them.
+const END_MAX: u64 = 1_000_000_000;
 /// A wait after the system refused another connection: it has no descriptors left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -55,6 +58,10 @@ pub struct Executor {
     /// What the queue to the core had no room for: nothing is read meanwhile.
     arrivals: RefCell<VecDeque<Arrival>>,
     readers: RefCell<Vec<Rc<Notice>>>,
+    /// Tasks that run as long as the executor. It does not drop them by itself.
+    tasks: RefCell<Vec<Task<()>>>,
+    /// Tasks that end by themselves: of sockets, when those are closed, and the one that hears the bell.
+    ending_tasks: Cell<usize>,
     is_ending: Cell<bool>,
 }
 
@@ -77,26 +84,29 @@ impl Executor {
             core: core.map(RefCell::new),
             arrivals: RefCell::default(),
             readers: RefCell::default(),
+            tasks: RefCell::default(),
+            ending_tasks: Cell::new(0),
             is_ending: Cell::new(false),
         }))
     }
 
     /// Starts the tasks that run beside the turns.
     pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
-        let bell = Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
-        glommio::spawn_local(self.clone().hear(bell)).detach();
-        glommio::spawn_local(self.clone().tick()).detach();
+        let bell =
+            Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
+        self.run(self.clone().hear(bell));
+        self.keep(self.clone().tick());
         if let Some(listener) = listener {
             listener.set_nonblocking(true).map_err(ServerError::Listener)?;
             // SAFETY: the descriptor is owned, and the listener takes it over.
             let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-            glommio::spawn_local(self.clone().accept(listener)).detach();
+            self.keep(self.clone().accept(listener));
         }
         let me = self.setup.me;
         for peer in self.setup.config.replicas() {
             // One link for each pair: the lower id dials.
             if me < peer && peer.0 % self.setup.shards == self.index {
-                glommio::spawn_local(self.clone().dial(peer)).detach();
+                self.keep(self.clone().dial(peer));
             }
         }
         Ok(())
@@ -131,9 +141,7 @@ impl Executor {
         for (descriptor, handover) in links {
             let Ok(socket) = Socket::adopt(descriptor).map(Rc::new) else { continue };
             let link = self.shard.borrow_mut().adopt(now, handover);
-            let executor = self.clone();
-            self.sockets.borrow_mut().insert(link, socket.clone());
-            glommio::spawn_local(async move { executor.serve(link, socket).await }).detach();
+            self.serve_on_task(link, socket);
         }
     }
 
@@ -160,16 +168,25 @@ impl Executor {
         self.shard.borrow().has_output() || self.sockets.borrow().values().any(|socket| socket.is_full.get())
     }
 
-    /// Closes everything, and gives the tasks the time to see it.
+    /// Closes everything, and waits until the tasks have seen it: an executor that goes leaves its tasks, and with them
+    /// the listening socket, behind.
     pub async fn end(&self) -> Result<(), ServerError> {
         self.is_ending.set(true);
+        self.inbox().bell.ring();
+        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
+        for task in tasks {
+            task.cancel().await;
+        }
         for socket in std::mem::take(&mut *self.sockets.borrow_mut()).into_values() {
             socket.close();
         }
         self.resume_readers();
-        for _ in 0..4 {
-            glommio::executor().yield_task_queue_now().await;
+        let until = clock::now().mono.after(END_MAX);
+        while self.ending_tasks.get() > 0 && clock::now().mono < until {
+            sleep(Duration::from_millis(1)).await;
         }
+        // What was pending in the kernel is cancelled when it is submitted next.
+        sleep(Duration::from_millis(1)).await;
         Ok(())
     }
 
@@ -244,6 +261,7 @@ impl Executor {
             }
             self.turn.give();
         }
+        bell.close().await;
     }
 
     async fn tick(self: Rc<Self>) {
@@ -272,10 +290,30 @@ impl Executor {
         let Ok(address) = socket.peer_address() else { return };
         let origin = Origin::Accepted(address);
         let Ok(link) = self.shard.borrow_mut().connected(clock::now().mono, origin, crate::entropy()) else { return };
+        self.serve_on_task(link, socket);
+        self.turn.give();
+    }
+
+    fn serve_on_task(self: &Rc<Self>, link: LinkId, socket: Rc<Socket>) {
         let executor = self.clone();
         self.sockets.borrow_mut().insert(link, socket.clone());
-        glommio::spawn_local(async move { executor.serve(link, socket).await }).detach();
-        self.turn.give();
+        self.run(async move { executor.serve(link, socket).await });
+    }
+
+    /// Runs a task that ends by itself when the executor ends.
+    fn run(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let executor = self.clone();
+        self.ending_tasks.set(self.ending_tasks.get() + 1);
+        let counted = async move {
+            task.await;
+            executor.ending_tasks.set(executor.ending_tasks.get() - 1);
+        };
+        glommio::spawn_local(counted).detach();
+    }
+
+    /// Runs a task until it is cancelled when the executor ends.
+    fn keep(&self, task: impl Future<Output = ()> + 'static) {
+        self.tasks.borrow_mut().push(glommio::spawn_local(task));
     }
 
     /// Keeps a link to `peer` for ever.
@@ -324,7 +362,7 @@ impl Executor {
 
     /// Reads until the link ends.
     async fn serve(self: &Rc<Self>, link: LinkId, socket: Rc<Socket>) {
-        glommio::spawn_local(self.clone().write_when_full(link, socket.clone())).detach();
+        self.run(self.clone().write_when_full(link, socket.clone()));
         loop {
             self.has_room().await;
             let read = socket.read(&self.buffer).await;

@@ -41,11 +41,15 @@ const STOPPING_TICK: Duration = Duration::from_millis(10);
 enum Phase {
     Running,
     /// No Requests are taken; what is in flight is finished.
-    Draining { since: Nanos },
+    Draining {
+        since: Nanos,
+    },
     /// The core is not stepped any more; the journal writes what it has.
     Closing,
     /// Everything is durable; sockets take what waits.
-    Flushing { since: Nanos },
+    Flushing {
+        since: Nanos,
+    },
 }
 
 struct Host<'a> {
@@ -91,10 +95,8 @@ pub async fn run(
         ExecutionHandle::Thread(ExecutionThread::start(execution, bell))
     };
     let counters = Arc::new(OrderingCounters::default());
-    let words = Words {
-        write_path: started.way.words().into(),
-        signatures: bft_core::auth::Ed25519::implementation().into(),
-    };
+    let words =
+        Words { write_path: started.way.words().into(), signatures: bft_core::auth::Ed25519::implementation().into() };
     let node = Node::new(started.replica, started.journal, started.effects, words, shards, counters.clone());
     let urgent = remotes.iter().map(|_| VecDeque::new()).collect();
     let mut host = Host {
