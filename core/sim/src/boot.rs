@@ -16,10 +16,11 @@ use bft_core::journal::{
 use bft_core::replica::{RecoverError, Replica};
 
 use crate::cluster::Cluster;
+use crate::counters::Counters;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images;
 use crate::options::Options;
-use crate::rng::Seed;
+use crate::rng::{Rng, Seed};
 
 /// Why a process does not come up.
 #[derive(Debug)]
@@ -102,6 +103,25 @@ pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
     let (records, tail) = records_of(disk, &superblock)?;
     let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
     Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
+}
+
+/// A start that does not get far: the power goes while it writes. The next one must find its way all the same.
+pub fn cut_short(disk: &mut Disk, rng: &mut Rng, counters: &mut Counters) {
+    if rng.chance(500) {
+        disk.flush_all();
+        if let Ok((mut superblock, _)) = superblock_of(disk) {
+            superblock.instance += 1;
+            superblock.sequence += 1;
+            let file = superblock.encode_file();
+            let (front, back) = file.split_at(file.len() / 2);
+            disk.land(FileName::Superblock, Pending { offset: 0, bytes: front.to_vec() });
+            if rng.chance(500) {
+                disk.flush(FileName::Superblock);
+                disk.land(FileName::Superblock, Pending { offset: front.len(), bytes: back.to_vec() });
+            }
+        }
+    }
+    disk.power_lost(Vec::new(), rng, counters);
 }
 
 /// The records that a disk holds.

@@ -110,10 +110,9 @@ impl Client {
                 self.links[replica.index()] = Some(link);
                 self.core.on_link(now, replica, LinkState::Up, &mut effects);
             }
-            // A client may have a new link before it notices the end of the old one.
             ToClient::LinkDown { replica, link } => {
-                if self.links[replica.index()] == Some(link) {
-                    self.links[replica.index()] = None;
+                // Late, and a newer one is up already: nothing changes.
+                if self.links[replica.index()].take_if(|known| *known == link).is_some() {
                     self.core.on_link(now, replica, LinkState::Down, &mut effects);
                 }
             }

@@ -53,6 +53,10 @@ counters! {
     one_way: Must = "one-way partitions",
     /// Processes that were killed.
     kills: Must = "kills",
+    /// Processes that were stopped cleanly.
+    stops: Must = "clean stops",
+    /// Starts during which the power was lost.
+    starts_cut_short: Must = "starts cut short",
     /// Power losses of single machines.
     power_losses: Must = "power losses",
     /// Power losses of all machines at once.

@@ -87,8 +87,8 @@ pub struct Ledger {
     /// Full chunks, shared with images, and at which Seq each became full.
     full: Vec<(Seq, Arc<Vec<Entry>>)>,
     last: Vec<Entry>,
-    /// A service that is not what it should be: tells another delta than its twins.
-    drifts: bool,
+    /// From where on the service is not what it should be, and tells other deltas than its twins.
+    drifts_from: Option<Seq>,
     restoring: Option<Box<Restoring>>,
 }
 
@@ -109,9 +109,9 @@ impl Ledger {
         full.chain(&self.last).copied().collect()
     }
 
-    /// From now on the service is not deterministic: its deltas differ from those of its twins.
-    pub fn drift(&mut self) {
-        self.drifts = true;
+    /// From `seq` on the service is not deterministic: its deltas differ from those of its twins.
+    pub fn drift(&mut self, seq: Seq) {
+        self.drifts_from = Some(seq);
     }
 
     /// Applies one operation.
@@ -146,7 +146,7 @@ impl Service for Ledger {
             replies.delta(&reply);
             replies.put(index, &reply);
         }
-        if self.drifts {
+        if self.drifts_from.is_some_and(|from| batch.seq >= from) {
             replies.delta(b"drifted");
         }
         Ok(())
@@ -181,7 +181,7 @@ impl Service for Ledger {
         if restoring.next != restoring.chunks || restoring.state.count() != restoring.all {
             return Err(ServiceFault("the chunks do not make a whole state".into()));
         }
-        *self = Self { drifts: self.drifts, ..restoring.state };
+        *self = Self { drifts_from: self.drifts_from, ..restoring.state };
         Ok(())
     }
 

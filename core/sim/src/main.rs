@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use bft_sim::campaign::Campaign;
 use bft_sim::options::{Fidelity, Options};
+use bft_sim::regressions;
 use bft_sim::run::{Report, run};
 use bft_sim::trace::Trace;
 use clap::{Args, Parser, Subcommand};
@@ -47,6 +48,16 @@ enum Command {
         #[command(flatten)]
         mode: Mode,
     },
+    /// Plants each known fault into the core; succeeds only if every one is found where it was found before.
+    Mutants {
+        /// Looks for the smallest seed that finds each, and prints the rows of mutants.toml.
+        #[arg(long)]
+        search: bool,
+        /// With --search: only these mutants.
+        names: Vec<String>,
+    },
+    /// Replays every seed that once failed; succeeds only if none does.
+    Regressions,
 }
 
 #[derive(Args, Clone, Copy)]
@@ -81,6 +92,8 @@ fn main() -> ExitCode {
         Command::Run { seeds, jobs, mode } => campaign(seeds, jobs, mode),
         Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
+        Command::Mutants { search, names } => mutants(search, &names),
+        Command::Regressions => replay_regressions(),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -128,4 +141,43 @@ fn determinism(seeds: Seeds, mode: Mode) -> bool {
     }
     println!("{} seeds run twice, {differing} of them differently", seeds.seeds);
     differing == 0
+}
+
+#[cfg(feature = "mutants")]
+fn mutants(search: bool, names: &[String]) -> bool {
+    if search {
+        return bft_sim::mutants::search(names);
+    }
+    bft_sim::mutants::check().unwrap_or_else(|error| {
+        println!("{error}");
+        false
+    })
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutants(_search: bool, _names: &[String]) -> bool {
+    println!("{}", bft_sim::mutants::HOW_TO_BUILD);
+    false
+}
+
+fn replay_regressions() -> bool {
+    let all = match regressions::all(&regressions::directory()) {
+        Ok(all) => all,
+        Err(error) => {
+            println!("{error}");
+            return false;
+        }
+    };
+    let mut failed = 0;
+    for (name, regression) in &all {
+        match regressions::replay(regression) {
+            Ok(()) => println!("{name} holds: {}", regression.note),
+            Err(violation) => {
+                failed += 1;
+                println!("{name} fails: {violation} ({})", regression.note);
+            }
+        }
+    }
+    println!("{} regressions, {failed} failed", all.len());
+    failed == 0
 }

@@ -24,9 +24,9 @@ pub enum Fault {
     Partition,
     /// One group hears the other and is not heard.
     OneWay,
-    /// A backup's process is killed; what it wrote stays in the cache.
+    /// A process is killed, what it wrote stays in the cache; or it is stopped cleanly.
     Kill,
-    /// A backup's machine loses its power; what was not flushed is lost, torn or there.
+    /// A machine loses its power; what was not flushed is lost, torn or there.
     PowerLoss,
     /// All machines lose their power at once.
     PowerLossOfAll,
@@ -88,7 +88,7 @@ impl Fault {
     fn frequency(self) -> u32 {
         match self {
             // Take one replica out for good, and so hide what others would do.
-            Self::BitRot | Self::Drift => 120,
+            Self::BitRot | Self::Drift => 150,
             Self::SlowDisk | Self::Liar => 250,
             Self::Drop
             | Self::Double
@@ -169,6 +169,8 @@ pub struct MachineOptions {
     pub snapshot_mean: u64,
     /// How long Requests are gathered before a core sees them.
     pub gather: u64,
+    /// How many times in a thousand a core hears late that something is durable.
+    pub late: u32,
     /// Wall clocks differ by at most this from the truth.
     pub clock_skew: u64,
 }
@@ -347,6 +349,7 @@ fn draw_machine(seed: Seed, params: &ProtocolParams) -> MachineOptions {
         execute_mean: rng("execute").pick(&[5, 50, 1_000]) * MICROSECOND,
         snapshot_mean: rng("snapshot").pick(&[50, 1_000, 20_000]) * MICROSECOND,
         gather: rng("gather").pick(&[0, 50, 500]) * MICROSECOND,
+        late: rng("late").pick(&[0, 0, 50, 300]),
         clock_skew: rng("skew").pick(&[0, 1, 400]) * MILLISECOND,
     }
 }

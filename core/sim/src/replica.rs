@@ -24,7 +24,7 @@ use crate::disk::{Disk, FileName, Pending};
 use crate::images::{self, Writer};
 use crate::ledger::{Entry, Ledger};
 use crate::network::Node;
-use crate::options::Options;
+use crate::options::{Fault, Options};
 use crate::rng::{Rng, Seed};
 use crate::trace::Actor;
 use crate::villains::lying_backup::LyingBackup;
@@ -42,6 +42,8 @@ pub enum Crash {
     Killed,
     /// The machine loses its power.
     PowerLost,
+    /// The process stops as it should: everything queued is written, and a mark behind it.
+    Stopped,
 }
 
 /// Why a replica will not come back.
@@ -100,6 +102,8 @@ struct Process {
     snapshot: Option<(Seq, Digest)>,
     gathered: Vec<SignedRequest>,
     clients: BTreeMap<LinkId, (usize, Life)>,
+    /// The newest life of each peer that a link came up to.
+    peers: BTreeMap<ReplicaId, Life>,
     /// Which file holds which segment, and files that hold nothing.
     segments: BTreeMap<u32, u32>,
     free: Vec<u32>,
@@ -222,12 +226,13 @@ impl Machine {
 
     fn in_life(&mut self, world: &mut World, event: InLife) {
         match event {
-            InLife::Peer(peer, state) => self.step(world, Input::Link { peer, state }),
+            InLife::Peer { peer, life, state } => self.on_peer(world, peer, life, state),
             InLife::ClientUp { client, life } => self.on_client_up(world, client, life),
             InLife::ClientDown(link) => self.on_client_down(world, link),
             InLife::Gathered => self.on_gathered(world),
             InLife::Landed(ticket) => self.on_landed(world, ticket),
             InLife::Flushed(ticket) => self.on_flushed(world, ticket),
+            InLife::Durable => self.tell_durable(world),
             InLife::JobDone => self.on_job_done(world),
             InLife::SnapshotStep => self.on_snapshot_step(world),
             InLife::Loaded(at) => self.on_loaded(world, at),
@@ -248,6 +253,11 @@ impl Machine {
         self.life = Life(self.life.0 + 1);
         // Monotonic clocks begin anew with the machine.
         self.mono_offset = self.fate.below(1 << 40);
+        let may_lose_power = world.options.has(Fault::PowerLoss) || world.options.has(Fault::PowerLossOfAll);
+        if self.life.0 > 1 && !self.rotten && may_lose_power && self.fate.chance(150) {
+            world.counters.starts_cut_short += 1;
+            boot::cut_short(&mut self.disk, &mut self.fate, &mut world.counters);
+        }
         let booted = match boot::boot(&mut self.disk) {
             Ok(booted) => booted,
             Err(BootError::Damage(why)) if self.rotten => {
@@ -281,9 +291,10 @@ impl Machine {
             let records = booted.records.len();
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
+        let stable = replica.stable();
         let mut process = Process::new(replica, booted, world, self.id);
         if self.character == Character::Drifter && self.life.0 > 1 {
-            process.service.drift();
+            process.service.drift(stable.next());
         }
         self.process = Some(Box::new(process));
         self.carry_out(world, effects);
@@ -293,16 +304,39 @@ impl Machine {
     pub fn crash(&mut self, world: &mut World, crash: Crash) -> bool {
         let Some(process) = self.process.take() else { return false };
         process.replica.check_invariants();
+        if crash == Crash::Stopped {
+            self.process = Some(process);
+            self.close(world);
+            self.process = None;
+            world.checks.crashed(self.id);
+            return true;
+        }
         let under_way = process.under_way.into_values();
         let under_way =
             under_way.filter_map(|under_way| under_way.write.map(|write| (under_way.name, write))).collect();
         match crash {
             Crash::Killed => self.disk.process_killed(under_way, &mut self.fate, &mut world.counters),
             Crash::PowerLost => self.disk.power_lost(under_way, &mut self.fate, &mut world.counters),
+            Crash::Stopped => unreachable!("nothing is under way after a clean stop"),
         }
         world.checks.crashed(self.id);
         self.paused_until = 0;
         true
+    }
+
+    /// Writes everything that is queued, and the mark of a clean stop.
+    fn close(&mut self, world: &mut World) {
+        self.running().journal.close();
+        loop {
+            self.pump(world);
+            let process = self.process.as_mut().expect("it is being closed");
+            let Some((ticket, UnderWay { name, write })) = process.under_way.pop_first() else { break };
+            write.into_iter().for_each(|write| self.disk.land(name, write));
+            self.disk.flush(name);
+            process.journal.written(ticket);
+            world.checks.durable(self.id, process.journal.durable());
+        }
+        assert!(self.running().journal.is_idle(), "a closed journal has nothing left to do");
     }
 
     /// The machine, whose process is down, loses its power.
@@ -341,6 +375,15 @@ impl Machine {
                 let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
                 world.checks.report(Oracle::Certificates, text);
             }
+        }
+    }
+
+    /// A link that goes down late, after a newer one has come up, takes nothing with it.
+    fn on_peer(&mut self, world: &mut World, peer: ReplicaId, life: Life, state: LinkState) {
+        let known = self.running().peers.entry(peer).or_default();
+        if life >= *known {
+            *known = life;
+            self.step(world, Input::Link { peer, state });
         }
     }
 
@@ -406,8 +449,19 @@ impl Machine {
         if durable > before {
             world.checks.durable(self.id, durable);
             self.release(world, durable);
-            self.step(world, Input::Durable(durable));
+            if self.rng.chance(world.options.machine.late) {
+                let delay = self.disk_delay(world);
+                self.later(world, delay, InLife::Durable);
+            } else {
+                self.tell_durable(world);
+            }
         }
+    }
+
+    /// Says once more, or at last, up to where everything is durable.
+    fn tell_durable(&mut self, world: &mut World) {
+        let durable = self.running().journal.durable();
+        self.step(world, Input::Durable(durable));
     }
 
     fn on_job_done(&mut self, world: &mut World) {
@@ -822,6 +876,7 @@ impl Process {
             writer: Writer::default(),
             gathered: Vec::new(),
             clients: BTreeMap::new(),
+            peers: BTreeMap::new(),
             segments,
             free,
             next_file,

@@ -8,7 +8,8 @@ use bft_core::door::LinkState;
 use bft_core::ids::ReplicaId;
 use bft_core::limits::{MILLISECOND, SECOND};
 
-use crate::checkers::{Oracle, Violation, convergence};
+use crate::checkers::convergence::{self, Standing};
+use crate::checkers::{Oracle, Violation};
 use crate::client::Client;
 use crate::counters::Counters;
 use crate::faults::Striker;
@@ -160,8 +161,11 @@ impl Run {
             let machine = &self.machines[peer.index()];
             if peer != id && machine.is_up() {
                 let delay = self.rng.below(5 * MILLISECOND);
-                for (at, life, other) in [(peer, machine.life(), id), (id, life, peer)] {
-                    let event = ToMachine::InLife(life, InLife::Peer(other, LinkState::Up));
+                let state = LinkState::Up;
+                for ((at, here), (peer, there)) in
+                    [((peer, machine.life()), (id, life)), ((id, life), (peer, machine.life()))]
+                {
+                    let event = ToMachine::InLife(here, InLife::Peer { peer, life: there, state });
                     self.world.after(delay, Event::Machine(at, event));
                 }
             }
@@ -179,8 +183,8 @@ impl Run {
             let machine = &self.machines[peer.index()];
             if peer != id && machine.is_up() {
                 let delay = self.rng.below(20 * MILLISECOND);
-                let event = ToMachine::InLife(machine.life(), InLife::Peer(id, LinkState::Down));
-                self.world.after(delay, Event::Machine(peer, event));
+                let event = InLife::Peer { peer: id, life: self.machines[id.index()].life(), state: LinkState::Down };
+                self.world.after(delay, Event::Machine(peer, ToMachine::InLife(machine.life(), event)));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
@@ -209,8 +213,11 @@ impl Run {
         let outage = self.striker.outage();
         match fault {
             Fault::Partition | Fault::OneWay => self.partition(fault, outage),
-            Fault::Kill => self.crash_a_backup(Crash::Killed, outage),
-            Fault::PowerLoss => self.crash_a_backup(Crash::PowerLost, outage),
+            Fault::Kill => {
+                let crash = if self.striker.below(3) == 0 { Crash::Stopped } else { Crash::Killed };
+                self.crash_one(crash, outage);
+            }
+            Fault::PowerLoss => self.crash_one(Crash::PowerLost, outage),
             Fault::PowerLossOfAll => self.power_loss_of_all(),
             Fault::Pause => {
                 let which = self.striker.below(self.machines.len());
@@ -259,12 +266,11 @@ impl Run {
         *(if is_one_way { &mut counters.one_way } else { &mut counters.partitions }) += 1;
     }
 
-    /// At most F of the weight is down or faulty at a time, those that will not come back among it. The primary stays:
-    /// there is no view change yet.
-    fn crash_a_backup(&mut self, crash: Crash, outage: u64) {
+    /// At most F of the weight is down or faulty at a time, those that will not come back among it.
+    fn crash_one(&mut self, crash: Crash, outage: u64) {
         let which = self.striker.below(self.machines.len());
         let (machine, id) = (&self.machines[which], self.machines[which].id());
-        let may_crash = machine.is_up() && machine.character() != Character::Liar && id != self.world.cluster.primary();
+        let may_crash = machine.is_up() && machine.character() != Character::Liar;
         let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
         if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
             return;
@@ -273,10 +279,13 @@ impl Run {
         match crash {
             Crash::Killed => self.world.counters.kills += 1,
             Crash::PowerLost => self.world.counters.power_losses += 1,
+            Crash::Stopped => self.world.counters.stops += 1,
         }
         self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
         self.went_down(id);
-        if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
+        // Rot takes a replica out for good; the primary must come back: there is no view change yet.
+        let is_primary = id == self.world.cluster.primary();
+        if self.striker.may_rot() && !is_primary && self.machines[which].rot(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
         }
         self.world.after(outage, Event::Machine(id, ToMachine::Start));
@@ -367,22 +376,25 @@ impl Run {
 
     fn judge(&mut self) {
         let mut standings = Vec::new();
+        let mut states = Vec::new();
         for machine in &mut self.machines {
-            let (Some(mut standing), Some((executed, digest, entries))) = (machine.standing(), machine.state()) else {
+            let (Some(standing), Some((executed, state, entries))) = (machine.standing(), machine.state()) else {
                 continue;
             };
-            standing.state = digest;
-            self.world.trace.digest(&digest);
-            standings.push(standing);
-            self.world.checks.state(machine.id(), executed, &entries);
+            self.world.trace.digest(&state);
+            standings.push(Standing { state, ..standing });
+            states.push((machine.id(), executed, entries));
         }
-        if self.is_over_budget() {
-            return;
+        if !self.is_over_budget() {
+            let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
+            let operations = self.clients.iter().map(Client::waiting).sum();
+            if let Err(text) = convergence::judge(&standings, waiting, operations) {
+                self.world.checks.report(Oracle::Convergence, text);
+            }
         }
-        let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
-        let operations = self.clients.iter().map(Client::waiting).sum();
-        if let Err(text) = convergence::judge(&standings, waiting, operations) {
-            self.world.checks.report(Oracle::Convergence, text);
+        // A replica that is still behind is no proof of a loss: what it lacks, convergence has reported.
+        for (id, executed, entries) in states {
+            self.world.checks.state(id, executed, &entries);
         }
     }
 

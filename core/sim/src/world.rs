@@ -46,8 +46,15 @@ pub enum ToMachine {
 /// Something that happens to a process.
 #[derive(Debug)]
 pub enum InLife {
-    /// A peer's life began or ended.
-    Peer(ReplicaId, bft_core::door::LinkState),
+    /// The link to a life of a peer came up or went down.
+    Peer {
+        /// Who.
+        peer: ReplicaId,
+        /// Its life.
+        life: Life,
+        /// Which of the two.
+        state: bft_core::door::LinkState,
+    },
     /// A client's link came up.
     ClientUp {
         /// The client.
@@ -63,6 +70,8 @@ pub enum InLife {
     Landed(Ticket),
     /// A write of the journal is flushed.
     Flushed(Ticket),
+    /// The core hears now what is durable.
+    Durable,
     /// The execution thread is done with its job.
     JobDone,
     /// The snapshot thread takes its next step.
@@ -95,11 +104,11 @@ pub enum ToClient {
         /// What the replica calls it.
         link: LinkId,
     },
-    /// The link went down.
+    /// A link went down.
     LinkDown {
-        /// To which replica it led.
+        /// To whom.
         replica: ReplicaId,
-        /// Which link.
+        /// What the replica called it.
         link: LinkId,
     },
     /// Time is up, if nobody set another time meanwhile.
