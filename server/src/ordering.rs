@@ -82,6 +82,9 @@ struct InfoDesk {
     shards: Vec<Arc<ShardCounters>>,
     digest: Option<(Nanos, Seq, Digest)>,
     is_computing: bool,
+    /// What had been executed when the computing was ordered. Batches that the service never saw count too: they have
+    /// changed nothing.
+    computing_from: Seq,
     waiting: Vec<LinkId>,
     rss_max_kib: (Nanos, u64),
 }
@@ -102,6 +105,7 @@ impl Node {
             shards,
             digest: None,
             is_computing: false,
+            computing_from: Seq(0),
             waiting: Vec::new(),
             rss_max_kib: (Nanos(0), clock::rss_max_kib()),
         };
@@ -170,7 +174,7 @@ impl Node {
     /// A state digest was computed.
     pub fn digested(&mut self, now: Now, at: Seq, digest: Digest) {
         self.desk.is_computing = false;
-        self.desk.digest = Some((now.mono, at, digest));
+        self.desk.digest = Some((now.mono, at.max(self.desk.computing_from), digest));
         for to in std::mem::take(&mut self.desk.waiting) {
             self.inputs.push_back(Input::InfoQuery { to: InfoTo(to) });
         }
@@ -311,6 +315,7 @@ impl Node {
         }
         desk.waiting.push(to);
         if !std::mem::replace(&mut desk.is_computing, true) {
+            desk.computing_from = self.replica.executed();
             self.orders.push_back(Order::Digest);
         }
     }
