@@ -185,7 +185,10 @@ impl Run {
         }
         for (index, client) in self.clients.iter().enumerate() {
             let delay = self.rng.below(20 * MILLISECOND);
-            self.world.after(delay, Event::Client(index, client.life(), ToClient::LinkDown(id)));
+            if let Some(link) = client.link(id) {
+                let event = ToClient::LinkDown { replica: id, link };
+                self.world.after(delay, Event::Client(index, client.life(), event));
+            }
         }
     }
 

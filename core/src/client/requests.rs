@@ -5,7 +5,7 @@ use super::transmission::Transmission;
 use super::{ClientCore, ClientEffects, Ending, NotSent, Outcome, Sent, Session, Unknown};
 use crate::door::To;
 use crate::ids::{Nanos, ReplicaId, RequestNo, Seq, SessionId};
-use crate::limits::{CLIENT_GATHER_FROM, CLIENT_INFO_INTERVAL};
+use crate::limits::{CLIENT_GATHER_FROM, CLIENT_INFO_INTERVAL, POOL_BYTES_PER_CLIENT};
 use crate::wire::canonical::{Tag, signing_bytes};
 use crate::wire::message::Message;
 use crate::wire::request::{FLAG_CLOSE, REQUEST_FIXED_BYTES, SignedRequest, encode_request};
@@ -13,6 +13,12 @@ use crate::wire::request::{FLAG_CLOSE, REQUEST_FIXED_BYTES, SignedRequest, encod
 impl ClientCore {
     pub(super) fn may_send(&self, now: Nanos) -> bool {
         if self.session().is_none() || self.queue.is_empty() || now < self.hold_until || !self.has_room() {
+            return false;
+        }
+        // More than replicas keep of one client at a time would come back as BUSY.
+        let under_way: usize = self.sent.values().map(|sent| sent.transmission.request.bytes.len()).sum();
+        let next = (self.queue.bytes() + REQUEST_FIXED_BYTES).min(self.bounds.request_bytes);
+        if !self.sent.is_empty() && under_way + next > POOL_BYTES_PER_CLIENT {
             return false;
         }
         // A lone operation leaves at once; under load answers set the pace (the network's own clock). Requests that

@@ -311,6 +311,20 @@ fn a_request_is_cut_at_the_clusters_bounds() {
 }
 
 #[test]
+fn large_requests_wait_for_one_another() {
+    let mut harness = Harness::opened();
+    for tag in 0..10 {
+        harness.core.submit(Bytes::from(vec![7; 200 << 10]), tag, None).unwrap();
+    }
+    harness.flush();
+    let first = harness.last_request();
+    assert_eq!(harness.requests().len(), 4, "a fifth could be of 256 KiB, and pass what a replica keeps of a client");
+    harness.execute(&first, 9);
+    harness.flush();
+    assert_eq!(harness.last_request().entry.req_no, first.entry.req_no.next());
+}
+
+#[test]
 fn the_window_bounds_what_is_under_way_and_ack_never_passes_an_open_request() {
     let params = ProtocolParams { client_window: 3, ..ProtocolParams::default() };
     let mut harness = Harness::opened_with(params, ClientOptions { operations_per_request: 1, ..Default::default() });

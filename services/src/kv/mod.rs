@@ -1,4 +1,4 @@
-//! `kv`: keys and values in memory, as large as memory goes. Clients speak the bytes of [`format`]; the state is in
+//! `kv`: keys and values in memory, as large as memory goes. Clients speak the bytes of [`mod@format`]; the state is in
 //! `tree`, its chunks in `image`. An operation that cannot be carried out gets a reply that says so; nothing that a
 //! client sends makes a fault.
 //!
