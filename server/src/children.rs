@@ -109,12 +109,7 @@ pub struct Child {
 
 impl Child {
     /// Starts `program` with this configuration and listener; what it says is appended to `log`.
-    pub fn start(
-        program: &Program,
-        config: &Path,
-        listener: &TcpListener,
-        log: &Path,
-    ) -> Result<Self, ChildError> {
+    pub fn start(program: &Program, config: &Path, listener: &TcpListener, log: &Path) -> Result<Self, ChildError> {
         let file = OpenOptions::new().create(true).append(true).open(log);
         let file = file.map_err(system(format!("open {}", log.display())))?;
         let log_from = file.metadata().map_err(system(format!("look at {}", log.display())))?.len();

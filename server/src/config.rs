@@ -164,10 +164,7 @@ impl ReplicaConfig {
     }
 
     /// The same with these variables, `BFTD_SECTION__KEY` and its value, over what the file says.
-    pub fn load_with(
-        path: &Path,
-        variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
+    pub fn load_with(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
         let text = read(path, FILE_BYTES_MAX, "this is the replica's configuration, bftd.toml")?;
         let mut document = Document::parse(&text, &path.display().to_string())?;
         document.set_from_variables(VARIABLE_PREFIX, variables)?;
@@ -234,12 +231,7 @@ impl JournalSection {
     }
 }
 
-fn within(
-    document: &Document,
-    key: &str,
-    value: u64,
-    bounds: std::ops::RangeInclusive<u64>,
-) -> Result<u64, FileError> {
+fn within(document: &Document, key: &str, value: u64, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, FileError> {
     if bounds.contains(&value) {
         return Ok(value);
     }
@@ -308,11 +300,11 @@ mod tests {
         assert_eq!((config.cores, config.log.format, config.journal.segment_bytes), (2, LogFormat::Json, 8 << 20));
         let wrong = |name, value| message(load(&path, &[(name, value)]), dir.path());
         assert_eq!(wrong("BFTD_CORES", "0"), "BFTD_CORES: cores: is 0, but must be 1 to 64");
-        assert_eq!(wrong("BFTD_CORES", "many"), "BFTD_CORES: cores: expected a whole number, 0 or more, found \"many\"");
         assert_eq!(
-            wrong("BFTD_LOG__LEVL", "info"),
-            "BFTD_LOG__LEVL: log.levl: unknown key; did you mean `level`?"
+            wrong("BFTD_CORES", "many"),
+            "BFTD_CORES: cores: expected a whole number, 0 or more, found \"many\""
         );
+        assert_eq!(wrong("BFTD_LOG__LEVL", "info"), "BFTD_LOG__LEVL: log.levl: unknown key; did you mean `level`?");
         assert_eq!(
             wrong("BFTD_REPLICA", "4"),
             "BFTD_REPLICA: replica: the cluster has no replica 4; its replicas are 0 to 3"
@@ -341,7 +333,10 @@ mod tests {
         let line = |needle: &str| text[..text.find(needle).unwrap()].matches('\n').count() + 1;
         assert_eq!(
             with("data_dir =", "data-dir ="),
-            format!("DIR/net/replica-0/bftd.toml:{}:1: data-dir: unknown key; did you mean `data_dir`?", line("data_dir ="))
+            format!(
+                "DIR/net/replica-0/bftd.toml:{}:1: data-dir: unknown key; did you mean `data_dir`?",
+                line("data_dir =")
+            )
         );
         assert_eq!(
             with("version = 1", "version = 9"),

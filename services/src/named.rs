@@ -34,9 +34,11 @@ pub fn by_name(name: &str, config: &str) -> Result<Box<dyn Service>, NoService> 
     match name {
         "kv" if config.is_empty() => Ok(Box::new(Kv::new())),
         "kv" => Err(NoService::Config { name: "kv", config: config.into(), takes: "nothing" }),
-        "null" => null_reply_bytes(config).map(|bytes| Box::new(Null::new(bytes)) as Box<dyn Service>).ok_or_else(|| {
-            NoService::Config { name: "null", config: config.into(), takes: "reply_bytes=N, with N up to 65536" }
-        }),
+        "null" => {
+            null_reply_bytes(config).map(|bytes| Box::new(Null::new(bytes)) as Box<dyn Service>).ok_or_else(|| {
+                NoService::Config { name: "null", config: config.into(), takes: "reply_bytes=N, with N up to 65536" }
+            })
+        }
         other => Err(NoService::Name(other.into())),
     }
 }

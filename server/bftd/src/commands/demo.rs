@@ -220,7 +220,9 @@ impl Outcome {
         let mut faults = Vec::new();
         match &self.settled {
             Ok(settled) if settled.digests_equal() => {}
-            Ok(settled) => faults.push(format!("the state digests at Seq {} differ: {:?}", settled.seq, settled.digests)),
+            Ok(settled) => {
+                faults.push(format!("the state digests at Seq {} differ: {:?}", settled.seq, settled.digests))
+            }
             Err(why) => faults.push(why.clone()),
         }
         match &self.counters {

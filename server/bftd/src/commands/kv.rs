@@ -98,7 +98,7 @@ impl Words {
 pub fn kv(args: &Args) -> Result<(), Failure> {
     let operation = args.operation.operation().to_bytes().map_err(because(Reason::Data))?;
     let Some(config) = &args.config else {
-        return Err(Failure::new(Reason::Config, "name the cluster's client.toml with --config FILE"));
+        return Err(Failure::new(Reason::Usage, "name the cluster's client.toml with --config FILE"));
     };
     let timeout = args.timeout.map(|timeout| Duration::from_nanos(timeout.0));
     let (client, timeout) = client_of_its_own(config, timeout)?;
@@ -106,9 +106,8 @@ pub fn kv(args: &Args) -> Result<(), Failure> {
     let answer = result(&client, outcome, timeout);
     client.close(CLOSE);
     let (seq, result) = answer?;
-    let reply = Reply::decode(&result).map_err(|error| {
-        Failure::new(Reason::Failed, format!("{error}: does this cluster run another service?"))
-    })?;
+    let reply = Reply::decode(&result)
+        .map_err(|error| Failure::new(Reason::Failed, format!("{error}: does this cluster run another service?")))?;
     match args.output {
         Output::Text => output::write(&text(&reply))?,
         Output::Json => output::line(&object(seq, &reply).to_string())?,
@@ -138,7 +137,8 @@ fn result(client: &Client, outcome: Outcome, timeout: Duration) -> Result<(Seq, 
         }
         Outcome::Unknown { reason } => {
             let links = links_in_words(client);
-            let message = format!("it is not known whether the operation was executed: {reason} (waited {waited}){links}");
+            let message =
+                format!("it is not known whether the operation was executed: {reason} (waited {waited}){links}");
             Err(Failure::new(Reason::Unavailable, message))
         }
     }

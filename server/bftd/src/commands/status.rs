@@ -67,7 +67,10 @@ pub fn status(args: &Args) -> Result<(), Failure> {
     match answered {
         0 => Err(Failure::new(Reason::Unavailable, "no replica answered")),
         all if all == rows.len() => Ok(()),
-        some => Err(Failure::new(Reason::Failed, format!("{} of {} replicas did not answer", rows.len() - some, rows.len()))),
+        some => Err(Failure::new(
+            Reason::Failed,
+            format!("{} of {} replicas did not answer", rows.len() - some, rows.len()),
+        )),
     }
 }
 
@@ -90,7 +93,8 @@ fn why_not(link: Option<&LinkReport>) -> String {
 }
 
 fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
-    let mut lines = vec![["REPLICA", "ADDRESS", "VIEW", "SEQ", "STABLE", "STATE", "DURABLE BY", "PEERS"].map(String::from)];
+    let mut lines =
+        vec![["REPLICA", "ADDRESS", "VIEW", "SEQ", "STABLE", "STATE", "DURABLE BY", "PEERS"].map(String::from)];
     let mut silent = String::new();
     for row in rows {
         match &row.answer {
@@ -110,7 +114,8 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
 
 fn cells(cluster: &ClusterConfig, row: &Row, info: &Info) -> [String; 8] {
     let is_primary = cluster.primary(info.view) == row.replica;
-    let state = info.state.map_or("-".into(), |(seq, digest)| format!("{:.DIGEST_DIGITS$} at {seq}", digest.to_string()));
+    let state =
+        info.state.map_or("-".into(), |(seq, digest)| format!("{:.DIGEST_DIGITS$} at {seq}", digest.to_string()));
     let durable = if info.write_path.is_empty() { "nothing".into() } else { info.write_path.clone() };
     [
         format!("{}{}", row.replica, if is_primary { " (primary)" } else { "" }),

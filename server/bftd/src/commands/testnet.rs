@@ -47,7 +47,10 @@ pub fn testnet(args: &Args) -> Result<(), Failure> {
         }
     } else {
         for (replica, host) in testnet.cluster().replicas().zip(&args.hosts) {
-            text += &format!("  {host}: copy {} there, then `bftd run --config …/bftd.toml`\n", testnet.replica_dir(replica).display());
+            text += &format!(
+                "  {host}: copy {} there, then `bftd run --config …/bftd.toml`\n",
+                testnet.replica_dir(replica).display()
+            );
         }
         text += "the data directories belong to these replicas alone: copy each once, and run each in one place\n";
     }
@@ -62,7 +65,8 @@ fn options(args: &Args) -> Result<TestnetOptions, Failure> {
         return TestnetOptions::loopback(replicas, args.base_port).map_err(failure);
     }
     if let Some(replicas) = args.replicas.filter(|replicas| usize::from(*replicas) != hosts) {
-        let message = format!("--replicas is {replicas}, but --hosts names {hosts}: leave --replicas out, or name each");
+        let message =
+            format!("--replicas is {replicas}, but --hosts names {hosts}: leave --replicas out, or name each");
         return Err(Failure::new(Reason::Config, message));
     }
     TestnetOptions::hosts(args.hosts.clone()).map_err(failure)

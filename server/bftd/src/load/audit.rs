@@ -50,7 +50,10 @@ pub fn settle(client: &Client, patience: Duration) -> Result<Settled, String> {
             break seq;
         }
         if Instant::now() > deadline {
-            return Err(format!("the replicas have not executed the same Seq: {}", in_words(&answers, |info| info.executed)));
+            return Err(format!(
+                "the replicas have not executed the same Seq: {}",
+                in_words(&answers, |info| info.executed)
+            ));
         }
         std::thread::sleep(LOOK_INTERVAL);
     };

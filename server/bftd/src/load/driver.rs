@@ -154,8 +154,7 @@ impl Driver {
             self.slots[*tag] = Some((self.mix.next(bytes), now));
         }
         let pairs = tags.iter().zip(&self.operations);
-        let batch: Vec<_> =
-            pairs.map(|(tag, bytes)| Submit { bytes, tag: *tag as u64, ..Submit::default() }).collect();
+        let batch: Vec<_> = pairs.map(|(tag, bytes)| Submit { bytes, tag: *tag as u64, ..Submit::default() }).collect();
         let mut taken = 0;
         while taken < count {
             match self.client.submit(&batch[taken..]) {
