@@ -225,12 +225,14 @@ mod tests {
     fn every_key_is_written_once_before_anything_else() {
         let mut keys = BTreeSet::new();
         let mut out = Vec::new();
-        for client in 0..4 {
-            let mut mix = Mix::new(Workload::Kv, client, 4);
+        let mut mixes: Vec<_> = (0..4).map(|client| Mix::new(Workload::Kv, client, 4)).collect();
+        for mix in &mut mixes {
             while !mix.unwritten.is_empty() {
                 mix.next(&mut out);
                 assert!(keys.insert(Operation::decode(&out).unwrap().key().to_vec()), "{out:?}");
             }
+        }
+        for mix in &mut mixes {
             for _ in 0..1000 {
                 mix.next(&mut out);
                 assert!(keys.contains(Operation::decode(&out).unwrap().key()), "{out:?}");
