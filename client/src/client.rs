@@ -136,7 +136,6 @@ impl Client {
 
     /// Many sessions over one thread and one set of links, each with a key and tags of its own. The first has the
     /// configuration's key, if that has one; the others have fresh ones.
-    #[allow(clippy::needless_pass_by_value, reason = "a configuration is made for the client")]
     pub fn open_many(
         config: ClientConfig,
         sessions: usize,
@@ -244,7 +243,6 @@ impl Client {
     /// Takes no more operations, waits at most `drain` for those that are open, then ends the session: what was not
     /// sent never will be, and nothing of what was sent can execute any more, once the cluster has said so. Where it
     /// does not within another second, operations still open end as unknown.
-    #[allow(clippy::needless_pass_by_value, reason = "there is nothing to do with a client after this")]
     pub fn close(self, drain: Duration) {
         let handle = &*self.0;
         handle.shared.assert_may_wait();

@@ -27,7 +27,6 @@ fn check_from(cluster: &TestCluster, from: ReplicaId, message: &Message) -> Resu
     cluster.verifier().check(from, message.clone()).map(|verified| assert_eq!(*verified, *message))
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "most callers make the message for it")]
 fn check(cluster: &TestCluster, message: Message) -> Result<(), Rejected> {
     check_from(cluster, RELAY, &message)
 }

@@ -116,6 +116,11 @@ pub fn flush_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Whether a write failed for want of room, which an operator can make.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Makes the directory of a new replica. `entropy` must be fresh: it names the directory and keys its checks.
 pub fn create(
     path: &Path,

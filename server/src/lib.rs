@@ -70,7 +70,6 @@ pub enum Pin {
 
 /// Runs a replica. Returns `Ok` when it was stopped, everything flushed and the journal closed; an error when it could
 /// not start or had to stop. The calling thread runs the core.
-#[allow(clippy::needless_pass_by_value, reason = "the handle is the replica's end of a conversation")]
 pub fn run(config: ServerConfig, service: Box<dyn Service>, control: Control) -> Result<(), ServerError> {
     let ended = EndedAtDrop(&control);
     let outcome = io::uring::run(config, service, &control);

@@ -40,6 +40,8 @@ const HANDSHAKES_PER_ADDRESS: usize = limits::HANDSHAKES_MAX / 2;
 const REPLICA_SILENCE: u64 = 10 * limits::SECOND;
 /// Silence after which a second link of the same process is believed.
 const STALE_SILENCE: u64 = 3 * limits::STATUS_INTERVAL_IDLE;
+/// Ticks further apart than this say that the process was not scheduled.
+const TICK_LATE: u64 = limits::SECOND;
 /// What a client is told to wait when this replica takes no Requests.
 const STOPPING_RETRY_MS: u32 = 1000;
 /// New memory for encoded frames.
@@ -194,6 +196,7 @@ pub struct Shard {
     encoded: BytesMut,
     counters: Arc<ShardCounters>,
     quiet: Quiet,
+    ticked: Nanos,
 }
 
 /// Whether clients' Requests are taken.
@@ -236,6 +239,7 @@ impl Shard {
             encoded: BytesMut::new(),
             counters,
             quiet: Quiet::default(),
+            ticked: Nanos(u64::MAX),
             setup,
         }
     }
@@ -401,6 +405,10 @@ impl Shard {
 
     /// Ends handshakes that take too long and links of replicas that are silent.
     pub fn tick(&mut self, now: Nanos) {
+        // A process that was not scheduled has not listened either: what was sent meanwhile has yet to be read.
+        let unheard = now.since(self.ticked).saturating_sub(TICK_LATE);
+        self.ticked = now;
+        self.links.values_mut().for_each(|held| held.forgive(unheard));
         let late: Vec<_> = self.links.iter().filter_map(|(link, held)| Some((*link, held.overdue(now)?))).collect();
         for (link, fault) in late {
             self.fail(now, link, &fault);
@@ -723,6 +731,14 @@ impl Shard {
 impl Link {
     fn new(origin: Option<IpAddr>, state: State, now: Nanos) -> Self {
         Self { origin, state, clear: Vec::new(), queue: SendQueue::default(), heard: now, is_dirty: false }
+    }
+
+    fn forgive(&mut self, ns: u64) {
+        self.heard = self.heard.after(ns);
+        match &mut self.state {
+            State::Handshake { until, .. } => *until = until.after(ns),
+            State::Up(_) => {}
+        }
     }
 
     fn is_client(&self) -> bool {

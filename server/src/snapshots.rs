@@ -24,7 +24,7 @@ use bft_core::snapshot::{ClientsImage, Manifest, Scalars, chunk_digest};
 use bft_core::wire::canonical::NotCanonical;
 use bytes::Bytes;
 
-use crate::data_dir::flush_folder;
+use crate::data_dir::{flush_folder, is_disk_full};
 
 /// How long the writer waits before it tries a full disk again.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
@@ -58,9 +58,7 @@ pub enum SnapshotError {
 impl SnapshotError {
     fn is_disk_full(&self) -> bool {
         match self {
-            Self::Io { source, .. } => {
-                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            }
+            Self::Io { source, .. } => is_disk_full(source),
             Self::Damaged { .. } | Self::Service(_) => false,
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::door::Effects;
-use bft_core::ids::LogPosition;
+use bft_core::ids::{LogPosition, Seq};
 use bft_core::journal::{Blocks, Journal, Record, ScanError, SegmentFile, Tail, scan};
 use bft_core::replica::{RecoverError, Recovery, Replica};
 use bft_core::service::Service;
@@ -78,6 +78,12 @@ pub fn start(
         manifest = Some(read);
     }
     let service_at = service.open()?;
+    if manifest.is_none() && service_at != Seq(0) {
+        return Err(ServerError::Config(format!(
+            "the service holds the state of Seq {service_at}, but {} has no snapshot: they do not belong together",
+            config.data_dir.display()
+        )));
+    }
     let mut files = JournalFiles::open(&directory.journal())?;
     let tail = read_journal(&directory, &mut files, &mut recovery)?;
     let way = probe::write_path(&directory.journal())?;
@@ -113,7 +119,7 @@ fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Re
 }
 
 /// The files of the journal as the scan reads them: a file's handle is its place in the list.
-struct JournalFiles {
+pub(crate) struct JournalFiles {
     paths: Vec<PathBuf>,
     files: Vec<(File, SegmentFile)>,
 }
@@ -121,7 +127,7 @@ struct JournalFiles {
 impl JournalFiles {
     /// Opens and flushes them, and their names: what a killed process wrote may sit unflushed, and is about to be
     /// believed (D22).
-    fn open(folder: &Path) -> Result<Self, ServerError> {
+    pub(crate) fn open(folder: &Path) -> Result<Self, ServerError> {
         let failed = |what, path: &Path| {
             let path = path.to_owned();
             move |source| ServerError::JournalIo { what, path, source }

@@ -2,9 +2,16 @@
 
 mod support;
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use bft_core::client::Outcome;
 use bft_core::config::ProtocolParams;
+use bft_core::ids::View;
 use bft_core::service::Service;
+use bft_server::ServerError;
+use bft_server::data_dir::DataDirError;
+use bft_server::snapshots::SnapshotError;
 use bft_services::kv::{Kv, Operation, Reply};
 use support::{Cluster, PATIENCE};
 
@@ -70,5 +77,121 @@ fn d22_a_cluster_that_stopped_goes_on_where_it_was() {
     let mut client = cluster.client(100);
     assert_eq!(counter(&client.call(add(b"key"))), 51);
     assert!((0..4).all(|id| cluster.info(id).executed.0 > 50));
+    cluster.stop_all();
+}
+
+#[test]
+fn c16_two_cores_count_every_operation_once() {
+    let mut cluster = Cluster::new(4, 2, small(), kv);
+    cluster.start_all();
+    let mut clients: Vec<_> = (0..3).map(|key| cluster.client(100 + key)).collect();
+    let mut counts = Vec::new();
+    for _ in 0..10 {
+        for client in &mut clients {
+            counts.extend(client.call_all((0..100).map(|_| add(b"many"))).iter().map(counter));
+        }
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, (1..=3000).collect::<Vec<_>>());
+    cluster.stop_all();
+    cluster.start_all();
+    assert_eq!(counter(&cluster.client(100).call(add(b"many"))), 3001);
+    cluster.stop_all();
+}
+
+#[test]
+fn pf7_a_backup_that_was_away_catches_up() {
+    let mut cluster = Cluster::new(4, 1, small(), kv);
+    cluster.start_all();
+    let primary = cluster.config.primary(View(0)).0;
+    let backup = (primary + 1) % 4;
+    let mut client = cluster.client(100);
+    for _ in 0..20 {
+        client.call(add(b"key"));
+    }
+    cluster.stop(backup).unwrap();
+    for _ in 0..20 {
+        client.call(add(b"key"));
+    }
+    cluster.start(backup);
+    assert!(cluster.control(backup).wait_ready(PATIENCE));
+    assert_eq!(counter(&client.call(add(b"key"))), 41);
+    let executed = cluster.info(primary).executed;
+    cluster.wait_until("as far as the primary", |info| info.executed >= executed);
+    let digest = |id| cluster.control(id).info_with_digest(PATIENCE).unwrap().state.unwrap();
+    assert_eq!(digest(backup), digest(primary));
+    cluster.stop_all();
+}
+
+#[test]
+fn d11_a_directory_that_is_in_use_is_refused() {
+    let mut cluster = Cluster::new(4, 1, small(), kv);
+    cluster.start_all();
+    let error = cluster.run_beside(0).unwrap_err();
+    assert!(matches!(error, ServerError::DataDir(DataDirError::Locked(_))), "{error}");
+    cluster.stop_all();
+}
+
+#[test]
+fn d4_damage_stops_the_start_with_a_reason() {
+    let mut cluster = Cluster::new(4, 1, small(), kv);
+    cluster.start_all();
+    let mut client = cluster.client(100);
+    for _ in 0..40 {
+        client.call(add(b"key"));
+    }
+    drop(client);
+    cluster.wait_until("on a snapshot", |info| info.snapshot.0 >= 32);
+    let snapshot = cluster.info(0).snapshot;
+    cluster.stop_all();
+
+    let chunk = cluster.data_dir(0).join(format!("snapshots/{snapshot}/chunk-00000"));
+    let good = flip_first_byte(&chunk);
+    let error = cluster.run_until_it_ends(0).unwrap_err();
+    assert!(matches!(error, ServerError::Snapshot(SnapshotError::Damaged { .. })), "{error}");
+    std::fs::write(&chunk, good).unwrap();
+
+    for entry in std::fs::read_dir(cluster.data_dir(0).join("journal")).unwrap() {
+        flip_first_byte(&entry.unwrap().path());
+    }
+    let error = cluster.run_until_it_ends(0).unwrap_err();
+    assert!(matches!(error, ServerError::JournalDamaged(_)), "{error}");
+}
+
+fn flip_first_byte(path: &std::path::Path) -> Vec<u8> {
+    let good = std::fs::read(path).unwrap();
+    let mut bad = good.clone();
+    bad[0] ^= 1;
+    std::fs::write(path, bad).unwrap();
+    good
+}
+
+#[test]
+fn mem2_strangers_do_not_stop_the_service() {
+    let mut cluster = Cluster::new(4, 1, small(), kv);
+    cluster.start_all();
+    let mut client = cluster.client(100);
+    assert_eq!(counter(&client.call(add(b"key"))), 1);
+    let primary = cluster.config.primary(View(0)).0;
+    // Some say nothing, some say what makes no sense, some leave at once.
+    let mut strangers = Vec::new();
+    for kind in 0..300 {
+        let mut stranger = TcpStream::connect(cluster.address(primary)).unwrap();
+        match kind % 3 {
+            0 => strangers.push(stranger),
+            1 => {
+                // A replica that has seen enough closes the connection.
+                let _ = stranger.write_all(&[0x55; 5000]);
+                strangers.push(stranger);
+            }
+            _ => drop(stranger),
+        }
+    }
+    assert_eq!(counter(&client.call(add(b"key"))), 2);
+    let mut another = cluster.client(101);
+    assert_eq!(counter(&another.call(add(b"key"))), 3);
+    let counters = cluster.info(primary).counters;
+    let failed = counters.iter().find(|(name, _)| name == "handshakes_failed").unwrap().1;
+    assert!(failed >= 100, "{counters:?}");
     cluster.stop_all();
 }

@@ -29,7 +29,7 @@ impl Striker {
     }
 
     /// The time to the next strike.
-    pub fn next(&mut self) -> u64 {
+    pub fn until_next(&mut self) -> u64 {
         self.rng.exponential(self.strike_mean)
     }
 

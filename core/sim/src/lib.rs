@@ -6,6 +6,11 @@
 //! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play;
 //! * `campaign`, `mutants` and `regressions` are what the commands do.
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::result_large_err,
+    clippy::large_enum_variant,
+    reason = "messages move as values here: boxes would cost more"
+)]
 
 pub mod boot;
 pub mod campaign;

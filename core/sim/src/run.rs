@@ -47,7 +47,7 @@ pub struct Report {
 #[must_use]
 pub fn run(options: Options, trace: Trace) -> Report {
     let mut run = Run::new(options, trace);
-    let ended = quietly(AssertUnwindSafe(|| run.to_the_end()));
+    let ended = quietly(AssertUnwindSafe(|| run.play_out()));
     if let Err(panic) = ended {
         run.world.checks.report(Oracle::Assertion, panic);
     }
@@ -86,7 +86,7 @@ impl Run {
         Self { world, machines, clients, striker, rng, phase: Phase::Safety, events: 0 }
     }
 
-    fn to_the_end(&mut self) {
+    fn play_out(&mut self) {
         self.begin();
         while self.phase != Phase::Over && self.world.checks.violation().is_none() {
             let Some((at, event)) = self.world.queue.pop() else { break };
@@ -118,7 +118,7 @@ impl Run {
         }
         let safety = self.world.options.safety;
         self.world.after(safety, Event::EndOfFaults);
-        self.world.after(self.striker.next(), Event::Strike);
+        self.world.after(self.striker.until_next(), Event::Strike);
         self.world.after(self.rng.below(safety / 4), Event::Audit);
     }
 
@@ -201,7 +201,7 @@ impl Run {
         if let Some(fault) = self.striker.pick() {
             self.strike(fault);
         }
-        let next = self.striker.next();
+        let next = self.striker.until_next();
         self.world.after(next, Event::Strike);
     }
 

@@ -258,3 +258,188 @@ fn read_back(bytes: BlockBuf, done: usize, extent: Extent) -> io::Result<Record>
     let bytes = Bytes::from_owner(bytes).slice(from..from + extent.len as usize);
     read_record(&bytes).map_err(|why| io::Error::other(why.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::Arc;
+
+    use bft_core::door::{Persist, Place};
+    use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq};
+    use bft_core::journal::superblock::Directory;
+    use bft_core::journal::{Journal, JournalOptions, SUPERBLOCK_FILE_BYTES, Superblock, read_superblock, scan};
+
+    use super::*;
+    use crate::start::JournalFiles;
+
+    struct Disk {
+        folder: tempfile::TempDir,
+        superblock: Superblock,
+        journal: Journal,
+        ring: JournalRing,
+    }
+
+    fn options() -> JournalOptions {
+        JournalOptions { segment_bytes: 64 * 1024, ..JournalOptions::default() }
+    }
+
+    fn first_superblock() -> Superblock {
+        Superblock::first(&Directory {
+            cluster_id: ClusterId([1; 32]),
+            replica: ReplicaId(0),
+            public_key: PublicKey([2; 32]),
+            epoch: Epoch(0),
+            directory_id: [3; 16],
+            directory_key: [4; 32],
+        })
+    }
+
+    impl Disk {
+        fn new(way: WritePath, superblock_path: Option<PathBuf>) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let superblock = first_superblock();
+            let path = superblock_path.unwrap_or_else(|| folder.path().join("superblock"));
+            if path.starts_with(folder.path()) {
+                fs::write(&path, &*superblock.encode_file()).unwrap();
+            }
+            let mut files = JournalFiles::open(folder.path()).unwrap();
+            let tail = scan(&superblock, &mut files, &mut |_, _| Ok::<_, ()>(())).unwrap();
+            let bell = Arc::new(Doorbell::new().unwrap());
+            let bytes = options().segment_bytes;
+            let segments = Segments::open(folder.path(), way, bytes, vec![], vec![], bell.clone()).unwrap();
+            let ring = JournalRing::new(way, segments, path, &bell).unwrap();
+            let journal = Journal::new(&superblock, tail, options());
+            Self { folder, superblock, journal, ring }
+        }
+
+        fn append(&mut self, position: u64, place: Place) {
+            self.journal.append(Persist { position: LogPosition(position), place });
+        }
+
+        fn run_until(&mut self, mut is_done: impl FnMut(&mut Self, Vec<Completed>) -> bool) -> Result<(), ServerError> {
+            let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+            loop {
+                while self.ring.is_ready()?
+                    && let Some(write) = self.journal.next_write()
+                {
+                    self.ring.write(write)?;
+                }
+                self.ring.submit()?;
+                let mut completed = Vec::new();
+                self.ring.completed(&mut completed)?;
+                if is_done(self, completed) {
+                    return Ok(());
+                }
+                assert!(std::time::Instant::now() < until, "the disk does nothing");
+                std::thread::yield_now();
+            }
+        }
+
+        fn run_until_durable(&mut self, position: u64) -> Result<(), ServerError> {
+            self.run_until(|disk, completed| {
+                for done in completed {
+                    let Completed::Written { ticket, bytes } = done else { panic!("{done:?}") };
+                    disk.journal.written(ticket);
+                    disk.journal.recycle(bytes);
+                }
+                disk.journal.durable() >= LogPosition(position)
+            })
+        }
+    }
+
+    fn vote(seq: u64) -> Record {
+        Record::CkptVote { epoch: Epoch(0), seq: Seq(seq), root: Digest([seq as u8; 32]) }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_found_by_the_next_start() {
+        for way in [WritePath::Buffered, WritePath::LinkedFdatasync, WritePath::Dsync] {
+            let mut disk = Disk::new(way, None);
+            for position in 1..=100 {
+                // One group each, so that segments follow one another.
+                disk.append(position, Place::Journal(vote(position)));
+                disk.run_until_durable(position).unwrap();
+            }
+            let superblock = Superblock { journal_start: LogPosition(2), ..disk.superblock.clone() };
+            disk.append(101, Place::Superblock(Box::new(superblock)));
+            disk.run_until_durable(101).unwrap();
+
+            let extent = disk.journal.locate(LogPosition(77)).unwrap();
+            disk.ring.read(LogPosition(77), extent);
+            disk.run_until(|_, mut completed| match completed.pop() {
+                Some(Completed::Read { at, record }) => {
+                    assert_eq!((at, record), (LogPosition(77), Some(vote(77))));
+                    true
+                }
+                other => {
+                    assert!(other.is_none(), "{other:?}");
+                    false
+                }
+            })
+            .unwrap();
+
+            let file = fs::read(disk.folder.path().join("superblock")).unwrap();
+            assert_eq!(file.len(), SUPERBLOCK_FILE_BYTES);
+            let (superblock, repair) = read_superblock(&file).unwrap();
+            assert!(repair.copies.is_empty() && superblock.journal_start == LogPosition(2));
+            drop(disk.ring);
+            let mut files = JournalFiles::open(disk.folder.path()).unwrap();
+            let mut found = Vec::new();
+            let tail = scan(&superblock, &mut files, &mut |at, record| {
+                found.push((at.0, record));
+                Ok::<_, ()>(())
+            });
+            assert!(found.iter().map(|(at, _)| *at).eq(2..=100), "{way:?}");
+            assert!(tail.unwrap().files().len() > 3, "100 groups of two blocks need several segments of 16");
+        }
+    }
+
+    #[test]
+    fn d2_a_failed_write_is_the_end() {
+        let mut disk = Disk::new(WritePath::Buffered, Some("/dev/full".into()));
+        disk.append(1, Place::Superblock(Box::new(first_superblock())));
+        let error = disk.run_until_durable(1).unwrap_err();
+        assert!(
+            matches!(&error, ServerError::JournalIo { what: "write", path, .. } if path.as_os_str() == "/dev/full")
+        );
+        assert_eq!(disk.journal.durable(), LogPosition(0), "nothing is reported");
+    }
+
+    #[test]
+    fn d3_a_short_write_is_the_end() {
+        let mut disk = Disk::new(WritePath::Buffered, None);
+        disk.append(1, Place::Journal(vote(1)));
+        let write = disk.journal.next_write().unwrap();
+        disk.ring.write(write).unwrap();
+        // The kernel is given half of what the flight expects.
+        let Some(Flight::Write { bytes, .. }) = &mut disk.ring.flights[0] else { panic!("it is in flight") };
+        bytes.put_zeros(4096);
+        disk.ring.submit().unwrap();
+        let error = disk.run_until(|_, completed| !completed.is_empty()).unwrap_err();
+        assert!(matches!(&error, ServerError::JournalIo { what: "write", .. }), "{error}");
+    }
+
+    #[test]
+    fn a_record_that_can_not_be_read_is_said_to_be_unreadable() {
+        let mut disk = Disk::new(WritePath::Buffered, None);
+        disk.append(1, Place::Journal(vote(1)));
+        disk.run_until_durable(1).unwrap();
+        let extent = disk.journal.locate(LogPosition(1)).unwrap();
+        let path = crate::io::segments::segment_files(disk.folder.path()).unwrap().remove(0);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[extent.offset as usize] = 0xff;
+        fs::write(&path, bytes).unwrap();
+        disk.ring.read(LogPosition(1), extent);
+        disk.run_until(|_, mut completed| match completed.pop() {
+            Some(Completed::Read { record, .. }) => {
+                assert_eq!(record, None);
+                true
+            }
+            other => {
+                assert!(other.is_none(), "{other:?}");
+                false
+            }
+        })
+        .unwrap();
+    }
+}

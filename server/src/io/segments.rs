@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crate::data_dir::flush_folder;
+use crate::data_dir::{flush_folder, is_disk_full};
 use crate::error::ServerError;
 use crate::io::doorbell::Doorbell;
 use crate::io::probe::WritePath;
@@ -21,6 +22,8 @@ use crate::io::probe::WritePath;
 const SPARES: usize = 1;
 /// Unused files that are kept when the journal gives back more.
 const SPARES_MAX: usize = 2;
+/// How long the maker waits before it tries a full disk again.
+const FULL_DISK_RETRY: Duration = Duration::from_secs(1);
 /// Written at a time when a file is made.
 const ZEROS: usize = 1 << 20;
 
@@ -53,7 +56,7 @@ impl Segments {
         bell: Arc<Doorbell>,
     ) -> Result<Self, ServerError> {
         let names = in_use.iter().map(|(_, path)| path).chain(&unused);
-        let next_name = names.filter_map(|path| file_number(path)).max().map_or(0, |last| last + 1);
+        let mut next_name = names.filter_map(|path| file_number(path)).max().map_or(0, |last| last + 1);
         let mut spares = Vec::new();
         for path in unused {
             let whole = fs::metadata(&path).map_err(failed("look at", &path))?.len() == u64::from(segment_bytes);
@@ -67,13 +70,12 @@ impl Segments {
         for (number, path) in in_use {
             opened.insert(number, Rc::new(open(way, path)?));
         }
+        if spares.is_empty() {
+            spares.push(open(way, make(folder, segment_bytes, next_name)?)?);
+            next_name += 1;
+        }
         let maker = Maker::start(folder.to_owned(), segment_bytes, next_name, bell);
         let mut segments = Self { way, in_use: opened, spares, maker };
-        if segments.spares.is_empty() {
-            segments.maker.order();
-            let first = segments.maker.wait()?;
-            segments.add_spare(first)?;
-        }
         segments.order_spares();
         Ok(segments)
     }
@@ -109,13 +111,8 @@ impl Segments {
 
     fn collect(&mut self) -> Result<(), ServerError> {
         while let Some(made) = self.maker.poll()? {
-            self.add_spare(made)?;
+            self.spares.push(open(self.way, made)?);
         }
-        Ok(())
-    }
-
-    fn add_spare(&mut self, path: PathBuf) -> Result<(), ServerError> {
-        self.spares.push(open(self.way, path)?);
         Ok(())
     }
 
@@ -168,7 +165,8 @@ impl Maker {
         let thread = std::thread::Builder::new().name("bft-segments".into());
         let thread = thread.spawn(move || {
             while let Ok(()) = ordered.recv() {
-                let made = make(&folder, segment_bytes, next_name);
+                let made = make_when_there_is_room(&folder, segment_bytes, next_name, &ordered);
+                let Some(made) = made else { return };
                 next_name += 1;
                 if done.send(made).is_err() {
                     return;
@@ -180,7 +178,7 @@ impl Maker {
     }
 
     fn order(&mut self) {
-        // Where the thread is gone, `poll` and `wait` say so.
+        // Where the thread is gone, `poll` says so.
         let _ = self.orders.as_ref().expect("taken only when dropped").send(());
         self.ordered += 1;
     }
@@ -195,11 +193,6 @@ impl Maker {
             Err(mpsc::TryRecvError::Disconnected) => Err(ServerError::ThreadEnded("segments")),
         }
     }
-
-    fn wait(&mut self) -> Result<PathBuf, ServerError> {
-        self.ordered -= 1;
-        self.made.recv().map_err(|_| ServerError::ThreadEnded("segments"))?
-    }
 }
 
 impl Drop for Maker {
@@ -208,6 +201,31 @@ impl Drop for Maker {
         if let Some(thread) = self.thread.take() {
             // A panic there has been printed there.
             let _ = thread.join();
+        }
+    }
+}
+
+/// On a full disk the journal goes on to the end of its segment, and then waits: nothing that was promised is lost, and
+/// an operator can make room. `None`: stopped meanwhile.
+fn make_when_there_is_room(
+    folder: &Path,
+    segment_bytes: u32,
+    name: u32,
+    ordered: &mpsc::Receiver<()>,
+) -> Option<Result<PathBuf, ServerError>> {
+    loop {
+        match make(folder, segment_bytes, name) {
+            Err(ServerError::JournalIo { path, source, .. }) if is_disk_full(&source) => {
+                tracing::error!(path = %path.display(), %source, "no room for the journal: free some, it is tried again");
+                // What there is of it takes room itself. Where it can not be removed, making it again says so.
+                let _ = fs::remove_file(&path);
+                // Only one file is ordered at a time: what ends this wait early is the end of everything.
+                match ordered.recv_timeout(FULL_DISK_RETRY) {
+                    Ok(()) | Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+                }
+            }
+            made => return Some(made),
         }
     }
 }
@@ -236,7 +254,7 @@ mod tests {
     }
 
     fn wait_for(segments: &mut Segments, number: u32) -> Rc<JournalFile> {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(file) = segments.file(number, true).unwrap() {
                 return file;

@@ -137,6 +137,12 @@ fn status(view: u64) -> Message {
     Message::Status(status)
 }
 
+/// Ticks as often as the executor does.
+fn tick_until(shard: &mut Shard, until: u64) {
+    let first = if shard.ticked == Nanos(u64::MAX) { 0 } else { shard.ticked.0 };
+    (first..until).step_by(limits::SECOND as usize / 4).chain([until]).for_each(|at| shard.tick(Nanos(at)));
+}
+
 #[test]
 fn the_requests_of_one_turn_are_checked_together_and_keep_their_order() {
     let mut shard = shard_of(0, 1, 1);
@@ -297,7 +303,7 @@ fn mem2_slow_handshakes_end_and_do_not_shut_others_out() {
     }
     let late = shard.connected(Nanos(3), from(200), [1; 32]).unwrap();
     assert_eq!(shard.closed().len(), 1, "whoever has most gives one");
-    shard.tick(Nanos(limits::HANDSHAKE_TIMEOUT + 2));
+    tick_until(&mut shard, limits::HANDSHAKE_TIMEOUT + 2);
     assert_eq!(shard.closed().len(), limits::HANDSHAKES_MAX - 1);
     assert!(shard.links.contains_key(&late));
 }
@@ -315,7 +321,12 @@ fn a_silent_replica_is_given_up_and_a_silent_client_is_not() {
     let mut shard = shard_of(3, 1, 1);
     let client = Remote::client(&mut shard, 100);
     let peer = Remote::replica(&mut shard, 1, 1, Nanos(0));
-    shard.tick(Nanos(REPLICA_SILENCE + 1));
+    shard.tick(Nanos(0));
+    shard.tick(Nanos(2 * REPLICA_SILENCE));
+    assert!(shard.closed().is_empty(), "this process was not scheduled");
+    for at in 2..=4 {
+        tick_until(&mut shard, at * REPLICA_SILENCE);
+    }
     assert_eq!(shard.closed(), [peer.link]);
     assert!(shard.links.contains_key(&client.link));
 }

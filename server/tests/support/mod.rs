@@ -1,4 +1,5 @@
 //! A cluster of replicas in threads of this process, on ports that the system chose, and a client that blocks.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -88,7 +89,27 @@ impl Cluster {
         let at = usize::from(id);
         // A replica that stopped has closed its socket: the port is bound again.
         let listener = self.listeners[at].take().unwrap_or_else(|| bind_again(self.addresses[at]));
-        let config = ServerConfig {
+        let config = self.server_config(id, listener);
+        let control = Control::new().unwrap();
+        let (of_thread, service) = (control.clone(), (self.make_service)());
+        let thread = std::thread::Builder::new().name(format!("replica-{id}"));
+        let thread = thread.spawn(move || run(config, service, of_thread)).unwrap();
+        self.replicas[at] = Some(Running { control, thread });
+    }
+
+    /// On another port, while the replica runs.
+    pub fn run_beside(&self, id: u16) -> Result<(), ServerError> {
+        let config = self.server_config(id, TcpListener::bind("127.0.0.1:0").unwrap());
+        run(config, (self.make_service)(), Control::new().unwrap())
+    }
+
+    pub fn run_until_it_ends(&mut self, id: u16) -> Result<(), ServerError> {
+        self.start(id);
+        self.replicas[usize::from(id)].take().unwrap().thread.join().expect("no panic")
+    }
+
+    fn server_config(&self, id: u16, listener: TcpListener) -> ServerConfig {
+        ServerConfig {
             cluster: self.config.clone(),
             me: ReplicaId(id),
             secret_key: replica_secret(id),
@@ -98,12 +119,7 @@ impl Cluster {
             pin: Pin::Free,
             journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
             tuning: Tuning::default(),
-        };
-        let control = Control::new().unwrap();
-        let (of_thread, service) = (control.clone(), (self.make_service)());
-        let thread = std::thread::Builder::new().name(format!("replica-{id}"));
-        let thread = thread.spawn(move || run(config, service, of_thread)).unwrap();
-        self.replicas[at] = Some(Running { control, thread });
+        }
     }
 
     pub fn control(&self, id: u16) -> &Control {
