@@ -8,7 +8,9 @@
 //! [`run`] blocks until the replica is stopped through its [`Control`] or can not go on; [`data_dir::create`] makes the
 //! directory it needs. One room, [`io`], knows the executor and the ring; everything else is plain code.
 
+pub mod children;
 pub mod clock;
+pub mod config;
 pub mod control;
 pub mod counters;
 pub mod data_dir;
@@ -19,6 +21,7 @@ pub mod ordering;
 pub mod shard;
 pub mod snapshots;
 mod start;
+pub mod testnet;
 
 use std::net::TcpListener;
 use std::path::PathBuf;

@@ -9,6 +9,8 @@
 
 pub mod queue;
 pub mod refusals;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -70,6 +72,7 @@ pub struct ShardSetup {
 }
 
 /// What a shard has for the ordering executor.
+#[allow(clippy::large_enum_variant, reason = "almost all are inputs; boxing them would allocate")]
 #[derive(Debug)]
 pub enum Arrival {
     /// For the core.

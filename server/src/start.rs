@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme};
@@ -78,7 +78,7 @@ pub fn start(
         manifest = Some(read);
     }
     let service_at = service.open()?;
-    let mut files = JournalFiles::open(directory.journal())?;
+    let mut files = JournalFiles::open(&directory.journal())?;
     let tail = read_journal(&directory, &mut files, &mut recovery)?;
     let way = probe::write_path(&directory.journal())?;
     let path_of = |file: u32| files.paths[file as usize].clone();
@@ -121,12 +121,12 @@ struct JournalFiles {
 impl JournalFiles {
     /// Opens and flushes them, and their names: what a killed process wrote may sit unflushed, and is about to be
     /// believed (D22).
-    fn open(folder: PathBuf) -> Result<Self, ServerError> {
-        let failed = |what, path: &PathBuf| {
-            let path = path.clone();
+    fn open(folder: &Path) -> Result<Self, ServerError> {
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
             move |source| ServerError::JournalIo { what, path, source }
         };
-        let paths = segment_files(&folder).map_err(failed("list", &folder))?;
+        let paths = segment_files(folder).map_err(failed("list", folder))?;
         let mut files = Vec::new();
         for (number, path) in (0..).zip(&paths) {
             let file = File::open(path).map_err(failed("open", path))?;
@@ -136,7 +136,7 @@ impl JournalFiles {
                 u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
             files.push((file, SegmentFile { file: number, bytes }));
         }
-        flush_folder(&folder).map_err(failed("flush", &folder))?;
+        flush_folder(folder).map_err(failed("flush", folder))?;
         Ok(Self { paths, files })
     }
 }

@@ -11,6 +11,9 @@ use std::time::Duration;
 const KEYS: u64 = 1_000_000;
 const BATCH: usize = 256;
 
+/// Makes an operation on a key.
+type Kind = fn(&[u8]) -> Operation<'_>;
+
 /// A store, and a walk over its keys in an order that caches do not like.
 struct Bench {
     kv: Kv,
@@ -54,7 +57,7 @@ fn operations(criterion: &mut Criterion) {
     let mut bench = Bench::new();
     let mut group = criterion.benchmark_group("kv, a million keys, batch of 256");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let kinds: [(&str, fn(&[u8]) -> Operation<'_>); 3] = [
+    let kinds: [(&str, Kind); 3] = [
         ("get", |key| Operation::Get { key }),
         ("put", |key| Operation::Put { key, value: &[9; 8] }),
         ("add", |key| Operation::Add { key, delta: 1 }),

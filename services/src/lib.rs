@@ -4,4 +4,5 @@
 #![forbid(unsafe_code)]
 
 pub mod kv;
+pub mod named;
 pub mod null;

@@ -110,9 +110,12 @@ impl Client {
                 self.links[replica.index()] = Some(link);
                 self.core.on_link(now, replica, LinkState::Up, &mut effects);
             }
-            ToClient::LinkDown(replica) => {
-                self.links[replica.index()] = None;
-                self.core.on_link(now, replica, LinkState::Down, &mut effects);
+            // A client may have a new link before it notices the end of the old one.
+            ToClient::LinkDown { replica, link } => {
+                if self.links[replica.index()] == Some(link) {
+                    self.links[replica.index()] = None;
+                    self.core.on_link(now, replica, LinkState::Down, &mut effects);
+                }
             }
             ToClient::Deadline { .. } => {
                 world.trace.event(world.now, Actor::Client(self.index), 22, || "deadline".into());

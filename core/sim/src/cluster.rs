@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::config::{Admission, ClusterConfig, Member};
 use bft_core::ids::{ClusterId, Epoch, PublicKey, ReplicaId, View};
+use bft_core::quorum::ReplicaSet;
 
-use crate::options::{Fidelity, Options};
+use crate::options::{Fault, Fidelity, Options};
 use crate::rng::Seed;
 use crate::scheme::{LedgerScheme, SignedDigests};
 
@@ -21,6 +22,10 @@ pub struct Cluster {
     pub clients: Vec<Arc<dyn Scheme>>,
     /// Of somebody who signs nothing: what the checkers verify with.
     pub witness: Arc<dyn Scheme>,
+    /// Replicas that lie.
+    pub liars: ReplicaSet,
+    /// Replicas whose service is not deterministic after a restart.
+    pub drifters: ReplicaSet,
 }
 
 impl Cluster {
@@ -50,7 +55,8 @@ impl Cluster {
         let id = ClusterId(seed.child("cluster").rng().bytes());
         let config = ClusterConfig::new(id, Epoch(0), options.params.clone(), Admission::Any, members.collect());
         let config = Arc::new(config.expect("options stay within the bounds of a configuration"));
-        Self { config, replicas, clients, witness: scheme("witness", 0) }
+        let (liars, drifters) = draw_faulty(options, config.primary(View(0)));
+        Self { config, replicas, clients, witness: scheme("witness", 0), liars, drifters }
     }
 
     /// The replica that proposes in the first view.
@@ -64,4 +70,20 @@ impl Cluster {
     pub fn client(&self, key: PublicKey) -> Option<usize> {
         self.clients.iter().position(|scheme| scheme.public_key() == key)
     }
+}
+
+/// At most F of the weight is faulty from the beginning, and never the primary: there is no view change yet.
+fn draw_faulty(options: &Options, primary: ReplicaId) -> (ReplicaSet, ReplicaSet) {
+    let mut rng = Seed::root(options.seed).child("faulty").rng();
+    let (mut left, mut liars, mut drifters) = (options.faulty_max(), ReplicaSet::EMPTY, ReplicaSet::EMPTY);
+    for (fault, set) in [(Fault::Liar, &mut liars), (Fault::Drift, &mut drifters)] {
+        let id = ReplicaId(rng.below(options.weights.len() as u64) as u16);
+        let weight = options.weights[id.index()];
+        if options.has(fault) && weight <= left && id != primary {
+            set.insert(id);
+            left -= weight;
+        }
+    }
+    liars.iter().for_each(|id| drifters.remove(id));
+    (liars, drifters)
 }

@@ -91,6 +91,14 @@ counters! {
     bits_rotted: May = "bits rotted",
     /// Of those, starts that found the damage and refused.
     damage_found: May = "damage found",
+    /// Lies of Byzantine replicas.
+    lies: Must = "lies",
+    /// Messages that a correct replica refused.
+    lies_refused: Must = "messages refused",
+    /// Replicas whose service drifted away, and that stopped themselves.
+    drifts_found: May = "drifted services stopped",
+    /// Runs that ended without a liveness phase, because more than F of the weight was faulty or left behind.
+    liveness_left_out: May = "runs without liveness",
     /// Replicas that fell behind what their peers keep.
     left_behind: May = "left behind",
     /// Operations whose outcome a client could not learn.

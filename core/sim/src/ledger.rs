@@ -87,6 +87,8 @@ pub struct Ledger {
     /// Full chunks, shared with images, and at which Seq each became full.
     full: Vec<(Seq, Arc<Vec<Entry>>)>,
     last: Vec<Entry>,
+    /// A service that is not what it should be: tells another delta than its twins.
+    drifts: bool,
     restoring: Option<Box<Restoring>>,
 }
 
@@ -105,6 +107,11 @@ impl Ledger {
     pub fn entries(&self) -> Vec<Entry> {
         let full = self.full.iter().flat_map(|(_, chunk)| chunk.iter());
         full.chain(&self.last).copied().collect()
+    }
+
+    /// From now on the service is not deterministic: its deltas differ from those of its twins.
+    pub fn drift(&mut self) {
+        self.drifts = true;
     }
 
     /// Applies one operation.
@@ -139,6 +146,9 @@ impl Service for Ledger {
             replies.delta(&reply);
             replies.put(index, &reply);
         }
+        if self.drifts {
+            replies.delta(b"drifted");
+        }
         Ok(())
     }
 
@@ -171,7 +181,7 @@ impl Service for Ledger {
         if restoring.next != restoring.chunks || restoring.state.count() != restoring.all {
             return Err(ServiceFault("the chunks do not make a whole state".into()));
         }
-        *self = restoring.state;
+        *self = Self { drifts: self.drifts, ..restoring.state };
         Ok(())
     }
 

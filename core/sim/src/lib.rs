@@ -26,4 +26,5 @@ pub mod rng;
 pub mod run;
 pub mod scheme;
 pub mod trace;
+pub mod villains;
 pub mod world;

@@ -40,11 +40,15 @@ pub enum Fault {
     SlowDisk,
     /// A bit of a backup's journal flips while it is down.
     BitRot,
+    /// A backup lies.
+    Liar,
+    /// A backup's service is not deterministic after a restart.
+    Drift,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -58,13 +62,17 @@ impl Fault {
         Self::ClockJump,
         Self::SlowDisk,
         Self::BitRot,
+        Self::Liar,
+        Self::Drift,
     ];
 
     /// Whether it strikes at moments, rather than all the time.
     #[must_use]
     pub fn strikes(self) -> bool {
         match self {
-            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot => false,
+            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot | Self::Liar | Self::Drift => {
+                false
+            }
             Self::Partition
             | Self::OneWay
             | Self::Kill
@@ -79,9 +87,9 @@ impl Fault {
     /// How many seeds in a thousand turn it on.
     fn frequency(self) -> u32 {
         match self {
-            // Takes one replica out for good, and so hides what others would do.
-            Self::BitRot => 120,
-            Self::SlowDisk => 300,
+            // Take one replica out for good, and so hide what others would do.
+            Self::BitRot | Self::Drift => 120,
+            Self::SlowDisk | Self::Liar => 250,
             Self::Drop
             | Self::Double
             | Self::Reorder
@@ -224,6 +232,12 @@ impl Options {
     #[must_use]
     pub fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
+    }
+
+    /// F, the largest weight that may be faulty.
+    #[must_use]
+    pub fn faulty_max(&self) -> u64 {
+        (self.weights.iter().sum::<u64>() - 1) / 3
     }
 
     /// Operations that all clients will submit.

@@ -2,6 +2,7 @@
 //! `bft_core::door`, with the production journal on a simulated disk. Decides nothing of the protocol.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bft_core::auth::Verifier;
 use bft_core::door::{
@@ -26,6 +27,7 @@ use crate::network::Node;
 use crate::options::Options;
 use crate::rng::{Rng, Seed};
 use crate::trace::Actor;
+use crate::villains::lying_backup::LyingBackup;
 use crate::world::{Event, InLife, Life, ToMachine, World};
 
 /// Nanoseconds since 1970 at the beginning of every run.
@@ -49,6 +51,19 @@ pub enum Gone {
     LeftBehind,
     /// It found its disk damaged, as it was.
     Damaged,
+    /// Its service drifted away from the others', and it noticed.
+    Drifted,
+}
+
+/// What is wrong with a machine from the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Character {
+    /// Nothing.
+    Correct,
+    /// It lies.
+    Liar,
+    /// Its service is not deterministic after a restart.
+    Drifter,
 }
 
 /// A machine: a disk, clocks, and perhaps a running process.
@@ -61,6 +76,8 @@ pub struct Machine {
     process: Option<Box<Process>>,
     gone: Option<Gone>,
     rotten: bool,
+    character: Character,
+    liar: Option<LyingBackup>,
     disk_factor: u64,
     wall_offset: i64,
     mono_offset: u64,
@@ -109,7 +126,7 @@ enum Job {
 impl Machine {
     /// A machine with a new directory on its disk, not yet running.
     #[must_use]
-    pub fn new(id: ReplicaId, world: &World) -> Self {
+    pub fn new(id: ReplicaId, character: Character, world: &World) -> Self {
         let seed = Seed::root(world.options.seed).child("machine").nth(id.0.into());
         let mut disk = Disk::default();
         boot::format(&mut disk, &world.cluster, id, seed);
@@ -122,6 +139,11 @@ impl Machine {
             process: None,
             gone: None,
             rotten: false,
+            character,
+            liar: (character == Character::Liar).then(|| {
+                let scheme = Arc::clone(&world.cluster.replicas[id.index()]);
+                LyingBackup::new(id, Arc::clone(&world.cluster.config), scheme, seed.child("lies").rng())
+            }),
             disk_factor: 1,
             wall_offset: 0,
             mono_offset: 0,
@@ -153,6 +175,17 @@ impl Machine {
     #[must_use]
     pub fn life(&self) -> Life {
         self.life
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn character(&self) -> Character {
+        self.character
+    }
+
+    /// From now on it tells the truth.
+    pub fn reform(&mut self) {
+        self.liar = None;
     }
 
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
@@ -248,7 +281,10 @@ impl Machine {
             let records = booted.records.len();
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
-        let process = Process::new(replica, booted, world, self.id);
+        let mut process = Process::new(replica, booted, world, self.id);
+        if self.character == Character::Drifter && self.life.0 > 1 {
+            process.service.drift();
+        }
         self.process = Some(Box::new(process));
         self.carry_out(world, effects);
     }
@@ -300,6 +336,7 @@ impl Machine {
         }
         match process.verifier.check(from, message) {
             Ok(message) => self.step(world, Input::Message { from, message }),
+            Err(_) if world.cluster.liars.contains(from) => world.counters.lies_refused += 1,
             Err(rejected) => {
                 let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
                 world.checks.report(Oracle::Certificates, text);
@@ -543,6 +580,11 @@ impl Machine {
                 self.gone = Some(Gone::LeftBehind);
                 self.crash(world, Crash::Killed);
             }
+            Halt::Diverged { .. } | Halt::ReplayDiverged { .. } if self.character == Character::Drifter => {
+                world.counters.drifts_found += 1;
+                self.gone = Some(Gone::Drifted);
+                self.crash(world, Crash::Killed);
+            }
             Halt::TwoCommitted { .. } | Halt::Diverged { .. } | Halt::ReplayDiverged { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);
@@ -575,18 +617,31 @@ impl Machine {
 
     fn let_go(&mut self, world: &mut World, outgoing: Outgoing) {
         let Outgoing { to, message, .. } = outgoing;
-        world.checks.released(self.id, &message);
+        if self.character != Character::Liar {
+            world.checks.released(self.id, &message);
+        }
         note_send(world, to, &message);
-        let from = self.id;
-        let arrive = |message| ToMachine::Message { from, message };
         match to {
-            To::One(peer) => world.send_to_replica(Node(from.index()), peer, message, arrive),
+            To::One(peer) => self.send(world, peer, message),
             To::All => {
-                let peers = world.cluster.config.replicas().filter(|peer| *peer != from);
+                let me = self.id;
+                let peers = world.cluster.config.replicas().filter(|peer| *peer != me);
                 for peer in peers {
-                    world.send_to_replica(Node(from.index()), peer, message.clone(), arrive);
+                    self.send(world, peer, message.clone());
                 }
             }
+        }
+    }
+
+    fn send(&mut self, world: &mut World, peer: ReplicaId, message: Message) {
+        let from = self.id;
+        let arrive = |message| ToMachine::Message { from, message };
+        let said = match &mut self.liar {
+            Some(liar) => tell(world, liar, |liar| liar.to_peer(message)),
+            None => vec![message],
+        };
+        for message in said {
+            world.send_to_replica(Node(from.index()), peer, message, arrive);
         }
     }
 
@@ -598,7 +653,13 @@ impl Machine {
             Answer::Info(info) => Message::Info(info),
         };
         world.trace.number(message.kind() as u64);
-        world.send_to_client(self.id, client, life, message);
+        let said = match &mut self.liar {
+            Some(liar) => tell(world, liar, |liar| liar.to_client(message)),
+            None => vec![message],
+        };
+        for message in said {
+            world.send_to_client(self.id, client, life, message);
+        }
     }
 
     // ---- disk and threads ----
@@ -746,9 +807,9 @@ impl Process {
         let segments: BTreeMap<u32, u32> = booted.tail.files().iter().map(|(file, number)| (*number, *file)).collect();
         let free = booted.tail.free().to_vec();
         let next_file = segments.values().chain(&free).copied().max().unwrap_or(0);
-        let scheme = std::sync::Arc::clone(&world.cluster.replicas[me.index()]);
+        let scheme = Arc::clone(&world.cluster.replicas[me.index()]);
         Self {
-            verifier: Verifier::new(std::sync::Arc::clone(&world.cluster.config), scheme),
+            verifier: Verifier::new(Arc::clone(&world.cluster.config), scheme),
             snapshot: booted.superblock.snapshot,
             journal: Journal::new(&booted.superblock, booted.tail, journal),
             replica,
@@ -769,6 +830,13 @@ impl Process {
             steps: 0,
         }
     }
+}
+
+fn tell(world: &mut World, liar: &mut LyingBackup, say: impl FnOnce(&mut LyingBackup) -> Vec<Message>) -> Vec<Message> {
+    let before = liar.told;
+    let said = say(liar);
+    world.counters.lies += liar.told - before;
+    said
 }
 
 fn note(world: &mut World, id: ReplicaId, input: &Input) {

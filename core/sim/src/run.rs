@@ -14,7 +14,7 @@ use crate::counters::Counters;
 use crate::faults::Striker;
 use crate::network::Node;
 use crate::options::{Fault, Options};
-use crate::replica::{Crash, Machine};
+use crate::replica::{Character, Crash, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
@@ -74,7 +74,12 @@ enum Phase {
 impl Run {
     fn new(options: Options, trace: Trace) -> Self {
         let world = World::new(options, trace);
-        let machines = world.cluster.config.replicas().map(|id| Machine::new(id, &world)).collect();
+        let character = |id| match (world.cluster.liars.contains(id), world.cluster.drifters.contains(id)) {
+            (true, _) => Character::Liar,
+            (false, true) => Character::Drifter,
+            (false, false) => Character::Correct,
+        };
+        let machines = world.cluster.config.replicas().map(|id| Machine::new(id, character(id), &world)).collect();
         let clients = (0..world.options.clients.len()).map(|index| Client::new(index, &world)).collect();
         let rng = Seed::root(world.options.seed).child("run").rng();
         let striker = Striker::new(&world);
@@ -180,7 +185,10 @@ impl Run {
         }
         for (index, client) in self.clients.iter().enumerate() {
             let delay = self.rng.below(20 * MILLISECOND);
-            self.world.after(delay, Event::Client(index, client.life(), ToClient::LinkDown(id)));
+            if let Some(link) = client.link(id) {
+                let event = ToClient::LinkDown { replica: id, link };
+                self.world.after(delay, Event::Client(index, client.life(), event));
+            }
         }
     }
 
@@ -221,7 +229,13 @@ impl Run {
                 self.note(fault, || format!("the wall clock of r{which} is set"));
                 self.machines[which].set_wall_clock(900 * MILLISECOND);
             }
-            Fault::Drop | Fault::Double | Fault::Reorder | Fault::SlowDisk | Fault::BitRot => {
+            Fault::Drop
+            | Fault::Double
+            | Fault::Reorder
+            | Fault::SlowDisk
+            | Fault::BitRot
+            | Fault::Liar
+            | Fault::Drift => {
                 unreachable!("does not strike")
             }
         }
@@ -245,17 +259,14 @@ impl Run {
         *(if is_one_way { &mut counters.one_way } else { &mut counters.partitions }) += 1;
     }
 
-    /// At most F of the weight is down at a time, those that will not come back among it. The primary stays: there is no
-    /// view change yet.
+    /// At most F of the weight is down or faulty at a time, those that will not come back among it. The primary stays:
+    /// there is no view change yet.
     fn crash_a_backup(&mut self, crash: Crash, outage: u64) {
-        let weights = &self.world.options.weights;
-        let total: u64 = weights.iter().sum();
-        let down: u64 =
-            self.machines.iter().filter(|machine| !machine.is_up()).map(|machine| weights[machine.id().index()]).sum();
         let which = self.striker.below(self.machines.len());
-        let id = self.machines[which].id();
-        let is_allowed = down + weights[which] <= (total - 1) / 3;
-        if !is_allowed || id == self.world.cluster.primary() || !self.machines[which].is_up() {
+        let (machine, id) = (&self.machines[which], self.machines[which].id());
+        let may_crash = machine.is_up() && machine.character() != Character::Liar && id != self.world.cluster.primary();
+        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
+        if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
             return;
         }
         self.machines[which].crash(&mut self.world, crash);
@@ -269,6 +280,13 @@ impl Run {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
         }
         self.world.after(outage, Event::Machine(id, ToMachine::Start));
+    }
+
+    /// The weight of everybody who is down, gone, or faulty by character.
+    fn faulty_weight(&self) -> u64 {
+        let is_faulty = |machine: &&Machine| !machine.is_up() || machine.character() != Character::Correct;
+        let weights = &self.world.options.weights;
+        self.machines.iter().filter(is_faulty).map(|machine| weights[machine.id().index()]).sum()
     }
 
     fn power_loss_of_all(&mut self) {
@@ -313,6 +331,7 @@ impl Run {
             let machine = &mut self.machines[id.index()];
             machine.pause(0);
             machine.slow_disk(1);
+            machine.reform();
             self.world.after(0, Event::Machine(id, ToMachine::Start));
         }
         self.clients.iter_mut().for_each(Client::hurry);
@@ -327,11 +346,23 @@ impl Run {
         let standings: Vec<_> = self.machines.iter_mut().filter_map(Machine::standing).collect();
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
-        if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
+        if self.is_over_budget() {
+            // Votes that a liar has spoiled and a replica that is gone for good: a quorum of the others may not be left.
+            self.world.counters.liveness_left_out += 1;
+            self.phase = Phase::Over;
+        } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
             self.phase = Phase::Over;
         } else {
             self.world.after(POLL_INTERVAL, Event::Poll);
         }
+    }
+
+    /// More than F of the weight is gone or has lied.
+    fn is_over_budget(&self) -> bool {
+        let is_lost = |machine: &&Machine| machine.gone().is_some() || machine.character() != Character::Correct;
+        let weights = &self.world.options.weights;
+        let lost: u64 = self.machines.iter().filter(is_lost).map(|machine| weights[machine.id().index()]).sum();
+        lost > self.world.options.faulty_max()
     }
 
     fn judge(&mut self) {
@@ -344,6 +375,9 @@ impl Run {
             self.world.trace.digest(&digest);
             standings.push(standing);
             self.world.checks.state(machine.id(), executed, &entries);
+        }
+        if self.is_over_budget() {
+            return;
         }
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let operations = self.clients.iter().map(Client::waiting).sum();

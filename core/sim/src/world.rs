@@ -96,7 +96,12 @@ pub enum ToClient {
         link: LinkId,
     },
     /// The link went down.
-    LinkDown(ReplicaId),
+    LinkDown {
+        /// To which replica it led.
+        replica: ReplicaId,
+        /// Which link.
+        link: LinkId,
+    },
     /// Time is up, if nobody set another time meanwhile.
     Deadline {
         /// Which setting of the deadline this is.

@@ -101,7 +101,7 @@ fn optional_hex<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pub
 /// Reads `cluster.toml`. `file` is the name that errors give.
 pub fn parse_cluster(text: &str, file: &str) -> Result<ClusterConfig, FileError> {
     let document = Document::parse(text, file)?;
-    check_version(&document)?;
+    document.require_version(VERSION)?;
     let cluster: ClusterFile = document.read()?;
     let params = cluster.protocol.params(&document)?;
     let admission = cluster.clients.admission(&document)?;
@@ -109,16 +109,6 @@ pub fn parse_cluster(text: &str, file: &str) -> Result<ClusterConfig, FileError>
     let members = replicas.members()?;
     ClusterConfig::new(cluster.cluster_id, Epoch(cluster.epoch), params, admission, members)
         .map_err(|invalid| replicas.locate(&invalid))
-}
-
-/// First of all: a file of another version may have other keys.
-fn check_version(document: &Document) -> Result<(), FileError> {
-    let hint = format!("this program reads version {VERSION}");
-    match document.read_key::<u64>("version")? {
-        Some(VERSION) => Ok(()),
-        Some(other) => Err(document.error("version", format!("version: the file has version {other}")).with_hint(hint)),
-        None => Err(document.error("", "version: missing").with_hint(hint)),
-    }
 }
 
 impl ProtocolFile {
@@ -246,7 +236,8 @@ impl Replicas<'_> {
 }
 
 /// `host:port`: a name, an IPv4 address, or an IPv6 address in brackets.
-fn is_address(text: &str) -> bool {
+#[must_use]
+pub fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let port_is_good =
         port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0);

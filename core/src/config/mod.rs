@@ -1,5 +1,5 @@
 //! The configuration of a cluster: the same at every replica and client, hashed, exchanged in every handshake. A value
-//! of this type is valid; nothing checks it later. Its TOML form is in [`file`].
+//! of this type is valid; nothing checks it later. Its TOML form is in [`mod@file`].
 
 use crate::hash::{Context, Hasher};
 use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, View};

@@ -194,6 +194,16 @@ impl Document {
         field.map(|field| field.read().map_err(|fault| self.locate(fault))).transpose()
     }
 
+    /// Refuses a file of another version. To be asked before the file is read: another version may have other keys.
+    pub fn require_version(&self, version: u64) -> Result<(), FileError> {
+        let hint = format!("this program reads version {version}");
+        match self.read_key::<u64>("version")? {
+            Some(found) if found == version => Ok(()),
+            Some(other) => Err(self.error("version", format!("version: the file has version {other}")).with_hint(hint)),
+            None => Err(self.error("", "version: missing").with_hint(hint)),
+        }
+    }
+
     /// An error about the value of `key`, such as `protocol.window` or `replica[1].address`; about its section if the
     /// file leaves it out, or about the file if it leaves that out too.
     #[must_use]

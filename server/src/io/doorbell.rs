@@ -62,4 +62,10 @@ impl Listener {
         self.bell.is_rung.swap(false, Ordering::AcqRel);
         Ok(())
     }
+
+    /// Gives the descriptor back.
+    pub async fn close(self) {
+        // It was only read from: nothing is lost where this fails.
+        let _ = self.file.close().await;
+    }
 }

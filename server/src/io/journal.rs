@@ -25,6 +25,7 @@ const ENTRIES: u32 = 64;
 const READS_MAX: usize = 16;
 
 /// What the ring has done.
+#[allow(clippy::large_enum_variant, reason = "few are kept at a time, and boxing them would allocate")]
 #[derive(Debug)]
 pub enum Completed {
     /// A write is durable.

@@ -16,7 +16,7 @@ use bft_core::journal::JournalOptions;
 use bft_core::service::Service;
 use bft_core::wire::archive::{decode, encode};
 use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
-use bft_core::wire::message::{Info, Message};
+use bft_core::wire::message::Info;
 use bft_core::wire::request::RequestBounds;
 use bft_link::{Channel, Handshake, LocalIdentity};
 use bft_server::{Control, Pin, ServerConfig, ServerError, data_dir, run};
@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     pub fn client(&self, secret: u8) -> Client {
-        Client::connect(self.config.clone(), &self.addresses, [secret; 32])
+        Client::connect(&self.config, &self.addresses, [secret; 32])
     }
 
     pub fn address(&self, id: u16) -> SocketAddr {
@@ -192,7 +192,7 @@ struct ClientLink {
 }
 
 impl Client {
-    fn connect(config: Arc<ClusterConfig>, addresses: &[SocketAddr], secret: [u8; 32]) -> Self {
+    fn connect(config: &Arc<ClusterConfig>, addresses: &[SocketAddr], secret: [u8; 32]) -> Self {
         let scheme: Arc<dyn Scheme> = Arc::new(Ed25519::new(&secret, [1; 32]));
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce).unwrap();
@@ -202,7 +202,7 @@ impl Client {
             let identity = LocalIdentity::client(config.clone(), scheme.clone(), None).unwrap();
             let (stream, channel) = handshake(identity, id, *address).ok()?;
             read_on_thread(id, stream.try_clone().unwrap(), sender.clone());
-            let cutter = FrameCutter::new(PeerRole::Server, FrameLimits::new(&config));
+            let cutter = FrameCutter::new(PeerRole::Server, FrameLimits::new(config));
             Some(ClientLink { stream, channel, cutter })
         });
         let links: Vec<_> = links.collect();

@@ -190,15 +190,27 @@ impl<'a> Operation<'a> {
         Ok(operation)
     }
 
+    /// The key that it is about; an empty one if it is about none.
+    #[must_use]
+    pub fn key(&self) -> &'a [u8] {
+        match *self {
+            Self::Get { key }
+            | Self::Put { key, .. }
+            | Self::Delete { key }
+            | Self::Cas { key, .. }
+            | Self::Add { key, .. } => key,
+            Self::Count => &[],
+        }
+    }
+
     fn check(&self) -> Result<(), Refusal> {
         let none: &[u8] = &[];
-        let (key, expect, value) = match *self {
-            Self::Get { key } | Self::Delete { key } | Self::Add { key, .. } => (key, none, none),
-            Self::Put { key, value } => (key, none, value),
-            Self::Cas { key, expect, value } => (key, expect.unwrap_or(none), value),
-            Self::Count => (none, none, none),
+        let (expect, value) = match *self {
+            Self::Put { value, .. } => (none, value),
+            Self::Cas { expect, value, .. } => (expect.unwrap_or(none), value),
+            Self::Get { .. } | Self::Delete { .. } | Self::Add { .. } | Self::Count => (none, none),
         };
-        if key.len() > KEY_BYTES_MAX {
+        if self.key().len() > KEY_BYTES_MAX {
             return Err(Refusal::KeyTooLong);
         }
         if expect.len() > VALUE_BYTES_MAX || value.len() > VALUE_BYTES_MAX {

@@ -246,6 +246,7 @@ impl Piece {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entry::fill;
     use super::*;
 
     fn chunks_of(tree: &Tree) -> Vec<Vec<u8>> {
@@ -302,7 +303,7 @@ mod tests {
         let chunks = chunks_of(&tree);
         assert!(chunks.len() > 32 + 8, "32 groups and the pieces of one: {}", chunks.len());
         let expected: Vec<_> =
-            (0..40u8).map(|n| super::super::tree::tests::entry(&[n], &vec![n; VALUE_BYTES_MAX])).collect();
+            (0..40u8).map(|n| fill(&mut Vec::new(), &[n], &vec![n; VALUE_BYTES_MAX]).to_vec()).collect();
         assert_eq!(entries_of(&chunks), expected);
         let empty = chunks.iter().filter(|chunk| chunk.len() == 1).count();
         assert_eq!(empty, 31, "no piece is empty; groups may be");

@@ -1,4 +1,4 @@
-//! `kv`: keys and values in memory, as large as memory goes. Clients speak the bytes of [`format`]; the state is in
+//! `kv`: keys and values in memory, as large as memory goes. Clients speak the bytes of [`mod@format`]; the state is in
 //! `tree`, its chunks in `image`. An operation that cannot be carried out gets a reply that says so; nothing that a
 //! client sends makes a fault.
 //!
@@ -6,17 +6,21 @@
 //! was given: what an image says about [`Snapshot::unchanged_since`] rests on it.
 
 use bft_core::ids::Seq;
-use bft_core::service::{Batch, Replies, Service, ServiceFault, Snapshot};
+use bft_core::service::{Batch, Operation as Admitted, Replies, Service, ServiceFault, Snapshot};
 
+mod entry;
 pub mod format;
 mod image;
 mod tree;
 
 pub use format::{KEY_BYTES_MAX, MalformedReply, Operation, Prior, Refusal, Reply, VALUE_BYTES_MAX};
 
-use format::put_entry;
+use entry::{Key, fill};
 use image::{History, Layout, read_chunk};
 use tree::Tree;
+
+/// Operations whose keys are looked up together before they are executed one by one.
+const SIDE_BY_SIDE: usize = 16;
 
 /// The service.
 #[derive(Debug)]
@@ -69,7 +73,28 @@ impl Kv {
     /// The value of `key`.
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.tree.get(key)
+        self.tree.get(Key::new(key))
+    }
+
+    /// Executes at most [`SIDE_BY_SIDE`] operations of a batch, the first of which has the index `first` in it.
+    fn execute_group(&mut self, now: Seq, operations: &[Admitted<'_>], first: usize, replies: &mut Replies<'_>) {
+        let mut decoded = [Err(Refusal::Malformed); SIDE_BY_SIDE];
+        let mut hashes = [0; SIDE_BY_SIDE];
+        for ((decoded, hash), operation) in decoded.iter_mut().zip(&mut hashes).zip(operations) {
+            *decoded = Operation::decode(operation.bytes).map(|operation| (operation, Key::new(operation.key())));
+            *hash = decoded.map_or(0, |(_, key)| key.hash);
+        }
+        self.tree.warm(&hashes);
+        for (index, decoded) in (first..).zip(&decoded[..operations.len()]) {
+            let reply = match *decoded {
+                Ok((operation, key)) => {
+                    let (tree, entry) = (&mut self.tree, &mut self.entry);
+                    Step { tree, key, now, entry, replies: &mut *replies }.apply(operation)
+                }
+                Err(refusal) => Reply::Error(refusal),
+            };
+            put_reply(replies, index, reply, &mut self.reply);
+        }
     }
 }
 
@@ -83,22 +108,15 @@ impl Service for Kv {
             return Err(fault(format!("Seq {} was to be executed after Seq {}", batch.seq, self.at)));
         }
         self.at = batch.seq;
-        for (index, operation) in batch.operations.iter().enumerate() {
-            let reply = match Operation::decode(operation.bytes) {
-                Ok(operation) => {
-                    let (tree, entry) = (&mut self.tree, &mut self.entry);
-                    Step { tree, now: batch.seq, entry, replies: &mut *replies }.apply(operation)
-                }
-                Err(refusal) => Reply::Error(refusal),
-            };
-            put_reply(replies, index, reply, &mut self.reply);
+        for (group, operations) in batch.operations.chunks(SIDE_BY_SIDE).enumerate() {
+            self.execute_group(batch.seq, operations, group * SIDE_BY_SIDE, replies);
         }
         Ok(())
     }
 
     fn query(&mut self, query: &[u8], reply: &mut Replies<'_>) -> Result<(), ServiceFault> {
         let answer = match Operation::decode(query) {
-            Ok(Operation::Get { key }) => Reply::Value(self.tree.get(key)),
+            Ok(Operation::Get { key }) => Reply::Value(self.tree.get(Key::new(key))),
             Ok(Operation::Count) => Reply::Count(self.tree.keys()),
             Ok(Operation::Put { .. } | Operation::Delete { .. } | Operation::Cas { .. } | Operation::Add { .. }) => {
                 Reply::Error(Refusal::ReadOnly)
@@ -130,7 +148,7 @@ impl Service for Kv {
         }
         restoring.next += 1;
         let (at, tree) = (restoring.at, &mut restoring.tree);
-        let put = |entry: &[u8]| match tree.put(entry, at) {
+        let put = |entry: &[u8]| match tree.put(Key::of_entry(entry), entry, at) {
             Prior::Absent => Ok(()),
             Prior::Present => Err("it has a key that came before".to_owned()),
         };
@@ -164,6 +182,7 @@ impl Service for Kv {
 /// One operation being carried out.
 struct Step<'t, 's, 'r> {
     tree: &'t mut Tree,
+    key: Key<'s>,
     now: Seq,
     entry: &'s mut Vec<u8>,
     replies: &'s mut Replies<'r>,
@@ -172,19 +191,19 @@ struct Step<'t, 's, 'r> {
 impl<'t> Step<'t, '_, '_> {
     fn apply(mut self, operation: Operation<'_>) -> Reply<'t> {
         match operation {
-            Operation::Get { key } => Reply::Value(self.tree.get(key)),
-            Operation::Put { key, value } => Reply::Stored(self.put(key, value)),
-            Operation::Delete { key } => Reply::Deleted(self.delete(key)),
-            Operation::Cas { key, expect, value } => {
-                if self.tree.get(key) != expect {
-                    return Reply::Mismatch(self.tree.get(key));
+            Operation::Get { .. } => Reply::Value(self.tree.get(self.key)),
+            Operation::Put { value, .. } => Reply::Stored(self.put(value)),
+            Operation::Delete { .. } => Reply::Deleted(self.delete()),
+            Operation::Cas { expect, value, .. } => {
+                if self.tree.get(self.key) != expect {
+                    return Reply::Mismatch(self.tree.get(self.key));
                 }
-                self.put(key, value);
+                self.put(value);
                 Reply::Swapped
             }
-            Operation::Add { key, delta } => match sum(self.tree.get(key), delta) {
+            Operation::Add { delta, .. } => match sum(self.tree.get(self.key), delta) {
                 Ok(sum) => {
-                    self.put(key, &sum.to_le_bytes());
+                    self.put(&sum.to_le_bytes());
                     Reply::Counter(sum)
                 }
                 Err(refusal) => Reply::Error(refusal),
@@ -194,19 +213,18 @@ impl<'t> Step<'t, '_, '_> {
     }
 
     /// Says in the delta what the entry is now.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Prior {
-        self.entry.clear();
-        put_entry(self.entry, key, value);
-        self.replies.delta(self.entry);
-        self.tree.put(self.entry, self.now)
+    fn put(&mut self, value: &[u8]) -> Prior {
+        let entry = fill(self.entry, self.key.bytes, value);
+        self.replies.delta(entry);
+        self.tree.put(self.key, entry, self.now)
     }
 
     /// Says in the delta, after an empty piece, which no entry is, what key went.
-    fn delete(&mut self, key: &[u8]) -> Prior {
-        let prior = self.tree.remove(key, self.now);
+    fn delete(&mut self) -> Prior {
+        let prior = self.tree.remove(self.key, self.now);
         if prior == Prior::Present {
             self.replies.delta(&[]);
-            self.replies.delta(key);
+            self.replies.delta(self.key.bytes);
         }
         prior
     }
@@ -226,10 +244,10 @@ fn put_reply(replies: &mut Replies<'_>, index: usize, reply: Reply<'_>, scratch:
     replies.put(index, scratch);
 }
 
-fn fault(what: String) -> ServiceFault {
+fn fault(what: impl std::fmt::Display) -> ServiceFault {
     ServiceFault(format!("kv: {what}"))
 }
 
 fn no_restore() -> ServiceFault {
-    fault("no restore was begun".into())
+    fault("no restore was begun")
 }

@@ -11,11 +11,13 @@
 //! the lowest level; `changed` of a node is at least the Seq of the last write, or removal, in its range of the hash.
 
 use std::cmp::Ordering;
+use std::hint::black_box;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bft_core::ids::Seq;
 
+use super::entry::{Entry, Key, chunk_bytes};
 use super::format::Prior;
 
 /// Entries at which a bucket splits.
@@ -27,13 +29,6 @@ const FANOUT: usize = 16;
 const LEVEL_BITS: u32 = 4;
 /// Where the bits of the hash are used up.
 const DEPTH_MAX: u32 = u64::BITS / LEVEL_BITS;
-
-/// A stored entry and where it belongs.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    hash: u64,
-    bytes: Arc<[u8]>,
-}
 
 /// All entries. A clone is an image: it costs one counter and stays what it is.
 #[derive(Clone, Debug)]
@@ -73,12 +68,6 @@ enum Part<'a> {
     Slice(Slice<'a>),
 }
 
-/// Where a key belongs. Keyless, so that it is the same at every replica.
-pub(super) fn key_hash(key: &[u8]) -> u64 {
-    let hash = blake3::hash(key);
-    u64::from_be_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
-}
-
 impl Tree {
     /// No entries; `at` is the Seq since when.
     pub(super) fn new(at: Seq) -> Self {
@@ -96,47 +85,57 @@ impl Tree {
     }
 
     /// The value of `key`.
-    pub(super) fn get(&self, key: &[u8]) -> Option<&[u8]> {
-        self.find(key_hash(key), key)
-    }
-
-    fn find(&self, hash: u64, key: &[u8]) -> Option<&[u8]> {
+    pub(super) fn get(&self, key: Key<'_>) -> Option<&[u8]> {
         let mut node = &self.root;
         let mut depth = 0;
         let bucket = loop {
             match node {
-                Node::Branch(branch) => node = &branch.children[slot(hash, depth)],
+                Node::Branch(branch) => node = &branch.children[slot(key.hash, depth)],
                 Node::Bucket(bucket) => break bucket,
             }
             depth += 1;
         };
-        let index = bucket.find(hash, key).ok()?;
+        let index = bucket.find(key).ok()?;
         Some(bucket.entries[index].value())
     }
 
     /// Sets an entry, encoded as [`super::format::put_entry`] does it.
-    pub(super) fn put(&mut self, entry: &[u8], now: Seq) -> Prior {
-        let (key, _) = split(entry);
-        self.put_at(key_hash(key), key, entry, now)
-    }
-
-    fn put_at(&mut self, hash: u64, key: &[u8], entry: &[u8], now: Seq) -> Prior {
-        let replaced = self.root.put(0, hash, key, entry, now);
+    pub(super) fn put(&mut self, key: Key<'_>, entry: &[u8], now: Seq) -> Prior {
+        let replaced = self.root.put(0, key, entry, now);
         if replaced.is_some() { Prior::Present } else { Prior::Absent }
     }
 
     /// Takes `key` out.
-    pub(super) fn remove(&mut self, key: &[u8], now: Seq) -> Prior {
-        self.remove_at(key_hash(key), key, now)
-    }
-
-    fn remove_at(&mut self, hash: u64, key: &[u8], now: Seq) -> Prior {
+    pub(super) fn remove(&mut self, key: Key<'_>, now: Seq) -> Prior {
         // Looked for first: nothing is copied for a key that is not there.
-        if self.find(hash, key).is_none() {
+        if self.get(key).is_none() {
             return Prior::Absent;
         }
-        self.root.remove(0, hash, key, now);
+        self.root.remove(0, key, now);
         Prior::Present
+    }
+
+    /// Walks to the buckets of some hashes side by side, so that the waits for memory overlap and what comes after finds
+    /// them in the cache. Changes nothing.
+    pub(super) fn warm<const N: usize>(&self, hashes: &[u64; N]) {
+        let mut nodes = [&self.root; N];
+        for depth in 0..DEPTH_MAX {
+            let mut done = true;
+            for (node, hash) in nodes.iter_mut().zip(hashes) {
+                if let Node::Branch(branch) = *node {
+                    *node = &branch.children[slot(*hash, depth)];
+                    done = false;
+                }
+            }
+            if done {
+                break;
+            }
+        }
+        for node in nodes {
+            if let Node::Bucket(bucket) = node {
+                black_box(bucket.entries.get(bucket.entries.len() / 2).map(Entry::hash));
+            }
+        }
     }
 
     /// The bytes that the entries in `range` take in chunks.
@@ -172,37 +171,6 @@ impl Tree {
     }
 }
 
-impl Entry {
-    /// As [`super::format::put_entry`] writes it.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// What the entry takes in a chunk: its length before it.
-    pub(super) fn chunk_bytes(&self) -> u64 {
-        self.bytes.len() as u64 + 4
-    }
-
-    /// The place among all entries.
-    pub(super) fn order(&self) -> (u64, &[u8]) {
-        (self.hash, self.key())
-    }
-
-    fn key(&self) -> &[u8] {
-        split(&self.bytes).0
-    }
-
-    fn value(&self) -> &[u8] {
-        split(&self.bytes).1
-    }
-}
-
-/// The key and the value of an entry that was checked before it was stored.
-fn split(entry: &[u8]) -> (&[u8], &[u8]) {
-    let (len, rest) = entry.split_first_chunk().expect("an entry begins with the length of its key");
-    rest.split_at(u16::from_le_bytes(*len).into())
-}
-
 fn slot(hash: u64, depth: u32) -> usize {
     (hash >> (u64::BITS - LEVEL_BITS * (depth + 1))) as usize % FANOUT
 }
@@ -222,7 +190,7 @@ impl Node {
         let bytes = entries.iter().map(Entry::chunk_bytes).sum();
         let mut parts: [Vec<Entry>; FANOUT] = Default::default();
         for entry in entries {
-            parts[slot(entry.hash, depth)].push(entry);
+            parts[slot(entry.hash(), depth)].push(entry);
         }
         let empty = Self::bucket(changed, Vec::new());
         let children =
@@ -245,12 +213,12 @@ impl Node {
     }
 
     /// Returns what the former entry of the key took in a chunk, if there was one.
-    fn put(&mut self, depth: u32, hash: u64, key: &[u8], entry: &[u8], now: Seq) -> Option<u64> {
+    fn put(&mut self, depth: u32, key: Key<'_>, entry: &[u8], now: Seq) -> Option<u64> {
         match self {
-            Self::Branch(branch) => Arc::make_mut(branch).put(depth, hash, key, entry, now),
+            Self::Branch(branch) => Arc::make_mut(branch).put(depth, key, entry, now),
             Self::Bucket(bucket) => {
                 let bucket = Arc::make_mut(bucket);
-                let replaced = bucket.put(hash, key, entry, now);
+                let replaced = bucket.put(key, entry, now);
                 if bucket.entries.len() > BUCKET_MAX && depth < DEPTH_MAX {
                     *self = Self::build(depth, now, std::mem::take(&mut bucket.entries));
                 }
@@ -260,12 +228,12 @@ impl Node {
     }
 
     /// Takes out an entry that is there, and returns what it took in a chunk.
-    fn remove(&mut self, depth: u32, hash: u64, key: &[u8], now: Seq) -> u64 {
+    fn remove(&mut self, depth: u32, key: Key<'_>, now: Seq) -> u64 {
         match self {
-            Self::Bucket(bucket) => Arc::make_mut(bucket).remove(hash, key, now),
+            Self::Bucket(bucket) => Arc::make_mut(bucket).remove(key, now),
             Self::Branch(branch) => {
                 let branch = Arc::make_mut(branch);
-                let removed = branch.remove(depth, hash, key, now);
+                let removed = branch.remove(depth, key, now);
                 if branch.keys <= BUCKET_MIN {
                     let mut entries = Vec::with_capacity(BUCKET_MAX);
                     branch.for_each(&mut |entry| entries.push(entry.clone()));
@@ -302,19 +270,19 @@ fn last_hash(base: u64, depth: u32) -> u64 {
 }
 
 impl Branch {
-    fn put(&mut self, depth: u32, hash: u64, key: &[u8], entry: &[u8], now: Seq) -> Option<u64> {
-        let replaced = self.children[slot(hash, depth)].put(depth + 1, hash, key, entry, now);
+    fn put(&mut self, depth: u32, key: Key<'_>, entry: &[u8], now: Seq) -> Option<u64> {
+        let replaced = self.children[slot(key.hash, depth)].put(depth + 1, key, entry, now);
         match replaced {
             Some(bytes) => self.bytes -= bytes,
             None => self.keys += 1,
         }
-        self.bytes += entry.len() as u64 + 4;
+        self.bytes += chunk_bytes(entry.len());
         self.changed = now;
         replaced
     }
 
-    fn remove(&mut self, depth: u32, hash: u64, key: &[u8], now: Seq) -> u64 {
-        let removed = self.children[slot(hash, depth)].remove(depth + 1, hash, key, now);
+    fn remove(&mut self, depth: u32, key: Key<'_>, now: Seq) -> u64 {
+        let removed = self.children[slot(key.hash, depth)].remove(depth + 1, key, now);
         self.keys -= 1;
         self.bytes -= removed;
         self.changed = now;
@@ -332,66 +300,66 @@ impl Branch {
 }
 
 impl Bucket {
-    fn put(&mut self, hash: u64, key: &[u8], bytes: &[u8], now: Seq) -> Option<u64> {
+    fn put(&mut self, key: Key<'_>, bytes: &[u8], now: Seq) -> Option<u64> {
         self.changed = now;
-        match self.find(hash, key) {
+        match self.find(key) {
             Ok(index) => {
                 let entry = &mut self.entries[index];
                 let former = entry.chunk_bytes();
-                match Arc::get_mut(&mut entry.bytes) {
-                    Some(own) if own.len() == bytes.len() => own.copy_from_slice(bytes),
-                    Some(_) | None => entry.bytes = bytes.into(),
-                }
+                entry.set(bytes);
                 Some(former)
             }
             Err(index) => {
-                self.entries.insert(index, Entry { hash, bytes: bytes.into() });
+                self.entries.insert(index, Entry::new(key.hash, bytes));
                 None
             }
         }
     }
 
-    fn remove(&mut self, hash: u64, key: &[u8], now: Seq) -> u64 {
+    fn remove(&mut self, key: Key<'_>, now: Seq) -> u64 {
         self.changed = now;
-        let index = self.find(hash, key).expect("only an entry that is there is removed");
+        let index = self.find(key).expect("only an entry that is there is removed");
         self.entries.remove(index).chunk_bytes()
     }
 
-    fn find(&self, hash: u64, key: &[u8]) -> Result<usize, usize> {
-        self.entries.binary_search_by(|entry| match entry.hash.cmp(&hash) {
-            Ordering::Equal => entry.key().cmp(key),
+    fn find(&self, key: Key<'_>) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| match entry.hash().cmp(&key.hash) {
+            Ordering::Equal => entry.key().cmp(key.bytes),
             other @ (Ordering::Less | Ordering::Greater) => other,
         })
     }
 
     fn slice(&self, range: &RangeInclusive<u64>) -> Slice<'_> {
-        let start = self.entries.partition_point(|entry| entry.hash < *range.start());
-        let end = self.entries.partition_point(|entry| entry.hash <= *range.end());
+        let start = self.entries.partition_point(|entry| entry.hash() < *range.start());
+        let end = self.entries.partition_point(|entry| entry.hash() <= *range.end());
         Slice { changed: self.changed, entries: &self.entries[start..end] }
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::format::put_entry;
+    use super::super::entry::fill;
     use super::*;
-
-    pub(in super::super) fn entry(key: &[u8], value: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        put_entry(&mut out, key, value);
-        out
-    }
 
     impl Tree {
         /// Puts an entry where its key would not belong: no test can find keys whose hashes meet.
-        pub(in super::super) fn put_with_hash(&mut self, hash: u64, key: &[u8], value: &[u8], now: Seq) -> Prior {
-            self.put_at(hash, key, &entry(key, value), now)
+        pub(in super::super) fn put_with_hash(&mut self, hash: u64, bytes: &[u8], value: &[u8], now: Seq) -> Prior {
+            self.put(Key { hash, bytes }, fill(&mut Vec::new(), bytes, value), now)
+        }
+
+        fn put_key(&mut self, key: u64, value: &[u8], now: Seq) {
+            let key = key.to_le_bytes();
+            self.put(Key::new(&key), fill(&mut Vec::new(), &key, value), now);
         }
 
         /// Checks the invariants of this file.
         pub(in super::super) fn check(&self) {
             self.root.check(0, 0);
         }
+    }
+
+    fn order(entry: &Entry) -> (u64, &[u8]) {
+        (entry.hash(), entry.key())
     }
 
     impl Node {
@@ -406,9 +374,9 @@ pub(super) mod tests {
             match self {
                 Self::Bucket(bucket) => {
                     assert!(bucket.entries.len() <= BUCKET_MAX || depth == DEPTH_MAX);
-                    assert!(bucket.entries.windows(2).all(|pair| pair[0].order() < pair[1].order()));
+                    assert!(bucket.entries.windows(2).all(|pair| order(&pair[0]) < order(&pair[1])));
                     let within = base..=last_hash(base, depth);
-                    assert!(bucket.entries.iter().all(|entry| within.contains(&entry.hash)));
+                    assert!(bucket.entries.iter().all(|entry| within.contains(&entry.hash())));
                 }
                 Self::Branch(branch) => {
                     assert!(branch.keys > BUCKET_MIN);
@@ -443,7 +411,7 @@ pub(super) mod tests {
     fn k8_an_image_of_a_million_keys_is_one_reference_and_a_write_after_it_copies_one_path() {
         let mut tree = Tree::new(Seq(0));
         for key in 0..1_000_000u64 {
-            tree.put(&entry(&key.to_le_bytes(), b"value"), Seq(1));
+            tree.put_key(key, b"value", Seq(1));
         }
         let Node::Branch(root) = &tree.root else { panic!("a million keys are no bucket") };
         assert_eq!(Arc::strong_count(root), 1);
@@ -454,13 +422,14 @@ pub(super) mod tests {
         assert_eq!(unshared, 0);
         assert!(nodes > 50_000, "{nodes} nodes");
 
-        tree.put(&entry(&7u64.to_le_bytes(), b"other"), Seq(2));
+        tree.put_key(7, b"other", Seq(2));
         let (unshared, _) = tree.root.unshared(&image.root);
         assert!((2..=8).contains(&unshared), "one path of a trie of {nodes} nodes, not {unshared}");
-        tree.put(&entry(&7u64.to_le_bytes(), b"again"), Seq(3));
+        tree.put_key(7, b"again", Seq(3));
         assert_eq!(tree.root.unshared(&image.root).0, unshared, "the path is copied once");
-        assert_eq!(image.get(&7u64.to_le_bytes()), Some(&b"value"[..]));
-        assert_eq!(tree.get(&7u64.to_le_bytes()), Some(&b"again"[..]));
+        let seven = 7u64.to_le_bytes();
+        assert_eq!(image.get(Key::new(&seven)), Some(&b"value"[..]));
+        assert_eq!(tree.get(Key::new(&seven)), Some(&b"again"[..]));
     }
 
     #[test]
@@ -471,10 +440,13 @@ pub(super) mod tests {
         }
         tree.check();
         for n in 0..1000u64 {
-            assert_eq!(tree.find(0xabcd_ef01_0000_0000 | n, &n.to_le_bytes()), Some(&b""[..]));
+            assert_eq!(tree.get(Key { hash: 0xabcd_ef01_0000_0000 | n, bytes: &n.to_le_bytes() }), Some(&b""[..]));
         }
         for n in 0..1000u64 {
-            assert_eq!(tree.remove_at(0xabcd_ef01_0000_0000 | n, &n.to_le_bytes(), Seq(2)), Prior::Present);
+            assert_eq!(
+                tree.remove(Key { hash: 0xabcd_ef01_0000_0000 | n, bytes: &n.to_le_bytes() }, Seq(2)),
+                Prior::Present
+            );
             tree.check();
         }
         assert!(matches!(&tree.root, Node::Bucket(bucket) if bucket.entries.is_empty()));
@@ -488,9 +460,9 @@ pub(super) mod tests {
         }
         tree.check();
         assert_eq!(tree.put_with_hash(42, &[7], b"new", Seq(2)), Prior::Present);
-        assert_eq!(tree.find(42, &[7]), Some(&b"new"[..]));
-        assert_eq!(tree.find(42, &[8]), Some(&[8][..]));
-        assert_eq!(tree.find(42, b"other"), None);
+        assert_eq!(tree.get(Key { hash: 42, bytes: &[7] }), Some(&b"new"[..]));
+        assert_eq!(tree.get(Key { hash: 42, bytes: &[8] }), Some(&[8][..]));
+        assert_eq!(tree.get(Key { hash: 42, bytes: b"other" }), None);
         assert_eq!(tree.keys(), 100);
     }
 
@@ -511,13 +483,31 @@ pub(super) mod tests {
         tree.for_each_in(&sliver, &mut |entry| seen.push(entry.key()[0]));
         assert_eq!(seen, (0x12..=0x34).collect::<Vec<u8>>());
 
-        tree.remove_at(0x20 << 56, &[0x20], Seq(9));
+        tree.remove(Key { hash: 0x20 << 56, bytes: &[0x20] }, Seq(9));
         assert_eq!(tree.changed_in(&sliver), Seq(9));
         assert_eq!(tree.changed_in(&upper), Seq(1));
-        for n in (0..256u64).filter(|n| n % 16 != 0) {
-            tree.remove_at(n << 56, &[n as u8], Seq(10));
+        for n in (0..255u64).filter(|n| n % 16 != 0) {
+            tree.remove(Key { hash: n << 56, bytes: &[n as u8] }, Seq(10));
         }
         tree.check();
+        assert!(matches!(&tree.root, Node::Bucket(bucket) if bucket.entries.len() == 16), "merged by the last removal");
         assert_eq!(tree.changed_in(&(0x20 << 56..=0x20 << 56)), Seq(10), "a merged bucket answers for all it took");
+    }
+
+    #[test]
+    fn a_bucket_that_splits_remembers_what_was_removed_from_it() {
+        let mut tree = Tree::new(Seq(0));
+        let lonely = 0x5 << 60;
+        tree.put_with_hash(lonely, b"lonely", b"", Seq(1));
+        for n in 0..BUCKET_MAX as u64 - 1 {
+            tree.put_with_hash(n, &[n as u8], b"", Seq(2));
+        }
+        tree.remove(Key { hash: lonely, bytes: b"lonely" }, Seq(5));
+        for n in 0..2u64 {
+            tree.put_with_hash(100 + n, &[100 + n as u8], b"", Seq(6));
+        }
+        tree.check();
+        assert!(matches!(tree.root, Node::Branch(_)));
+        assert!(tree.changed_in(&(lonely..=lonely)) >= Seq(5));
     }
 }

@@ -1,5 +1,6 @@
 //! A `kv` to be driven by tests: batches from operations, answers as values, chunks as bytes, and the plain map that
 //! says what it should hold.
+#![allow(dead_code, reason = "each test program uses its part of it")]
 
 use std::collections::BTreeMap;
 

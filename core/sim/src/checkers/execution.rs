@@ -1,4 +1,5 @@
-//! In one life, a replica's service executes in the order of the Seqs, from the state it began with, each once (I2). Seqs
+//! In one life, a replica's service executes in the order of the Seqs, from the state it began with, each once (I2), at times
+//! that grow. Seqs
 //! in which nothing is admitted never reach it: that all replicas leave out the same ones, `exactly_once` sees.
 
 use bft_core::door::Execute;
@@ -6,29 +7,36 @@ use bft_core::ids::{ReplicaId, Seq};
 
 use super::Verdict;
 
-/// The last Seq of each replica's life.
+/// The last Seq of each replica's life, and its time.
 pub struct Execution {
-    last: Vec<Seq>,
+    last: Vec<(Seq, u64)>,
 }
 
 impl Execution {
     /// `n` replicas without state.
     #[must_use]
     pub fn new(n: usize) -> Self {
-        Self { last: vec![Seq(0); n] }
+        Self { last: vec![(Seq(0), 0); n] }
     }
 
     /// The replica's service now holds the state of `seq`.
     pub fn state_at(&mut self, replica: ReplicaId, seq: Seq) {
-        self.last[replica.index()] = seq;
+        self.last[replica.index()] = (seq, 0);
     }
 
     /// The replica executes a batch.
     pub fn execute(&mut self, replica: ReplicaId, order: &Execute) -> Verdict {
-        let last = &mut self.last[replica.index()];
-        let right = order.seq > *last;
-        let was = std::mem::replace(last, order.seq);
-        if right { Ok(()) } else { Err(format!("executes Seq {} after Seq {was}", order.seq)) }
+        let (last, time) = std::mem::replace(&mut self.last[replica.index()], (order.seq, order.time_ns));
+        if order.seq <= last {
+            return Err(format!("executes Seq {} after Seq {last}", order.seq));
+        }
+        if order.time_ns <= time {
+            return Err(format!(
+                "executes Seq {} at {} ns, not later than Seq {last} at {time} ns",
+                order.seq, order.time_ns
+            ));
+        }
+        Ok(())
     }
 }
 
@@ -50,5 +58,14 @@ mod tests {
         assert!(run(0, &[1, 3, 2]).is_err());
         assert!(run(0, &[1, 2, 2]).is_err());
         assert!(run(8, &[8]).is_err());
+    }
+
+    #[test]
+    fn time_that_stands_still_is_found() {
+        let mut execution = Execution::new(1);
+        let (first, mut second) = (made::execute(1, &[]), made::execute(2, &[]));
+        assert_eq!(execution.execute(ReplicaId(0), &first), Ok(()));
+        second.time_ns = first.time_ns;
+        assert!(execution.execute(ReplicaId(0), &second).is_err());
     }
 }

@@ -60,8 +60,8 @@ pub struct Executor {
     readers: RefCell<Vec<Rc<Notice>>>,
     /// Tasks that run as long as the executor. It does not drop them by itself.
     tasks: RefCell<Vec<Task<()>>>,
-    /// Tasks of sockets: they end when their socket is closed.
-    socket_tasks: Cell<usize>,
+    /// Tasks that end by themselves: of sockets, when those are closed, and the one that hears the bell.
+    ending_tasks: Cell<usize>,
     is_ending: Cell<bool>,
 }
 
@@ -85,7 +85,7 @@ impl Executor {
             arrivals: RefCell::default(),
             readers: RefCell::default(),
             tasks: RefCell::default(),
-            socket_tasks: Cell::new(0),
+            ending_tasks: Cell::new(0),
             is_ending: Cell::new(false),
         }))
     }
@@ -94,7 +94,7 @@ impl Executor {
     pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
         let bell =
             Listener::new(self.inbox().bell.clone()).map_err(|error| ServerError::Executor(error.to_string()))?;
-        self.keep(self.clone().hear(bell));
+        self.run(self.clone().hear(bell));
         self.keep(self.clone().tick());
         if let Some(listener) = listener {
             listener.set_nonblocking(true).map_err(ServerError::Listener)?;
@@ -172,6 +172,7 @@ impl Executor {
     /// the listening socket, behind.
     pub async fn end(&self) -> Result<(), ServerError> {
         self.is_ending.set(true);
+        self.inbox().bell.ring();
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         for task in tasks {
             task.cancel().await;
@@ -181,7 +182,7 @@ impl Executor {
         }
         self.resume_readers();
         let until = clock::now().mono.after(END_MAX);
-        while self.socket_tasks.get() > 0 && clock::now().mono < until {
+        while self.ending_tasks.get() > 0 && clock::now().mono < until {
             sleep(Duration::from_millis(1)).await;
         }
         // What was pending in the kernel is cancelled when it is submitted next.
@@ -260,6 +261,7 @@ impl Executor {
             }
             self.turn.give();
         }
+        bell.close().await;
     }
 
     async fn tick(self: Rc<Self>) {
@@ -298,18 +300,18 @@ impl Executor {
         self.run(async move { executor.serve(link, socket).await });
     }
 
-    /// Runs a task that ends with its socket.
+    /// Runs a task that ends by itself when the executor ends.
     fn run(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
         let executor = self.clone();
-        self.socket_tasks.set(self.socket_tasks.get() + 1);
+        self.ending_tasks.set(self.ending_tasks.get() + 1);
         let counted = async move {
             task.await;
-            executor.socket_tasks.set(executor.socket_tasks.get() - 1);
+            executor.ending_tasks.set(executor.ending_tasks.get() - 1);
         };
         glommio::spawn_local(counted).detach();
     }
 
-    /// Runs a task until the executor ends.
+    /// Runs a task until it is cancelled when the executor ends.
     fn keep(&self, task: impl Future<Output = ()> + 'static) {
         self.tasks.borrow_mut().push(glommio::spawn_local(task));
     }

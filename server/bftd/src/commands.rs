@@ -1,0 +1,41 @@
+//! The commands, one file each. What several need is here.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bft_client::{Client, ClientConfig, Completions};
+
+use crate::exit::{Failure, Reason, because};
+
+pub mod demo;
+pub mod kv;
+pub mod run;
+pub mod status;
+pub mod testnet;
+
+/// How long the cluster may take where neither the command line nor `client.toml` says so.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A client with a key of its own, and how long it waits. Calls at the same time never close each other's sessions.
+fn client_of_its_own(config: &Path, timeout: Option<Duration>) -> Result<(Client, Duration), Failure> {
+    let mut config = ClientConfig::load(config).map_err(because(Reason::Config))?;
+    if config.authority.is_some() {
+        config.key = None;
+    }
+    let timeout = timeout.or(config.timeout).unwrap_or(TIMEOUT);
+    let client = Client::open(config, Completions::Futures).map_err(because(Reason::Config))?;
+    Ok((client, timeout))
+}
+
+/// What the links are doing, for whom there was no answer.
+fn links_in_words(client: &Client) -> String {
+    let link = |link: bft_client::LinkReport| {
+        let state = match (link.is_up, link.last_error.as_str()) {
+            (true, _) => "connected",
+            (false, "") => "connecting",
+            (false, error) => error,
+        };
+        format!("\n  replica {}: {state}", link.replica)
+    };
+    client.links().into_iter().map(link).collect()
+}

@@ -1,0 +1,134 @@
+//! `bftd run`: one replica, in the foreground, until it is told to stop.
+
+use std::io::{self, IsTerminal};
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bft_server::children::{READY, inherited_listener};
+use bft_server::config::{LogFormat, LogSection, ReplicaConfig};
+use bft_server::data_dir::DataDirError;
+use bft_server::{Control, ServerError};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::{Failure, Reason, because};
+
+/// Longer than any disk takes to read a journal back: the thread that waits has nothing else to do.
+const START_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The exit code of one who was told twice to stop.
+const STOPPED_AT_ONCE: i32 = 1;
+
+const EXAMPLES: &str = "\
+Examples:
+  bftd run --config replica-0/bftd.toml
+  BFTD_LOG__FORMAT=json BFTD_LOG__LEVEL=debug bftd run --config replica-0/bftd.toml
+
+Every key of the file can be given as BFTD_SECTION__KEY in the environment, which goes before the file.
+SIGTERM or SIGINT: finish what is under way, flush, exit 0. A second one: stop at once.
+With LISTEN_FDS=1 the replica takes descriptor 3 for its listening socket.";
+
+/// Run one replica in the foreground
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The replica's bftd.toml
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs it.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    // First of all: descriptor 3 is taken by whatever is opened next otherwise.
+    let handed_down = inherited_listener().map_err(because(Reason::Config))?;
+    let config = ReplicaConfig::load(&args.config).map_err(because(Reason::Config))?;
+    start_log(&config)?;
+    let service = bft_services::named::by_name(&config.service.name, &config.service.config)
+        .map_err(|error| Failure::new(Reason::Config, config.error("service", error)))?;
+    let listener = match handed_down {
+        Some(listener) => listener,
+        None => TcpListener::bind(&config.listen)
+            .map_err(|error| Failure::new(Reason::Unavailable, format!("cannot listen at {}: {error}", config.listen)))?,
+    };
+    let control = Control::new().map_err(because(Reason::Unavailable))?;
+    stop_on_signals(&control)?;
+    tell_when_ready(&control, &config, &listener)?;
+    let outcome = bft_server::run(config.into_server_config(listener), service, control);
+    match outcome {
+        Ok(()) => {
+            tracing::info!("replica has stopped in good order");
+            Ok(())
+        }
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+fn start_log(config: &ReplicaConfig) -> Result<(), Failure> {
+    let LogSection { format, level } = &config.log;
+    let filter = EnvFilter::builder().parse(level).map_err(|error| {
+        let place = config.error("log.level", error).with_hint("write error, warn, info, debug or trace");
+        Failure::new(Reason::Config, place)
+    })?;
+    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
+    match format {
+        LogFormat::Pretty => log.with_ansi(colours).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn stop_on_signals(control: &Control) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(because(Reason::Unavailable))?;
+    let control = control.clone();
+    spawn("bft-signals", move || {
+        let mut signals = signals.forever();
+        if let Some(signal) = signals.next() {
+            tracing::info!(signal, "stopping; a second signal stops at once");
+            control.stop();
+        }
+        if signals.next().is_some() {
+            std::process::exit(STOPPED_AT_ONCE);
+        }
+    })
+}
+
+fn tell_when_ready(control: &Control, config: &ReplicaConfig, listener: &TcpListener) -> Result<(), Failure> {
+    let listen = listener.local_addr().map_err(because(Reason::Unavailable))?;
+    let (replica, cluster, control) = (config.me, config.cluster.cluster_id(), control.clone());
+    spawn("bft-ready", move || {
+        if control.wait_ready(START_MAX) {
+            tracing::info!(%replica, %listen, %cluster, "{READY}");
+        }
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+    thread.map(drop).map_err(because(Reason::Unavailable))
+}
+
+fn failure(error: &ServerError) -> Failure {
+    let reason = match error {
+        ServerError::IoUringRefused(_) | ServerError::DataDir(DataDirError::Locked(_)) => Reason::Unavailable,
+        ServerError::Config(_)
+        | ServerError::DataDir(
+            DataDirError::NoSuperblock(_)
+            | DataDirError::OtherCluster { .. }
+            | DataDirError::OtherReplica { .. }
+            | DataDirError::OtherKey { .. }
+            | DataDirError::OtherEpoch { .. },
+        ) => Reason::Config,
+        ServerError::DataDir(DataDirError::Io { .. } | DataDirError::NotEmpty(_) | DataDirError::Damaged { .. })
+        | ServerError::JournalIo { .. }
+        | ServerError::JournalDamaged(_)
+        | ServerError::Snapshot(_)
+        | ServerError::Service(_)
+        | ServerError::Halted(_)
+        | ServerError::Listener(_)
+        | ServerError::ThreadEnded(_)
+        | ServerError::Executor(_) => Reason::Failed,
+    };
+    Failure::new(reason, error)
+}

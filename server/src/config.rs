@@ -1,0 +1,361 @@
+//! `bftd.toml`: how one replica runs, as people write it. Read strictly: an unknown key, a wrong value or a missing file
+//! is an error with its place and what to do. What the values mean together is checked where they are used
+//! ([`crate::run`]); the cluster's own file is [`bft_core::config::file`]'s.
+//!
+//! Kept here: relative paths are seen from the folder of the file; `BFTD_SECTION__KEY` in the environment goes before
+//! what the file says.
+
+use std::fs::File;
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bft_core::auth::SecretKey;
+use bft_core::auth::keys::KeyError;
+use bft_core::config::ClusterConfig;
+use bft_core::config::file::parse_cluster;
+use bft_core::config::strict::{ByteSize, Document, FILE_BYTES_MAX, FileError};
+use bft_core::door::Tuning;
+use bft_core::ids::ReplicaId;
+use bft_core::journal::JournalOptions;
+use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
+use serde::Deserialize;
+
+use crate::{Pin, ServerConfig};
+
+/// The version of the file that is read and written.
+pub const VERSION: u64 = 1;
+
+/// What the environment's variables for this file begin with.
+pub const VARIABLE_PREFIX: &str = "BFTD_";
+
+/// The most cores that a replica takes.
+const CORES_MAX: usize = 64;
+/// The least and the most that one journal file may have.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = MIB as u64..=1 << 30;
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("{}: {error}; {hint}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+        /// Where it is named.
+        hint: &'static str,
+    },
+    /// What a file says is wrong.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A file holds no key.
+    #[error("{}: {error}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: KeyError,
+    },
+}
+
+/// One replica's configuration.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// The cluster.
+    pub cluster: Arc<ClusterConfig>,
+    /// Which replica of it.
+    pub me: ReplicaId,
+    /// Its secret key.
+    pub secret_key: SecretKey,
+    /// Its directory.
+    pub data_dir: PathBuf,
+    /// `host:port` where it listens, unless a listener is handed down.
+    pub listen: String,
+    /// Cores granted.
+    pub cores: usize,
+    /// Whether its executors are pinned to them.
+    pub pin: Pin,
+    /// What executes.
+    pub service: ServiceSection,
+    /// How the journal is written.
+    pub journal: JournalOptions,
+    /// What is told to people.
+    pub log: LogSection,
+    document: Document,
+}
+
+/// `[service]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ServiceSection {
+    /// Of a service that is built in.
+    pub name: String,
+    /// The service's own words; what they mean is its business.
+    #[serde(default)]
+    pub config: String,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LogSection {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least level that is told, `info`; or by target too, `info,bft_server=debug`.
+    pub level: String,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Pretty,
+    /// One object a line.
+    Json,
+}
+
+#[derive(Deserialize)]
+struct ReplicaFile {
+    #[allow(dead_code, reason = "checked before the rest is read; here so that the key is known")]
+    version: u64,
+    cluster: PathBuf,
+    replica: u16,
+    data_dir: PathBuf,
+    key: PathBuf,
+    listen: Option<String>,
+    #[serde(default = "cores_default")]
+    cores: usize,
+    #[serde(default)]
+    pin: bool,
+    service: ServiceSection,
+    #[serde(default)]
+    journal: JournalSection,
+    #[serde(default)]
+    log: LogSection,
+}
+
+#[derive(Default, Deserialize)]
+struct JournalSection {
+    segment_bytes: Option<ByteSize>,
+}
+
+fn cores_default() -> usize {
+    1
+}
+
+impl Default for LogSection {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), level: "info".into() }
+    }
+}
+
+impl ReplicaConfig {
+    /// Reads `bftd.toml` at `path` with the variables of this process's environment, and the files that it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        // A name or value that is no Unicode is none of ours.
+        let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+        let ours = variables.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+        let ours: Vec<_> = ours.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect();
+        Self::load_with(path, ours)
+    }
+
+    /// The same with these variables, `BFTD_SECTION__KEY` and its value, over what the file says.
+    pub fn load_with(
+        path: &Path,
+        variables: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let text = read(path, FILE_BYTES_MAX, "this is the replica's configuration, bftd.toml")?;
+        let mut document = Document::parse(&text, &path.display().to_string())?;
+        document.set_from_variables(VARIABLE_PREFIX, variables)?;
+        document.require_version(VERSION)?;
+        let file: ReplicaFile = document.read()?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        let cluster = read_cluster(&base.join(&file.cluster))?;
+        let secret_key = read_key(&base.join(&file.key))?;
+        let me = ReplicaId(file.replica);
+        let Some(member) = cluster.member(me) else {
+            let what = format!("replica: the cluster has no replica {me}");
+            let hint = format!("its replicas are 0 to {}", cluster.n() - 1);
+            return Err(document.error("replica", what).with_hint(hint).into());
+        };
+        Ok(Self {
+            me,
+            secret_key,
+            data_dir: base.join(&file.data_dir),
+            listen: file.listen.unwrap_or_else(|| member.address.clone()),
+            cores: within(&document, "cores", file.cores as u64, 1..=CORES_MAX as u64)? as usize,
+            pin: if file.pin { Pin::Pinned } else { Pin::Free },
+            service: file.service,
+            journal: file.journal.options(&document)?,
+            log: file.log,
+            cluster: Arc::new(cluster),
+            document,
+        })
+    }
+
+    /// An error about the value of a key of the file, with its place.
+    #[must_use]
+    pub fn error(&self, key: &str, what: impl std::fmt::Display) -> FileError {
+        self.document.error(key, format!("{key}: {what}"))
+    }
+
+    /// What [`crate::run`] takes.
+    #[must_use]
+    pub fn into_server_config(self, listener: TcpListener) -> ServerConfig {
+        ServerConfig {
+            cluster: self.cluster,
+            me: self.me,
+            secret_key: *self.secret_key.as_bytes(),
+            data_dir: self.data_dir,
+            listener,
+            cores: self.cores,
+            pin: self.pin,
+            journal: self.journal,
+            tuning: Tuning::default(),
+        }
+    }
+}
+
+impl JournalSection {
+    fn options(&self, document: &Document) -> Result<JournalOptions, FileError> {
+        let default = JournalOptions::default();
+        let Some(ByteSize(bytes)) = self.segment_bytes else { return Ok(default) };
+        const KEY: &str = "journal.segment_bytes";
+        within(document, KEY, bytes, SEGMENT_BYTES)?;
+        if !bytes.is_multiple_of(MIB as u64) {
+            return Err(document.error(KEY, format!("{KEY}: {bytes} is not a whole number of MiB")));
+        }
+        let segment_bytes = u32::try_from(bytes).expect("at most a GiB");
+        Ok(JournalOptions { segment_bytes, ..default })
+    }
+}
+
+fn within(
+    document: &Document,
+    key: &str,
+    value: u64,
+    bounds: std::ops::RangeInclusive<u64>,
+) -> Result<u64, FileError> {
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = bounds.into_inner();
+    Err(document.error(key, format!("{key}: is {value}, but must be {low} to {high}")))
+}
+
+fn read_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
+    let text = read(path, FILE_BYTES_MAX, "named by `cluster` in bftd.toml")?;
+    Ok(parse_cluster(&text, &path.display().to_string())?)
+}
+
+fn read_key(path: &Path) -> Result<SecretKey, ConfigError> {
+    let text = read(path, KEY_FILE_BYTES_MAX, "named by `key` in bftd.toml")?;
+    SecretKey::from_pem(&text).map_err(|error| ConfigError::Key { path: path.into(), error })
+}
+
+/// Reads a text file, and never much more of it than `bytes_max`: whoever parses it refuses what is longer.
+fn read(path: &Path, bytes_max: usize, hint: &'static str) -> Result<String, ConfigError> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(bytes_max as u64 + 1).read_to_string(&mut text))
+        .map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testnet::{Testnet, TestnetOptions};
+
+    fn testnet(dir: &Path) -> Testnet {
+        Testnet::create(&dir.join("net"), &TestnetOptions::loopback(4, 4710).unwrap()).unwrap()
+    }
+
+    fn load(path: &Path, variables: &[(&str, &str)]) -> Result<ReplicaConfig, ConfigError> {
+        ReplicaConfig::load_with(path, variables.iter().map(|(name, value)| (name.to_string(), value.to_string())))
+    }
+
+    fn message(outcome: Result<ReplicaConfig, ConfigError>, dir: &Path) -> String {
+        outcome.unwrap_err().to_string().replace(&dir.display().to_string(), "DIR")
+    }
+
+    #[test]
+    fn what_testnet_writes_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let testnet = testnet(dir.path());
+        let config = load(&testnet.config(ReplicaId(2)), &[]).unwrap();
+        assert_eq!((config.me, config.cores, config.pin), (ReplicaId(2), 1, Pin::Free));
+        assert_eq!(config.listen, "127.0.0.1:4712");
+        assert_eq!(config.data_dir, dir.path().join("net/replica-2/data"));
+        assert_eq!(*config.cluster, **testnet.cluster());
+        assert_eq!(config.secret_key.public_key(), config.cluster.member(config.me).unwrap().public_key);
+        assert_eq!(config.service, ServiceSection { name: "kv".into(), config: String::new() });
+        assert_eq!(config.log, LogSection::default());
+        assert_eq!(config.journal, JournalOptions::default());
+    }
+
+    #[test]
+    fn variables_go_before_the_file_and_errors_name_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = testnet(dir.path()).config(ReplicaId(0));
+        let variables =
+            [("BFTD_CORES", "2"), ("BFTD_LOG__FORMAT", "json"), ("BFTD_JOURNAL__SEGMENT_BYTES", "8MiB"), ("PIN", "x")];
+        let config = load(&path, &variables).unwrap();
+        assert_eq!((config.cores, config.log.format, config.journal.segment_bytes), (2, LogFormat::Json, 8 << 20));
+        let wrong = |name, value| message(load(&path, &[(name, value)]), dir.path());
+        assert_eq!(wrong("BFTD_CORES", "0"), "BFTD_CORES: cores: is 0, but must be 1 to 64");
+        assert_eq!(wrong("BFTD_CORES", "many"), "BFTD_CORES: cores: expected a whole number, 0 or more, found \"many\"");
+        assert_eq!(
+            wrong("BFTD_LOG__LEVL", "info"),
+            "BFTD_LOG__LEVL: log.levl: unknown key; did you mean `level`?"
+        );
+        assert_eq!(
+            wrong("BFTD_REPLICA", "4"),
+            "BFTD_REPLICA: replica: the cluster has no replica 4; its replicas are 0 to 3"
+        );
+        assert_eq!(
+            wrong("BFTD_JOURNAL__SEGMENT_BYTES", "1048577"),
+            "BFTD_JOURNAL__SEGMENT_BYTES: journal.segment_bytes: 1048577 is not a whole number of MiB"
+        );
+        assert_eq!(
+            wrong("BFTD_KEY", "nowhere.pem"),
+            "DIR/net/replica-0/nowhere.pem: No such file or directory (os error 2); named by `key` in bftd.toml"
+        );
+        assert!(wrong("BFTD_KEY", "bftd.toml").contains("no line \"-----BEGIN PRIVATE KEY-----\""));
+    }
+
+    #[test]
+    fn errors_in_the_file_have_line_and_advice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = testnet(dir.path()).config(ReplicaId(0));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let with = |from: &str, to: &str| {
+            assert!(text.contains(from), "{from} in {text}");
+            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
+            message(load(&path, &[]), dir.path())
+        };
+        let line = |needle: &str| text[..text.find(needle).unwrap()].matches('\n').count() + 1;
+        assert_eq!(
+            with("data_dir =", "data-dir ="),
+            format!("DIR/net/replica-0/bftd.toml:{}:1: data-dir: unknown key; did you mean `data_dir`?", line("data_dir ="))
+        );
+        assert_eq!(
+            with("version = 1", "version = 9"),
+            format!(
+                "DIR/net/replica-0/bftd.toml:{}:11: version: the file has version 9; this program reads version 1",
+                line("version = 1")
+            )
+        );
+        assert_eq!(
+            with("format = \"pretty\"", "format = \"josn\""),
+            format!(
+                "DIR/net/replica-0/bftd.toml:{}:10: log.format: unknown value \"josn\"; did you mean `json`?",
+                line("format =")
+            )
+        );
+    }
+}
