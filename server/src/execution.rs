@@ -223,3 +223,100 @@ impl From<ServiceFault> for ServerError {
         Self::Service(fault)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use bft_core::service::{Batch, Replies, Snapshot};
+    use bft_core::wire::request::Body;
+
+    use super::*;
+
+    /// Fails, or panics, when it is told that a snapshot is stable.
+    struct Fragile {
+        fault: fn() -> Result<Box<dyn Snapshot>, ServiceFault>,
+    }
+
+    impl Service for Fragile {
+        fn open(&mut self) -> Result<Seq, ServiceFault> {
+            Ok(Seq(0))
+        }
+
+        fn execute(&mut self, _: &Batch<'_>, _: &mut Replies<'_>) -> Result<(), ServiceFault> {
+            unreachable!("nothing is admitted in these tests")
+        }
+
+        fn query(&mut self, _: &[u8], _: &mut Replies<'_>) -> Result<(), ServiceFault> {
+            Ok(())
+        }
+
+        fn snapshot(&mut self, _: Seq) -> Result<Box<dyn Snapshot>, ServiceFault> {
+            (self.fault)()
+        }
+
+        fn restore_begin(&mut self, _: Seq, _: u32) -> Result<(), ServiceFault> {
+            Ok(())
+        }
+
+        fn restore_chunk(&mut self, _: u32, _: &[u8]) -> Result<(), ServiceFault> {
+            Ok(())
+        }
+
+        fn restore_finish(&mut self) -> Result<(), ServiceFault> {
+            Ok(())
+        }
+
+        fn restore_abort(&mut self) {}
+    }
+
+    fn on_thread(fault: fn() -> Result<Box<dyn Snapshot>, ServiceFault>) -> (tempfile::TempDir, ExecutionHandle) {
+        let dir = tempfile::tempdir().unwrap();
+        let files = SnapshotFolder::open(dir.path().to_owned()).unwrap();
+        let snapshots = Arc::new(SnapshotThread::start(files.clone(), None, |_| {}));
+        let execution = Execution::new(Box::new(Fragile { fault }), files, snapshots, Seq(0));
+        let thread = ExecutionThread::start(execution, Arc::new(Doorbell::new().unwrap()));
+        (dir, ExecutionHandle::Thread(thread))
+    }
+
+    fn batch(seq: u64) -> Order {
+        let body = Arc::new(Body::default());
+        Order::Execute(Execute { seq: Seq(seq), time_ns: seq, body, admitted: Vec::new() })
+    }
+
+    fn wait(handle: &mut ExecutionHandle) -> Result<Done, ServerError> {
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(done) = handle.poll()? {
+                return Ok(done);
+            }
+            assert!(Instant::now() < until, "the thread says nothing");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn s6_batches_come_back_in_their_order() {
+        let (_dir, mut handle) = on_thread(|| Err(ServiceFault("not asked for".into())));
+        for seq in [1, 2, 5] {
+            assert!(handle.order(batch(seq)).unwrap().is_none());
+        }
+        for expected in [1, 2, 5] {
+            let done = wait(&mut handle).unwrap();
+            assert!(matches!(done, Done::Executed { seq: Seq(seq), .. } if seq == expected), "{done:?}");
+        }
+    }
+
+    #[test]
+    fn a_fault_of_the_service_is_said_and_its_panic_is_noticed() {
+        let (_dir, mut handle) = on_thread(|| Err(ServiceFault("out of paper".into())));
+        handle.order(Order::Digest).unwrap();
+        let error = wait(&mut handle).unwrap_err();
+        assert!(matches!(&error, ServerError::Service(fault) if fault.0 == "out of paper"), "{error}");
+
+        let (_dir, mut handle) = on_thread(|| panic!("a service with a bug: this is expected in the output"));
+        handle.order(Order::Digest).unwrap();
+        let error = wait(&mut handle).unwrap_err();
+        assert!(matches!(error, ServerError::ThreadEnded("execution")), "{error}");
+    }
+}

@@ -82,6 +82,9 @@ struct InfoDesk {
     shards: Vec<Arc<ShardCounters>>,
     digest: Option<(Nanos, Seq, Digest)>,
     is_computing: bool,
+    /// What had been executed when the computing was ordered. Batches that the service never saw count too: they have
+    /// changed nothing.
+    computing_from: Seq,
     waiting: Vec<LinkId>,
     rss_max_kib: (Nanos, u64),
 }
@@ -102,6 +105,7 @@ impl Node {
             shards,
             digest: None,
             is_computing: false,
+            computing_from: Seq(0),
             waiting: Vec::new(),
             rss_max_kib: (Nanos(0), clock::rss_max_kib()),
         };
@@ -170,7 +174,7 @@ impl Node {
     /// A state digest was computed.
     pub fn digested(&mut self, now: Now, at: Seq, digest: Digest) {
         self.desk.is_computing = false;
-        self.desk.digest = Some((now.mono, at, digest));
+        self.desk.digest = Some((now.mono, at.max(self.desk.computing_from), digest));
         for to in std::mem::take(&mut self.desk.waiting) {
             self.inputs.push_back(Input::InfoQuery { to: InfoTo(to) });
         }
@@ -311,6 +315,7 @@ impl Node {
         }
         desk.waiting.push(to);
         if !std::mem::replace(&mut desk.is_computing, true) {
+            desk.computing_from = self.replica.executed();
             self.orders.push_back(Order::Digest);
         }
     }
@@ -335,5 +340,174 @@ impl InfoDesk {
         info.counters.extend(sums.into_iter().map(|(name, count)| (name.to_string(), count)));
         assert!(info.counters.len() <= INFO_COUNTERS_MAX, "all counters fit one INFO");
         info
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bft_core::auth::{Ed25519, Scheme, Verifier};
+    use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
+    use bft_core::door::Tuning;
+    use bft_core::ids::{ClusterId, RequestNo, SessionId, View, WallNanos};
+    use bft_core::journal::superblock::Directory;
+    use bft_core::journal::{Blocks, JournalOptions, SegmentFile, Superblock, scan};
+    use bft_core::wire::canonical::{Tag, signing_bytes};
+    use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
+    use bft_core::wire::message::Kind;
+    use bft_core::wire::opening::Opening;
+    use bft_core::wire::request::{RequestBounds, SignedRequest, encode_request};
+
+    use super::*;
+
+    const NOW: Now = Now { mono: Nanos(SECOND), wall: WallNanos(1_700_000_000 * SECOND) };
+
+    struct NoBlocks;
+
+    impl Blocks for NoBlocks {
+        fn segments(&mut self) -> std::io::Result<Vec<SegmentFile>> {
+            Ok(Vec::new())
+        }
+
+        fn read(&mut self, _: u32, _: u32, _: &mut [u8]) -> std::io::Result<()> {
+            unreachable!("there is no segment")
+        }
+    }
+
+    fn scheme(of: u8) -> Arc<dyn Scheme> {
+        Arc::new(Ed25519::new(&[of; 32], [of; 32]))
+    }
+
+    fn config() -> Arc<ClusterConfig> {
+        let member = |id: u8| Member { weight: 1, public_key: scheme(id).public_key(), address: "127.0.0.1:1".into() };
+        let params = ProtocolParams::default();
+        let members = (0..4).map(member).collect();
+        Arc::new(ClusterConfig::new(ClusterId([7; 32]), Epoch(0), params, Admission::Any, members).unwrap())
+    }
+
+    /// The primary of view 0, alone.
+    fn primary() -> Node {
+        let config = config();
+        let me = config.primary(View(0));
+        let superblock = Superblock::first(&Directory {
+            cluster_id: config.cluster_id(),
+            replica: me,
+            public_key: scheme(me.0 as u8).public_key(),
+            epoch: Epoch(0),
+            directory_id: [1; 16],
+            directory_key: [2; 32],
+        });
+        let tail = scan(&superblock, &mut NoBlocks, &mut |_, _| Ok::<_, ()>(())).unwrap();
+        let journal = Journal::new(&superblock, tail, JournalOptions::default());
+        let mut effects = Effects::default();
+        let recovery = Replica::recover(config, me, scheme(me.0 as u8), Tuning::default(), superblock);
+        let replica = recovery.finish(NOW, LogPosition(0), Seq(0), &mut effects);
+        let words = Words { write_path: "disk".into(), signatures: "pen".into() };
+        let mut node = Node::new(replica, journal, effects, words, vec![Arc::default()], Arc::default());
+        node.start(NOW).unwrap();
+        node
+    }
+
+    fn opening() -> Input {
+        let client = scheme(100);
+        let opening = Opening { replaces: SessionId(0), at: Seq(0), nonce: [5; 32], certificate: None };
+        let sign = |digest| client.sign(&signing_bytes(Tag::Request, config().cluster_id(), digest));
+        let bytes = opening.encode();
+        let operations = [&bytes[..]];
+        let (session, zero) = (SessionId(0), RequestNo(0));
+        let request = encode_request(client.public_key(), session, zero, zero, 0, operations.into_iter(), sign);
+        let request = SignedRequest::parse(request, RequestBounds::from(config().params())).unwrap();
+        let (requests, refused) = Verifier::new(config(), client).check_requests(vec![request]);
+        assert!(refused.is_empty());
+        Input::Requests(requests)
+    }
+
+    fn sent(node: &mut Node) -> Vec<Kind> {
+        let mut cutter = FrameCutter::new(PeerRole::Replica, FrameLimits::new(&config()));
+        node.outbox.frames.drain(..).for_each(|(_, _, frame)| cutter.push(&frame));
+        std::iter::from_fn(|| cutter.next().unwrap()).map(|(header, _)| header.kind).collect()
+    }
+
+    #[test]
+    fn d1_a_message_leaves_when_what_it_needs_is_durable() {
+        let mut node = primary();
+        sent(&mut node);
+        node.input(opening());
+        node.turn(NOW).unwrap();
+        assert!(!sent(&mut node).contains(&Kind::PrePrepare), "the vote is not on the disk yet");
+        let write = node.next_write().expect("the vote is to be written");
+        node.turn(NOW).unwrap();
+        assert!(!sent(&mut node).contains(&Kind::PrePrepare), "nor is it now");
+        node.written(write.ticket, write.bytes);
+        assert!(sent(&mut node).contains(&Kind::PrePrepare));
+        assert!(node.next_write().is_none() && node.has_inputs(), "the core is to learn that it is durable");
+    }
+
+    #[test]
+    fn the_deadline_comes_when_it_was_asked_for_and_behind_everything_else() {
+        let mut node = primary();
+        let deadline = node.deadline().expect("a replica says where it is every second");
+        let steps = node.counters.steps.get();
+        node.turn(Now { mono: Nanos(deadline.0 - 1), ..NOW }).unwrap();
+        assert_eq!(node.counters.steps.get(), steps);
+        node.turn(Now { mono: deadline, ..NOW }).unwrap();
+        assert_eq!(node.counters.steps.get(), steps + 1);
+        assert!(node.deadline().is_some_and(|next| next > deadline));
+    }
+
+    #[test]
+    fn a_record_that_is_nowhere_is_said_to_be_unreadable() {
+        let mut node = primary();
+        node.effects.load.push(LogPosition(77));
+        node.carry_out(NOW).unwrap();
+        assert!(node.outbox.loads.is_empty());
+        let answer = node.inputs.pop_back();
+        assert!(matches!(answer, Some(Input::Loaded { at: LogPosition(77), record: None })), "{answer:?}");
+    }
+
+    #[test]
+    fn a_halt_ends_everything_at_once() {
+        let mut node = primary();
+        sent(&mut node);
+        let halt = bft_core::door::Halt::LeftBehind { seq: Seq(9) };
+        node.effects.halt = Some(halt.clone());
+        node.effects.remove_snapshots_below = Some(Seq(8));
+        let error = node.carry_out(NOW).unwrap_err();
+        assert!(matches!(error, ServerError::Halted(reason) if reason == halt));
+        assert_eq!(node.outbox.remove_snapshots_below, None);
+    }
+
+    fn state_told(node: &mut Node, at: Nanos, want_digest: bool) -> Option<Option<(Seq, Digest)>> {
+        let now = Now { mono: at, ..NOW };
+        node.arrived(now, Arrival::InfoQuery { to: CONTROL_LINK, want_digest });
+        node.turn(now).unwrap();
+        info_told(node).map(|info| info.state)
+    }
+
+    fn info_told(node: &mut Node) -> Option<Box<Info>> {
+        let answer = node.outbox.answers.pop();
+        answer.map(|(to, answer)| match answer {
+            Answer::Info(info) if to == CONTROL_LINK => info,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn a_state_digest_is_computed_once_in_five_seconds() {
+        let mut node = primary();
+        let digests = |node: &mut Node| std::iter::from_fn(|| node.next_order()).count();
+        assert_eq!(state_told(&mut node, Nanos(SECOND), false), Some(None));
+        assert_eq!(state_told(&mut node, Nanos(SECOND), true), None, "the answer waits for the digest");
+        assert_eq!(state_told(&mut node, Nanos(SECOND), true), None);
+        assert_eq!(digests(&mut node), 1, "one for both");
+        let digest = Digest([9; 32]);
+        node.digested(NOW, Seq(4), digest);
+        node.turn(NOW).unwrap();
+        let told = [info_told(&mut node).unwrap(), info_told(&mut node).unwrap()];
+        assert!(told.iter().all(|info| info.state == Some((Seq(4), digest)) && info.write_path == "disk"));
+        assert!(told[0].counters.iter().any(|(name, _)| name == "requests_checked"));
+        assert_eq!(state_told(&mut node, Nanos(5 * SECOND), true), Some(Some((Seq(4), digest))));
+        assert_eq!(digests(&mut node), 0);
+        assert_eq!(state_told(&mut node, Nanos(6 * SECOND), true), None);
+        assert_eq!(digests(&mut node), 1);
     }
 }

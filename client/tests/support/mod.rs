@@ -182,7 +182,9 @@ impl Replica {
     fn stop(self) {
         self.is_stopped.store(true, Ordering::SeqCst);
         drop(TcpStream::connect(self.address));
-        self.acceptor.join().unwrap();
+        let served = self.acceptor.join();
+        // What went wrong in there fails the test, unless that has failed already.
+        assert!(served.is_ok() || std::thread::panicking(), "a replica's thread panicked");
     }
 }
 

@@ -16,6 +16,8 @@ pub struct Failure {
 pub enum Reason {
     /// The answer is no, or something broke.
     Failed = 1,
+    /// The command line is wrong, in a way that clap cannot see.
+    Usage = 2,
     /// What is in an operation is refused.
     Data = 64,
     /// What is needed is not to be had now.

@@ -53,7 +53,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Demo(args) => commands::demo::demo(args),
+        Command::Demo(args) => commands::demo::demo(&args),
         Command::Testnet(args) => commands::testnet::testnet(&args),
         Command::Run(args) => commands::run::run(&args),
         Command::Kv(args) => commands::kv::kv(&args),

@@ -64,7 +64,7 @@ pub struct Args {
 }
 
 /// Runs it. The replicas die with this thread.
-pub fn demo(args: Args) -> Result<(), Failure> {
+pub fn demo(args: &Args) -> Result<(), Failure> {
     let told_to_stop = stop_on_signals().map_err(because(Reason::Unavailable))?;
     let folder = tempfile::Builder::new().prefix("bftd-demo-").tempdir().map_err(because(Reason::Unavailable))?;
     let program = Program::own(&["run"]).map_err(because(Reason::Unavailable))?;
@@ -75,14 +75,14 @@ pub fn demo(args: Args) -> Result<(), Failure> {
     let cluster = LocalCluster::create(&folder.path().join("net"), args.replicas.into(), program, adjust);
     let mut cluster = cluster.map_err(because(Reason::Unavailable))?;
     cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
-    introduce(&args, &cluster)?;
+    introduce(args, &cluster)?;
     let clients = clients(&cluster)?;
-    let mut watch = Watch { args: &args, cluster: &mut cluster, told_to_stop, ended: Vec::new() };
+    let mut watch = Watch { args, cluster: &mut cluster, told_to_stop, ended: Vec::new() };
     let run = watch.load(&clients)?;
-    let outcome = check(&args, &clients, run);
+    let outcome = check(args, &clients, run);
     clients.into_iter().for_each(|client| client.close(Duration::ZERO));
     let stopped = cluster.stop_all(PATIENCE).map_err(because(Reason::Failed));
-    report(&args, outcome)?;
+    report(args, &outcome)?;
     match stopped?.into_iter().find(|status| !status.success()) {
         None => Ok(()),
         Some(status) => Err(Failure::new(Reason::Failed, format!("a replica did not stop in good order: {status}"))),
@@ -241,11 +241,11 @@ impl Outcome {
     }
 }
 
-fn report(args: &Args, outcome: Outcome) -> Result<(), Failure> {
+fn report(args: &Args, outcome: &Outcome) -> Result<(), Failure> {
     let faults = outcome.faults();
     match args.output {
-        Output::Text => output::write(text(args, &outcome).as_bytes())?,
-        Output::Json => output::line(&object(args, &outcome, &faults).to_string())?,
+        Output::Text => output::write(text(args, outcome).as_bytes())?,
+        Output::Json => output::line(&object(args, outcome, &faults).to_string())?,
     }
     if faults.is_empty() { Ok(()) } else { Err(Failure::new(Reason::Failed, faults.join("\nbftd: "))) }
 }

@@ -98,7 +98,7 @@ impl Words {
 pub fn kv(args: &Args) -> Result<(), Failure> {
     let operation = args.operation.operation().to_bytes().map_err(because(Reason::Data))?;
     let Some(config) = &args.config else {
-        return Err(Failure::new(Reason::Config, "name the cluster's client.toml with --config FILE"));
+        return Err(Failure::new(Reason::Usage, "name the cluster's client.toml with --config FILE"));
     };
     let timeout = args.timeout.map(|timeout| Duration::from_nanos(timeout.0));
     let (client, timeout) = client_of_its_own(config, timeout)?;

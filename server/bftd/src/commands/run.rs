@@ -5,10 +5,12 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bft_core::service::Service;
 use bft_server::children::{READY, inherited_listener};
 use bft_server::config::{LogFormat, LogSection, ReplicaConfig};
 use bft_server::data_dir::DataDirError;
 use bft_server::{Control, ServerError};
+use bft_services::named::{NoService, by_name};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -44,8 +46,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let handed_down = inherited_listener().map_err(because(Reason::Config))?;
     let config = ReplicaConfig::load(&args.config).map_err(because(Reason::Config))?;
     start_log(&config)?;
-    let service = bft_services::named::by_name(&config.service.name, &config.service.config)
-        .map_err(|error| Failure::new(Reason::Config, config.error("service", error)))?;
+    let service = service(&config)?;
     let listener = match handed_down {
         Some(listener) => listener,
         None => TcpListener::bind(&config.listen).map_err(|error| {
@@ -63,6 +64,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Err(error) => Err(failure(&error)),
     }
+}
+
+fn service(config: &ReplicaConfig) -> Result<Box<dyn Service>, Failure> {
+    by_name(&config.service.name, &config.service.config).map_err(|error| {
+        let key = match error {
+            NoService::Name(_) => "service.name",
+            NoService::Config { .. } => "service.config",
+        };
+        Failure::new(Reason::Config, config.error(key, error))
+    })
 }
 
 fn start_log(config: &ReplicaConfig) -> Result<(), Failure> {

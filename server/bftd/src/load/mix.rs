@@ -16,6 +16,8 @@ const CELLS: u32 = 512;
 /// How many keys the load is over.
 pub const KEYS: u32 = VALUES + COUNTERS + CELLS;
 
+const KEYS_BEFORE_CELLS: u32 = VALUES + COUNTERS;
+
 const _: () = assert!(KEYS >= 10_000, "the demo promises so many");
 
 /// The bytes of an operation of the service `null`.
@@ -85,7 +87,8 @@ fn value(key: &str, number: u64) -> String {
 impl Mix {
     /// Of client `client` of `clients`.
     pub fn new(workload: Workload, client: u32, clients: u32) -> Self {
-        let cells = vec![0; CELLS.div_ceil(clients) as usize];
+        assert!(KEYS_BEFORE_CELLS.is_multiple_of(clients) && CELLS.is_multiple_of(clients), "every client has as many");
+        let cells = vec![0; (CELLS / clients) as usize];
         let unwritten = match workload {
             Workload::Kv => client..KEYS,
             Workload::Null => 0..0,
@@ -118,12 +121,10 @@ impl Mix {
         self.unwritten.start = key.saturating_add(self.clients).min(KEYS);
         if key < VALUES {
             self.put(key, out)
-        } else if key < VALUES + COUNTERS {
+        } else if key < KEYS_BEFORE_CELLS {
             self.add(key - VALUES, out)
         } else {
-            // Each of these counters from its end on belongs to one client: see `own_cell`.
-            let own = (key - VALUES - COUNTERS) / self.clients;
-            self.swap(own, out)
+            self.swap((key - KEYS_BEFORE_CELLS) / self.clients, out)
         }
     }
 
@@ -138,7 +139,7 @@ impl Mix {
                 Asked::Get { key }
             }
             7..9 => self.add(below(number, COUNTERS), out),
-            _ => self.swap(below(number, CELLS / self.clients), out),
+            _ => self.swap(below(number, self.cells.len() as u32), out),
         }
     }
 
@@ -224,12 +225,14 @@ mod tests {
     fn every_key_is_written_once_before_anything_else() {
         let mut keys = BTreeSet::new();
         let mut out = Vec::new();
-        for client in 0..4 {
-            let mut mix = Mix::new(Workload::Kv, client, 4);
+        let mut mixes: Vec<_> = (0..4).map(|client| Mix::new(Workload::Kv, client, 4)).collect();
+        for mix in &mut mixes {
             while !mix.unwritten.is_empty() {
                 mix.next(&mut out);
                 assert!(keys.insert(Operation::decode(&out).unwrap().key().to_vec()), "{out:?}");
             }
+        }
+        for mix in &mut mixes {
             for _ in 0..1000 {
                 mix.next(&mut out);
                 assert!(keys.contains(Operation::decode(&out).unwrap().key()), "{out:?}");

@@ -1,0 +1,120 @@
+//! The demo as a stranger runs it: what it promises on its last line, and what it leaves behind.
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::wait_until;
+
+fn demo(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bftd"));
+    command.arg("demo").args(arguments).env("TMPDIR", folder);
+    command
+}
+
+fn last_line(stdout: &[u8]) -> Value {
+    let text = std::str::from_utf8(stdout).unwrap();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+#[test]
+fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = demo(folder.path(), &["--seconds", "2", "--output", "json"]).output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    let line = last_line(&output.stdout);
+    assert_eq!((&line["replicas"], &line["f"], &line["view"]), (&4.into(), &1.into(), &0.into()));
+    assert_eq!(line["state_digests_equal"], true);
+    assert_eq!(line["counters_equal_adds"], true);
+    assert_eq!(line["durable"], true);
+    assert_eq!((&line["ops_failed"], &line["faults"]), (&0.into(), &Value::Array(Vec::new())));
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!(number(&line["ops_committed"]) >= 4.0 * 64.0, "at least the windows: {line}");
+    assert!(number(&line["ops_per_s"]) > 0.0 && number(&line["duration_s"]) >= 2.0);
+    let latency = ["p50", "p90", "p99", "p999", "max"].map(|name| number(&line["latency_us"][name]));
+    assert!(latency[0] > 0.0 && latency.is_sorted(), "{latency:?}");
+    assert!(told.contains("   1 s   ") && told.contains(" ops/s   p50 "), "progress once a second: {told}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn null_and_more_replicas_work_and_the_text_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = demo(folder.path(), &["--seconds", "1", "--service", "null", "--replicas", "5"]).output().unwrap();
+    let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{told}{errors}");
+    assert!(told.contains("5 replicas (f = 1) run the service null in "), "{told}");
+    assert!(
+        told.contains("all 5 replicas have executed Seq ") && told.contains("state digests there: equal ("),
+        "{told}"
+    );
+    assert!(!told.contains("counters hold"), "{told}");
+}
+
+/// A demo without an end, and its replicas' process ids, as soon as it has told them.
+fn endless(folder: &Path) -> (Child, Vec<i32>, BufReader<std::process::ChildStdout>) {
+    let mut child = demo(folder, &[]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut replicas = Vec::new();
+    let mut line = String::new();
+    while replicas.len() < 4 {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "the demo ended");
+        if let Some((_, process)) = line.split_once(": process ") {
+            replicas.push(process.split(',').next().unwrap().parse().unwrap());
+        }
+    }
+    (child, replicas, lines)
+}
+
+/// Whether a process is gone, or dead and not yet buried.
+fn is_dead(process: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat"));
+    stat.is_ok_and(|stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])))
+        || !Path::new(&format!("/proc/{process}")).exists()
+}
+
+fn ended(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    wait_until("the demo ends", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.expect("waited for")
+}
+
+#[test]
+fn a_signal_ends_the_load_checks_the_replicas_and_cleans_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, replicas, mut lines) = endless(folder.path());
+    let mut told = String::new();
+    while !told.contains("committed") {
+        assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
+    }
+    assert!(told.contains(" kv put colour blue --config ") && told.contains(" status --config "), "{told}");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    // The rest must be read: the demo would wait for its reader.
+    for line in lines.lines() {
+        told += &(line.unwrap() + "\n");
+    }
+    assert!(ended(&mut child).success(), "{told}");
+    assert!(told.contains("state digests there: equal ("), "{told}");
+    assert!(replicas.into_iter().all(is_dead));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn replicas_die_with_a_demo_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, replicas, _lines) = endless(folder.path());
+    assert!(!replicas.iter().any(|replica| is_dead(*replica)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("the replicas are dead", || replicas.iter().all(|replica| is_dead(*replica)));
+}
