@@ -363,7 +363,7 @@ mod tests {
         let options: Vec<_> = (0..2000).map(|seed| Options::from_seed(seed, Fidelity::Ledger)).collect();
         assert_eq!(options[7], Options::from_seed(7, Fidelity::Ledger));
         for options in &options {
-            crate::cluster::Cluster::new(options);
+            assert_eq!(crate::cluster::Cluster::new(options).config.n(), options.weights.len());
         }
         for fault in Fault::ALL {
             let on = options.iter().filter(|options| options.has(fault)).count();
