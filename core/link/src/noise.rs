@@ -51,14 +51,14 @@ impl Noise {
         cluster: ClusterId,
         entropy: &[u8; 32],
     ) -> Self {
-        let mut stream = Stream::new(entropy);
+        let prologue = [preface.as_slice(), &cluster.0].concat();
+        let mut stream = Stream::new(entropy, side, &prologue);
         let mut private = [0; KEY_BYTES];
         stream.fill(&mut private);
         let resolver = Resolver::new(stream);
         let mut key = resolver.resolve_dh(&DHChoice::Curve25519).expect("the default resolver has X25519");
         key.set(&private);
         let public = key.pubkey().try_into().expect("an X25519 key has 32 bytes");
-        let prologue = [preface.as_slice(), &cluster.0].concat();
         let params = protocol(cipher).parse().expect("a name that snow knows");
         let builder = Builder::with_resolver(params, Box::new(resolver))
             .local_private_key(&private)
@@ -129,13 +129,14 @@ pub(crate) fn message_lengths(number: u8) -> std::ops::RangeInclusive<usize> {
 
 const _: () = assert!(HANDSHAKE_MESSAGE_BYTES + LENGTH_BYTES <= u16::MAX as usize);
 
-/// A stream of bytes that 32 bytes determine.
+/// A stream of bytes that 32 bytes determine. The keys of a Noise channel come from its X25519 keys alone, so side and
+/// prologue go in here: not even entropy that was used twice by mistake gives two clusters, or both sides, one key.
 struct Stream(blake3::OutputReader);
 
 impl Stream {
-    fn new(entropy: &[u8; 32]) -> Self {
+    fn new(entropy: &[u8; 32], side: Side, prologue: &[u8]) -> Self {
         let mut hasher = blake3::Hasher::new_derive_key("bftd v1 link-entropy");
-        hasher.update(entropy);
+        hasher.update(entropy).update(&[side as u8]).update(prologue);
         Self(hasher.finalize_xof())
     }
 

@@ -4,6 +4,7 @@
 use std::ops::RangeInclusive;
 
 use bft_core::config::Cipher;
+use bft_core::wire::frame::WIRE_VERSION;
 
 use crate::error::LinkError;
 
@@ -15,7 +16,7 @@ pub const VERSION_MAX: u16 = 1;
 pub const PREFACE_BYTES: usize = 16;
 
 const MAGIC: [u8; 4] = *b"BFT1";
-const _: () = assert!(VERSION_MIN <= VERSION_MAX);
+const _: () = assert!(VERSION_MIN <= VERSION_MAX && VERSION_MAX == WIRE_VERSION);
 
 /// What one side of a link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
