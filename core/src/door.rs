@@ -280,7 +280,7 @@ pub struct Effects {
     pub answer: Vec<(LinkId, Answer)>,
     /// To be executed, in this order. At most one is outstanding.
     pub execute: Vec<Execute>,
-    /// To be taken after what `execute` named before it, and before anything it names later.
+    /// To be taken before anything that `execute` names in this step or later.
     pub snapshot: Option<SnapshotOrder>,
     /// The service is told that this snapshot is stable.
     pub snapshot_stable: Option<Seq>,

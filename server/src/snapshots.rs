@@ -267,7 +267,7 @@ impl SnapshotThread {
         Self { shared, thread: Some(thread) }
     }
 
-    /// Hands in a job. Writes are at most [`bft_core::limits::SNAPSHOTS_UNFINISHED_MAX`] at a time, digests one.
+    /// Hands in a job. Writes are one at a time, as the core orders them; digests too.
     pub fn submit(&self, job: SnapshotJob) {
         self.shared.lock().waiting.push_back(job);
         self.shared.changed.notify_one();

@@ -24,7 +24,7 @@ fn told(output: &Output) -> (i32, String, String) {
 #[test]
 fn a_cluster_made_by_hand_serves_kv_and_tells_its_status() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path());
+    let mut cluster = running_cluster(dir.path(), support::SNAPSHOTS_OFTEN);
     let config = cluster.testnet().client_config().display().to_string();
     let kv = |words: &[&str]| told(&bftd(&[&["kv"], words, &["--config", &config]].concat()));
     let ok = |stdout: &str| (0, stdout.to_owned(), String::new());

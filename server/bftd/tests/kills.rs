@@ -3,12 +3,12 @@
 mod support;
 
 use bft_core::ids::{ReplicaId, View};
-use support::{Adders, INTERVAL, Observer, PATIENCE, running_cluster, wait_until};
+use support::{Adders, INTERVAL, Observer, PATIENCE, SNAPSHOTS_OFTEN, SNAPSHOTS_RARELY, running_cluster, wait_until};
 
 #[test]
 fn c16_a_killed_backup_loses_and_doubles_nothing_and_votes_again_after_its_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path());
+    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
     let primary = cluster.testnet().cluster().primary(View(0));
     let backups: Vec<_> = cluster.testnet().cluster().replicas().filter(|replica| *replica != primary).collect();
     let (killed, other): (ReplicaId, ReplicaId) = (backups[0], backups[1]);
@@ -42,7 +42,7 @@ fn c16_a_killed_backup_loses_and_doubles_nothing_and_votes_again_after_its_resta
 #[test]
 fn c16_all_four_killed_at_once_ten_times_keep_every_answered_operation_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path());
+    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_OFTEN);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
     for round in 0..10 {

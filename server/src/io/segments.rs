@@ -1,7 +1,7 @@
 //! The files of the journal's segments: written full of zeros ahead of need on a thread of their own, used, and used
 //! again. A file's name says nothing about the segment in it; block 0 does.
 //!
-//! Kept here: a file handed out as new is of full length, flushed, and so is its name; at most [`SPARES_MAX`] unused
+//! Kept here: a file handed out as new is of full length, flushed, and so is its name; at most `SPARES_MAX` unused
 //! files are kept.
 
 use std::collections::BTreeMap;

@@ -365,6 +365,9 @@ mod made {
     }
 
     pub fn execute(seq: u64, orders: &[Order]) -> Execute {
+        if orders.is_empty() {
+            return Execute { seq: Seq(seq), time_ns: seq, body: Arc::default(), admitted: vec![] };
+        }
         let bounds = RequestBounds { request_bytes: 4096, operations: 64, requests: 16, body_bytes: 1 << 16 };
         let operations: Vec<_> = orders.iter().map(|order| order.encode(0)).collect();
         let operations = operations.iter().map(Vec::as_slice);

@@ -26,21 +26,26 @@ pub fn program() -> Program {
     Program { path: env!("CARGO_BIN_EXE_bftd").into(), arguments: vec!["run".into()] }
 }
 
+/// Snapshots come soon: restarts begin at one.
+pub const SNAPSHOTS_OFTEN: u64 = 64 * INTERVAL;
+/// A replica that was away for a few seconds is not left behind by two snapshots.
+pub const SNAPSHOTS_RARELY: u64 = 8192 * INTERVAL;
+
 /// A cluster of four with small files and frequent checkpoints. Nothing runs.
-pub fn cluster(dir: &Path) -> LocalCluster {
-    let adjust = |options: &mut TestnetOptions| {
+pub fn cluster(dir: &Path, snapshot_slots: u64) -> LocalCluster {
+    let adjust = move |options: &mut TestnetOptions| {
         options.journal.segment_bytes = 4 << 20;
         options.params.checkpoint_interval = INTERVAL;
         options.params.window = 2 * INTERVAL;
         options.params.pipeline_max = INTERVAL;
-        options.params.snapshot_slots = 64 * INTERVAL;
+        options.params.snapshot_slots = snapshot_slots;
     };
     LocalCluster::create(&dir.join("net"), 4, program(), adjust).unwrap()
 }
 
 /// The same, running.
-pub fn running_cluster(dir: &Path) -> LocalCluster {
-    let mut cluster = cluster(dir);
+pub fn running_cluster(dir: &Path, snapshot_slots: u64) -> LocalCluster {
+    let mut cluster = cluster(dir, snapshot_slots);
     cluster.start_all(PATIENCE).unwrap();
     cluster
 }
