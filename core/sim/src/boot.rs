@@ -86,11 +86,7 @@ pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
 /// Reads everything that a start needs, and writes what it must.
 pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
     let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
-    for copy in repair.copies {
-        let offset = copy as usize * BLOCK_BYTES;
-        disk.land(FileName::Superblock, Pending { offset, bytes: repair.block.to_vec() });
-        disk.flush(FileName::Superblock);
-    }
+    rewrite_copies(disk, &repair);
     disk.flush_all();
     superblock.instance += 1;
     superblock.sequence += 1;
@@ -105,11 +101,21 @@ pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
     Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
 }
 
+/// Makes all copies of the superblock equal before anything else is written.
+fn rewrite_copies(disk: &mut Disk, repair: &Repair) {
+    for copy in &repair.copies {
+        let offset = *copy as usize * BLOCK_BYTES;
+        disk.land(FileName::Superblock, Pending { offset, bytes: repair.block.to_vec() });
+        disk.flush(FileName::Superblock);
+    }
+}
+
 /// A start that does not get far: the power goes while it writes. The next one must find its way all the same.
 pub fn cut_short(disk: &mut Disk, rng: &mut Rng, counters: &mut Counters) {
     if rng.chance(500) {
         disk.flush_all();
-        if let Ok((mut superblock, _)) = superblock_of(disk) {
+        if let Ok((mut superblock, repair)) = superblock_of(disk) {
+            rewrite_copies(disk, &repair);
             superblock.instance += 1;
             superblock.sequence += 1;
             let file = superblock.encode_file();

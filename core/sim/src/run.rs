@@ -393,8 +393,9 @@ impl Run {
             }
         }
         // A replica that is still behind is no proof of a loss: what it lacks, convergence has reported.
+        let highest = states.iter().map(|(_, executed, _)| *executed).max().unwrap_or_default();
         for (id, executed, entries) in states {
-            self.world.checks.state(id, executed, &entries);
+            self.world.checks.state(id, executed, highest, &entries);
         }
     }
 

@@ -94,14 +94,18 @@ impl Executing {
 
     /// Nothing is executed until a snapshot could be ordered.
     pub fn hold(&mut self) {
-        assert_eq!(self.state, State::Open, "held at most once, between two batches");
-        self.state = State::Held;
+        match self.state {
+            State::Open => self.state = State::Held,
+            State::Stopped => {}
+            State::Held | State::Installing(_) => unreachable!("held at most once, between two batches"),
+        }
     }
 
     /// The snapshot is ordered.
     pub fn resume(&mut self) {
-        assert_eq!(self.state, State::Held);
-        self.state = State::Open;
+        if self.state == State::Held {
+            self.state = State::Open;
+        }
     }
 
     /// Nothing is executed any more.

@@ -46,11 +46,12 @@ impl Durability {
         self.done.insert(entry, seq);
     }
 
-    /// What a replica holds at the end.
-    pub fn state(&self, executed: Seq, entries: &[Entry]) -> Verdict {
+    /// What a replica holds at the end, where `highest` is the last Seq that any of them has executed. One that is still
+    /// behind may lack what came later; nobody may lack what all of them could have.
+    pub fn state(&self, executed: Seq, highest: Seq, entries: &[Entry]) -> Verdict {
         let held: BTreeSet<_> = entries.iter().collect();
         for (entry, seq) in &self.done {
-            if *seq > executed || !held.contains(entry) {
+            if *seq > highest || *seq <= executed && !held.contains(entry) {
                 return Err(format!("lacks {entry:?}, which was called done at Seq {seq}"));
             }
         }
@@ -82,10 +83,11 @@ mod tests {
     fn an_operation_that_was_called_done_may_not_be_missing() {
         let mut judge = Durability::new(&made::cluster().config);
         let entry = made::order(1).entry;
-        assert_eq!(judge.state(Seq(0), &[]), Ok(()));
+        assert_eq!(judge.state(Seq(0), Seq(0), &[]), Ok(()));
         judge.done(entry, Seq(2));
-        assert!(judge.state(Seq(2), &[]).is_err());
-        assert!(judge.state(Seq(1), &[entry]).is_err());
-        assert_eq!(judge.state(Seq(2), &[entry]), Ok(()));
+        assert!(judge.state(Seq(2), Seq(2), &[]).is_err());
+        assert!(judge.state(Seq(1), Seq(1), &[entry]).is_err());
+        assert_eq!(judge.state(Seq(2), Seq(2), &[entry]), Ok(()));
+        assert_eq!(judge.state(Seq(1), Seq(2), &[]), Ok(()), "it is only behind");
     }
 }

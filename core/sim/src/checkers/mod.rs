@@ -284,8 +284,8 @@ impl Checks {
     }
 
     /// At the end: what a replica's service holds.
-    pub fn state(&mut self, replica: ReplicaId, executed: Seq, entries: &[Entry]) {
-        let verdict = self.durability.state(executed, entries);
+    pub fn state(&mut self, replica: ReplicaId, executed: Seq, highest: Seq, entries: &[Entry]) {
+        let verdict = self.durability.state(executed, highest, entries);
         self.judge(Oracle::Durability, replica, verdict);
         let verdict = self.exactly_once.state(executed, entries);
         self.judge(Oracle::ExactlyOnce, replica, verdict);
