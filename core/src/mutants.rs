@@ -43,8 +43,6 @@ mutants! {
     M21StableWithBlockingSet = "m21",
     /// Memory and journal are freed before the stable checkpoint is durable.
     M22CollectBeforeDurable = "m22",
-    /// The exactly-once window is the highest number seen.
-    M25WindowByHighest = "m25",
     /// A client takes an answer that f replicas vouch for.
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.
@@ -55,8 +53,6 @@ mutants! {
     M46TimeStandsStill = "m46",
     /// Slots execute as they commit, in any order.
     M47ExecutedOutOfOrder = "m47",
-    /// A replica signs its checkpoint again, with another root, after a replay.
-    M52SecondCheckpointRoot = "m52",
     /// The leaf of a batch's tree leaves out the signature.
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.

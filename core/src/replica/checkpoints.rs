@@ -57,10 +57,7 @@ impl Replica {
             if own.root == root {
                 return;
             }
-            let halts = crate::mutant!(M52SecondCheckpointRoot, true, false);
-            if halts {
-                return self.halt(Halt::ReplayDiverged { seq }, out);
-            }
+            return self.halt(Halt::ReplayDiverged { seq }, out);
         }
         if seq <= self.pbft.stable() {
             return self.compare_with_stable(seq, root, out);

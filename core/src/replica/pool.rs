@@ -100,12 +100,20 @@ impl Pool {
     /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
     pub fn take(&mut self, out: &mut Vec<SignedRequest>) {
         let mut room = self.bounds.batch_bytes;
+        let mut keys = Set::default();
+        let mut set_aside = VecDeque::new();
         while let Some(client) = self.turns.pop_front() {
             let queue = self.queues.get_mut(&client).expect("a client with a turn has a queue");
             queue.deficit += QUANTUM;
             let mut batch_is_full = false;
+            let mut is_set_aside = false;
             while let Some(request) = queue.requests.front() {
                 let size = request.bytes.len();
+                // Two bodies under one number, as a client that signs again sends them: no batch may hold both.
+                if keys.contains(&request.entry.key()) {
+                    is_set_aside = true;
+                    break;
+                }
                 if size + Body::overhead(out.len() + 1) > room || out.len() == self.bounds.batch_requests {
                     batch_is_full = true;
                     break;
@@ -118,7 +126,13 @@ impl Pool {
                 queue.bytes -= size;
                 self.bytes -= size;
                 self.waiting -= 1;
+                keys.insert(request.entry.key());
                 out.push(queue.requests.pop_front().expect("it has a front"));
+            }
+            if is_set_aside {
+                queue.deficit = 0;
+                set_aside.push_back(client);
+                continue;
             }
             let rest = !queue.requests.is_empty();
             match (rest, batch_is_full) {
@@ -128,10 +142,11 @@ impl Pool {
                     // It keeps its turn, and what it could not use of it is not paid twice.
                     queue.deficit = queue.deficit.saturating_sub(QUANTUM);
                     self.turns.push_front(client);
-                    return;
+                    break;
                 }
             }
         }
+        self.turns.append(&mut set_aside);
     }
 
     /// A batch with this Request was executed.
@@ -256,6 +271,23 @@ mod tests {
         }
         pool.check();
         assert!(pool.bytes <= BOUNDS.bytes);
+    }
+
+    #[test]
+    fn c7_two_bodies_under_one_number_never_share_a_batch() {
+        let mut pool = Pool::new(BOUNDS);
+        for size in [10, 11] {
+            assert_eq!(pool.add(&request(1, 1, size)), Added::New);
+        }
+        assert_eq!(pool.add(&request(2, 1, 10)), Added::New);
+        let mut batches = [Vec::new(), Vec::new()];
+        for batch in &mut batches {
+            pool.take(batch);
+            pool.check();
+            let bounds = RequestBounds { request_bytes: 1 << 20, operations: 8, requests: 100, body_bytes: 1 << 20 };
+            Body::parse(Body::join(batch).bytes().clone(), bounds).expect("a batch that every replica accepts");
+        }
+        assert_eq!(batches.map(|batch| batch.len()), [2, 1]);
     }
 
     #[test]

@@ -320,9 +320,6 @@ impl Session {
         if entry.req_no <= self.floor {
             return Err(Code::AlreadyAcked);
         }
-        if crate::mutant!(M25WindowByHighest, false, entry.req_no <= self.max_seen) {
-            return Err(Code::AlreadyAcked);
-        }
         if entry.req_no.0 > self.floor.0 + window {
             return Err(Code::Window);
         }
