@@ -9,11 +9,11 @@ use bft_core::door::{
     Answer, Effects, Execute, Halt, InfoTo, Input, LinkState, Now, Outgoing, Place, SnapshotOrder, To,
 };
 use bft_core::execution::execute;
-use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
+use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::{Journal, JournalOptions, Target, Ticket, Write, read_record};
 use bft_core::replica::Replica;
 use bft_core::service::{ReplyBuffer, Service};
-use bft_core::wire::message::Message;
+use bft_core::wire::message::{Message, Status};
 use bft_core::wire::request::SignedRequest;
 use bytes::Bytes;
 
@@ -558,6 +558,9 @@ impl Machine {
             self.running().journal.append(persist);
         }
         self.pump(world);
+        if let Some(view) = effects.cancel_votes_below {
+            self.cancel_votes_below(world, view);
+        }
         for outgoing in effects.send.drain(..) {
             let process = self.running();
             if outgoing.needs <= process.journal.durable() {
@@ -581,6 +584,19 @@ impl Machine {
         }
         effects.clear();
         self.running().effects = effects;
+    }
+
+    fn cancel_votes_below(&mut self, world: &mut World, view: View) {
+        let process = self.running();
+        let mut cancelled = 0;
+        for held in process.held.values_mut() {
+            let before = held.len();
+            held.retain(|outgoing| vote_view(&outgoing.message).is_none_or(|of| of >= view));
+            cancelled += before - held.len();
+        }
+        process.held.retain(|_, held| !held.is_empty());
+        world.counters.votes_cancelled += cancelled as u64;
+        world.trace.number(view.0);
     }
 
     fn order_jobs(&mut self, world: &mut World, effects: &mut Effects) {
@@ -639,7 +655,10 @@ impl Machine {
                 self.gone = Some(Gone::Drifted);
                 self.crash(world, Crash::Killed);
             }
-            Halt::TwoCommitted { .. } | Halt::Diverged { .. } | Halt::ReplayDiverged { .. } => {
+            Halt::TwoCommitted { .. }
+            | Halt::TwoPrepared { .. }
+            | Halt::Diverged { .. }
+            | Halt::ReplayDiverged { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);
             }
@@ -894,6 +913,32 @@ fn tell(world: &mut World, liar: &mut LyingBackup, say: impl FnOnce(&mut LyingBa
     said
 }
 
+/// The view that a message votes in.
+fn vote_view(message: &Message) -> Option<View> {
+    match message {
+        Message::PrePrepare(proposal) => Some(proposal.position.view),
+        Message::Prepare(vote) => Some(vote.position.view),
+        Message::Commit(commit) => Some(commit.position.view),
+        Message::Request(_)
+        | Message::Reply(_)
+        | Message::Busy(_)
+        | Message::InfoQuery { .. }
+        | Message::Info(_)
+        | Message::ClientJoin(_)
+        | Message::Checkpoint(_)
+        | Message::Snapshot(_)
+        | Message::ViewChange(_)
+        | Message::NewView(_)
+        | Message::Status(_)
+        | Message::FetchSlot(_)
+        | Message::Slot(_)
+        | Message::FetchBody(_)
+        | Message::Body(_)
+        | Message::FetchLog(_)
+        | Message::Log(_) => None,
+    }
+}
+
 fn note(world: &mut World, id: ReplicaId, input: &Input) {
     let kind = match input {
         Input::Requests(_) => 1,
@@ -935,15 +980,28 @@ fn describe(message: &Message) -> String {
         Message::Request(request) => format!("Request {:?}/{}", request.entry.client, request.entry.req_no),
         Message::PrePrepare(proposal) => {
             let at = &proposal.position;
-            format!("PRE-PREPARE {} {:?}, {} Requests", at.seq, at.digest, proposal.body.entries().len())
+            let requests = proposal.body.entries().len();
+            format!("PRE-PREPARE {} in {:?} {:?}, {requests} Requests", at.seq, at.view, at.digest)
         }
         Message::Prepare(vote) => format!("PREPARE {} {:?}", vote.position.seq, vote.position.digest),
         Message::Commit(commit) => format!("COMMIT {} {:?}", commit.position.seq, commit.position.digest),
         Message::Checkpoint(vote) => format!("CHECKPOINT {} {:?} of {}", vote.seq, vote.root, vote.signatures.len()),
         Message::Snapshot(vote) => format!("SNAPSHOT {} {:?} of {}", vote.seq, vote.root, vote.signatures.len()),
         Message::Status(status) => {
-            format!("STATUS stable {} executed {} snapshot {}", status.stable, status.executed, status.snapshot)
+            let Status { view, changing, stable, executed, snapshot, .. } = status;
+            format!("STATUS {view:?} {changing:?} stable {stable} executed {executed} snapshot {snapshot}")
         }
+        Message::ViewChange(message) => {
+            let prepared = message.prepared.iter().map(|prepared| prepared.position);
+            let prepared: Vec<_> = prepared.map(|at| format!("{}@{}", at.seq, at.view)).collect();
+            format!("VIEW-CHANGE {:?} stable {} prepared {}", message.view, message.stable(), prepared.join(" "))
+        }
+        Message::NewView(message) => {
+            let of: Vec<_> = message.view_changes.iter().map(|message| message.replica).collect();
+            format!("NEW-VIEW {:?} of {of:?}", message.view)
+        }
+        Message::FetchBody(batch) => format!("FETCH-BODY {} {:?}", batch.seq, batch.digest),
+        Message::Body(batch) => format!("BODY {}", batch.seq),
         Message::FetchSlot(seq) => format!("FETCH-SLOT {seq}"),
         Message::FetchLog(seq) => format!("FETCH-LOG {seq}"),
         Message::Slot(slot) => format!("SLOT {}", slot.certificate.position.seq),
@@ -954,11 +1012,9 @@ fn describe(message: &Message) -> String {
             format!("LOG {}..={}", seq(slots.first()), seq(slots.last()))
         }
         Message::Reply(reply) => format!("REPLY {}/{} {:?}", reply.session, reply.req_no, reply.code),
-        Message::Busy(_)
-        | Message::InfoQuery { .. }
-        | Message::Info(_)
-        | Message::ClientJoin(_)
-        | Message::ViewChange(_) => format!("{:?}", message.kind()),
+        Message::Busy(_) | Message::InfoQuery { .. } | Message::Info(_) | Message::ClientJoin(_) => {
+            format!("{:?}", message.kind())
+        }
     }
 }
 
@@ -967,7 +1023,8 @@ fn note_persist(world: &mut World, place: &Place, position: LogPosition) {
     world.trace.detail(|| match place {
         Place::Journal(record) => format!("persist {position}: {:?} Seq {}", record.kind(), record.place().2),
         Place::Superblock(superblock) => format!(
-            "persist {position}: superblock, stable {:?}, snapshot {:?}, start {}",
+            "persist {position}: superblock, promised {:?}, stable {:?}, snapshot {:?}, start {}",
+            superblock.promised,
             superblock.stable.as_ref().map(|stable| stable.seq),
             superblock.snapshot.map(|(seq, _)| seq),
             superblock.journal_start
@@ -985,6 +1042,19 @@ fn note_send(world: &mut World, to: To, message: &Message) {
         Message::Snapshot(vote) => world.trace.digest(&vote.root),
         Message::Status(status) => world.trace.number(status.executed.0 << 32 | status.stable.0),
         Message::FetchSlot(seq) | Message::FetchLog(seq) => world.trace.number(seq.0),
+        Message::ViewChange(message) => {
+            world.counters.view_changes += 1;
+            world.trace.number(message.view.0);
+        }
+        Message::NewView(message) => {
+            world.counters.new_views += 1;
+            world.trace.number(message.view.0);
+        }
+        Message::FetchBody(batch) => world.trace.digest(&batch.digest),
+        Message::Body(batch) => {
+            world.counters.bodies_sent += 1;
+            world.trace.number(batch.seq.0);
+        }
         Message::Request(_)
         | Message::Slot(_)
         | Message::Log(_)
@@ -992,8 +1062,7 @@ fn note_send(world: &mut World, to: To, message: &Message) {
         | Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
-        | Message::ClientJoin(_)
-        | Message::ViewChange(_) => {}
+        | Message::ClientJoin(_) => {}
     }
     world.trace.detail(|| match to {
         To::All => format!("send all {}", describe(message)),

@@ -3,6 +3,7 @@
 //!
 //! * `pool`: Requests that wait; `sessions`: exactly once; `executing`: committed batches into the service, in order;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
+//! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
 
@@ -20,6 +21,7 @@ use crate::quorum::ReplicaSet;
 use crate::wire::message::{Busy, Info, Message, Reply, Status};
 use crate::wire::request::{Body, SignedRequest};
 
+mod batches;
 mod catch_up;
 mod checkpoints;
 mod counters;
@@ -29,10 +31,12 @@ mod pool;
 mod recovery;
 pub mod sessions;
 mod snapshots;
+mod views;
 
 pub use counters::Counters;
 pub use recovery::{RecoverError, Recovery};
 
+use batches::Batches;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use executing::Executing;
@@ -40,6 +44,7 @@ use index::JournalIndex;
 use pool::{Added, Pool};
 use sessions::Sessions;
 use snapshots::Snapshots;
+use views::Views;
 
 /// Results up to this many bytes are sent by every replica: a digest would save nothing.
 const RESULTS_ALWAYS_SENT: usize = 256;
@@ -62,12 +67,18 @@ pub struct Replica {
     checkpoints: Checkpoints,
     snapshots: Snapshots,
     catch_up: CatchUp,
+    views: Views,
+    batches: Batches,
     index: JournalIndex,
     superblock: Superblock,
     /// The last record emitted.
     last: LogPosition,
     /// Every record up to here is durable.
     durable: LogPosition,
+    /// The promise of the current view, or the record of its NEW-VIEW: what is said of that view needs it.
+    views_need: LogPosition,
+    /// Where the NEW-VIEW of the current view lies.
+    new_view_at: LogPosition,
     clients: HashMap<PublicKey, LinkId, foldhash::fast::FixedState>,
     peers: ReplicaSet,
     next_status: Nanos,
@@ -90,6 +101,8 @@ impl Replica {
 
     /// Pure: the same state, `now` and `input` always give the same effects.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.note_time(now);
+        let is_deadline = matches!(input, Input::Deadline);
         match input {
             Input::Requests(requests) => {
                 for request in requests.into_inner() {
@@ -116,6 +129,7 @@ impl Replica {
             Input::Deadline => {}
         }
         self.execute_ready(out);
+        self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
         self.status_when_due(now, out);
     }
@@ -191,7 +205,10 @@ impl Replica {
             Message::FetchLog(seq) => self.on_fetch(from, seq, catch_up::Shape::Log, out),
             Message::Slot(slot) => self.on_log(now, from, vec![slot], out),
             Message::Log(slots) => self.on_log(now, from, slots, out),
-            Message::ViewChange(_) => Err(Ignored::NotActedOn),
+            Message::ViewChange(view_change) => self.on_view_change(&view_change),
+            Message::NewView(new_view) => self.on_new_view(new_view, out),
+            Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),
+            Message::Body(batch) => self.on_body(batch),
             Message::Reply(_)
             | Message::Busy(_)
             | Message::InfoQuery { .. }
@@ -217,7 +234,8 @@ impl Replica {
                     out.answer.push((*link, Answer::Busy(busy)));
                 }
             }
-            Added::New | Added::Known if self.pbft.is_primary() || forwarded_by.is_some() => {}
+            Added::New | Added::Known
+                if self.pbft.is_primary() || forwarded_by.is_some() || !self.pbft.is_normal() => {}
             // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
             Added::New | Added::Known => {
                 let to = To::One(self.pbft.primary());
@@ -250,6 +268,13 @@ impl Replica {
     /// self-clocking, no linger). With k batches in flight the next one waits for k Requests: under load batches grow,
     /// and a lone Request never waits longer than one of them takes.
     fn propose_ready(&mut self, now: Now, out: &mut Effects) {
+        if self.pbft.is_normal() && !self.pbft.has_begun() {
+            self.propose_again(now, out);
+        }
+        // A primary that lacks what was ordered before its view does not know what is executed already (V12).
+        if self.executing.last < self.pbft.beginning().stable {
+            return;
+        }
         while self.pool.waiting() > 0
             && self.pbft.room() > 0
             && self.pool.waiting() >= self.pbft.in_flight()
@@ -274,6 +299,7 @@ impl Replica {
                 ..Status::default()
             };
             self.pbft.describe(&mut status);
+            self.restore_bodies(now, out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
                 Lane::Control,
@@ -284,14 +310,20 @@ impl Replica {
         }
         if now.mono >= self.next_purge {
             self.next_purge = now.mono.after(PURGE_INTERVAL);
-            self.pool.purge(&|request| self.sessions.is_open(&request.entry));
+            self.purge_pool();
         }
         self.next_status = self.next_status.min(now.mono.after(interval));
-        out.deadline = Some(self.next_status);
+        out.deadline = Some(self.views.tell(self.next_status));
+    }
+
+    fn purge_pool(&mut self) {
+        let sessions = &self.sessions;
+        self.pool.purge(&|request| sessions.is_open(&request.entry));
     }
 
     fn has_outstanding_work(&self) -> bool {
         self.pool.waiting() > 0
+            || !self.pbft.is_normal()
             || self.pbft.slots().any(|slot| slot.accepted.is_some() && slot.committed.is_none())
             || self.catch_up.is_behind(self.executing.last)
             || self.checkpoints.has_unstable(self.pbft.stable())

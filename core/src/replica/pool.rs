@@ -97,6 +97,18 @@ impl Pool {
         self.known.insert(digest);
     }
 
+    /// Batches that were not executed may never be: their Requests may be added and taken again.
+    pub fn forget_ordered(&mut self) {
+        let waiting: Set<Digest> = self.iter().map(|request| request.entry.digest).collect();
+        self.known = waiting;
+    }
+
+    /// A batch that holds this Request is proposed: it waits no longer, and is known until it is executed.
+    pub fn ordered(&mut self, client: &PublicKey, digest: &Digest) {
+        self.executed(client, digest);
+        self.known.insert(*digest);
+    }
+
     /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
     pub fn take(&mut self, out: &mut Vec<SignedRequest>) {
         let mut room = self.bounds.batch_bytes;

@@ -138,7 +138,7 @@ impl FrameLimits {
         match kind {
             Kind::Request => self.request,
             Kind::Reply => self.reply,
-            Kind::PrePrepare | Kind::Slot => self.batch,
+            Kind::PrePrepare | Kind::Slot | Kind::Body => self.batch,
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
@@ -152,6 +152,7 @@ impl FrameLimits {
             | Kind::Snapshot
             | Kind::Status
             | Kind::FetchSlot
+            | Kind::FetchBody
             | Kind::FetchLog => limits::SMALL_FRAME_BYTES as u32,
         }
     }
@@ -173,6 +174,8 @@ fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Status
         | Kind::FetchSlot
         | Kind::Slot
+        | Kind::FetchBody
+        | Kind::Body
         | Kind::FetchLog
         | Kind::Log => &[PeerRole::Replica],
     }
@@ -182,7 +185,7 @@ fn senders(kind: Kind) -> &'static [PeerRole] {
 /// that whoever keeps a small Request does not keep everything that came with it.
 pub(super) fn is_kept(kind: Kind) -> bool {
     match kind {
-        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Log => true,
+        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Body | Kind::Log => true,
         Kind::Busy
         | Kind::InfoQuery
         | Kind::Info
@@ -195,6 +198,7 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::NewView
         | Kind::Status
         | Kind::FetchSlot
+        | Kind::FetchBody
         | Kind::FetchLog => false,
     }
 }
