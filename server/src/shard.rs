@@ -612,9 +612,12 @@ impl Shard {
             | Message::Checkpoint(_)
             | Message::Snapshot(_)
             | Message::ViewChange(_)
+            | Message::NewView(_)
             | Message::Status(_)
             | Message::FetchSlot(_)
             | Message::Slot(_)
+            | Message::FetchBody(_)
+            | Message::Body(_)
             | Message::FetchLog(_)
             | Message::Log(_) => Err(Rejected::NotAllowed.into()),
         }

@@ -591,7 +591,7 @@ impl Machine {
         let mut cancelled = 0;
         for held in process.held.values_mut() {
             let before = held.len();
-            held.retain(|outgoing| vote_view(&outgoing.message).is_none_or(|of| of >= view));
+            held.retain(|outgoing| outgoing.message.voted_in().is_none_or(|of| of >= view));
             cancelled += before - held.len();
         }
         process.held.retain(|_, held| !held.is_empty());
@@ -911,32 +911,6 @@ fn tell(world: &mut World, liar: &mut LyingBackup, say: impl FnOnce(&mut LyingBa
     let said = say(liar);
     world.counters.lies += liar.told - before;
     said
-}
-
-/// The view that a message votes in.
-fn vote_view(message: &Message) -> Option<View> {
-    match message {
-        Message::PrePrepare(proposal) => Some(proposal.position.view),
-        Message::Prepare(vote) => Some(vote.position.view),
-        Message::Commit(commit) => Some(commit.position.view),
-        Message::Request(_)
-        | Message::Reply(_)
-        | Message::Busy(_)
-        | Message::InfoQuery { .. }
-        | Message::Info(_)
-        | Message::ClientJoin(_)
-        | Message::Checkpoint(_)
-        | Message::Snapshot(_)
-        | Message::ViewChange(_)
-        | Message::NewView(_)
-        | Message::Status(_)
-        | Message::FetchSlot(_)
-        | Message::Slot(_)
-        | Message::FetchBody(_)
-        | Message::Body(_)
-        | Message::FetchLog(_)
-        | Message::Log(_) => None,
-    }
 }
 
 fn note(world: &mut World, id: ReplicaId, input: &Input) {

@@ -465,6 +465,33 @@ pub enum Message {
 }
 
 impl Message {
+    /// The view that it votes in, if it is a vote: what [`crate::door::Effects::cancel_votes_below`] is about.
+    #[must_use]
+    pub fn voted_in(&self) -> Option<View> {
+        match self {
+            Self::PrePrepare(proposal) => Some(proposal.position.view),
+            Self::Prepare(vote) => Some(vote.position.view),
+            Self::Commit(commit) => Some(commit.position.view),
+            Self::Request(_)
+            | Self::Reply(_)
+            | Self::Busy(_)
+            | Self::InfoQuery { .. }
+            | Self::Info(_)
+            | Self::ClientJoin(_)
+            | Self::Checkpoint(_)
+            | Self::Snapshot(_)
+            | Self::ViewChange(_)
+            | Self::NewView(_)
+            | Self::Status(_)
+            | Self::FetchSlot(_)
+            | Self::Slot(_)
+            | Self::FetchBody(_)
+            | Self::Body(_)
+            | Self::FetchLog(_)
+            | Self::Log(_) => None,
+        }
+    }
+
     /// The kind of the frame that carries it.
     #[must_use]
     pub fn kind(&self) -> Kind {

@@ -207,11 +207,13 @@ impl Pbft {
         received.filter(|(_, message)| message.as_ref().is_some_and(of_view)).map(|(id, _)| id).collect()
     }
 
-    /// Whether a quorum, this replica among it, is on its way to the current view: from then on its primary is waited for.
+    /// Whether a quorum, this replica among it, is on its way to the current view or beyond it: from then on its primary is
+    /// waited for. Those beyond count: what they sent for this view may be lost, and they will not send it again.
     #[must_use]
-    pub fn quorum_is_changing(&self) -> bool {
-        let seen = self.view_changes_seen();
-        self.views.phase == Phase::Changing && seen.contains(self.me) && self.config.weights().is_quorum(seen)
+    pub fn quorum_is_going(&self) -> bool {
+        let replicas = (0..).map(ReplicaId).zip(&self.views.going_to);
+        let going: ReplicaSet = replicas.filter(|(_, view)| **view >= self.view).map(|(id, _)| id).collect();
+        self.views.phase == Phase::Changing && self.config.weights().is_quorum(going.with(self.me))
     }
 
     /// The own VIEW-CHANGE for the current view, while it is needed.
@@ -224,12 +226,15 @@ impl Pbft {
     /// As the primary to be: the NEW-VIEW, once a quorum's VIEW-CHANGEs are here.
     #[must_use]
     pub fn make_new_view(&self) -> Option<NewView> {
-        if !self.is_primary() || !self.quorum_is_changing() {
+        if !self.is_primary() || self.views.phase != Phase::Changing {
             return None;
         }
         let weights = self.config.weights();
         let mut chosen = ReplicaSet::EMPTY.with(self.me);
         let seen = self.view_changes_seen();
+        if !weights.is_quorum(seen) || !seen.contains(self.me) {
+            return None;
+        }
         seen.iter().for_each(|replica| {
             if !weights.is_quorum(chosen) {
                 chosen.insert(replica);
