@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use bft_core::auth::{Rejected, Scheme};
 use bft_core::config::ProtocolParams;
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
@@ -104,8 +106,8 @@ fn z2_a_proposal_is_the_primarys_and_of_its_body() {
             ("length", Rejected::BodyMismatch, |m| m.header.body_len += 1),
             ("root", Rejected::BodyMismatch, |m| flip(&mut m.header.merkle_root)),
             ("flags", Rejected::BodyMismatch, |m| m.header.flags = 1),
-            ("no body", Rejected::BodyMismatch, |m| m.body = Body::default()),
-            ("another body", Rejected::BodyMismatch, |m| m.body = TestCluster::new().body(8)),
+            ("no body", Rejected::BodyMismatch, |m| m.body = Arc::default()),
+            ("another body", Rejected::BodyMismatch, |m| m.body = Arc::new(TestCluster::new().body(8))),
         ],
         |message| check(&cluster, Message::PrePrepare(message)),
     );
@@ -117,7 +119,7 @@ fn z2_a_proposal_is_the_primarys_and_of_its_body() {
 fn signed_by_the_primary(cluster: &TestCluster, header: BatchHeader, body: Body) -> Message {
     let epoch = cluster.config.epoch();
     let position = Position { epoch, view: View(0), seq: Seq(1), digest: header.digest(CLUSTER, epoch) };
-    Message::PrePrepare(PrePrepare { position, ballot: cluster.proposal(&position), header, body })
+    Message::PrePrepare(PrePrepare { position, ballot: cluster.proposal(&position), header, body: Arc::new(body) })
 }
 
 #[test]
@@ -423,12 +425,13 @@ fn a_slot_is_a_certificate_and_its_body() {
     each_change_is_refused(
         &good,
         [
-            ("no body", Rejected::BodyMismatch, (|s| s.body = Body::default()) as fn(&mut CommittedSlot)),
-            ("another body", Rejected::BodyMismatch, |s| s.body = TestCluster::new().body(8)),
+            ("no body", Rejected::BodyMismatch, (|s| s.body = Arc::default()) as fn(&mut CommittedSlot)),
+            ("another body", Rejected::BodyMismatch, |s| s.body = Arc::new(TestCluster::new().body(8))),
         ],
         |slot| check(&cluster, Message::Slot(slot)),
     );
-    each_change_is_refused(&good.certificate, commit_certificate_cases(), |certificate| {
+    each_change_is_refused(&*good.certificate, commit_certificate_cases(), |certificate| {
+        let certificate = Arc::new(certificate);
         check(&cluster, Message::Slot(CommittedSlot { certificate, body: good.body.clone() }))
     });
 }
@@ -461,15 +464,15 @@ fn t1_a_log_has_no_gap_and_no_bad_slot_anywhere() {
     );
     for place in 0..good.len() {
         let mut slots = good.clone();
-        spoil(&mut slots[place].certificate.commits[2].1.signature);
+        spoil(&mut Arc::make_mut(&mut slots[place].certificate).commits[2].1.signature);
         assert_eq!(log(slots), Err(Rejected::BadSignature), "slot {place}");
         let mut slots = good.clone();
-        slots[place].body = Body::default();
+        slots[place].body = Arc::default();
         assert_eq!(log(slots), Err(Rejected::BodyMismatch), "slot {place}");
     }
     let mut endless = vec![good[0].clone(), good[0].clone()];
     for slot in &mut endless {
-        slot.certificate.position.seq = Seq(u64::MAX);
+        Arc::make_mut(&mut slot.certificate).position.seq = Seq(u64::MAX);
     }
     assert_eq!(log(endless), Err(Rejected::BadSeq), "nothing comes after the last Seq");
 }

@@ -1,5 +1,7 @@
 //! What makes up for links that lose: replicas say where they are, and get what they lack (PROTOCOL §6.8).
 
+use std::sync::Arc;
+
 use super::Pbft;
 use super::slot::{Accepted, Slot};
 use crate::door::{Lane, To};
@@ -74,7 +76,7 @@ pub fn has(map: &[u64], stable: Seq, seq: Seq) -> bool {
 }
 
 fn proposal(accepted: &Accepted) -> Option<PrePrepare> {
-    let body = (**accepted.body.as_ref()?).clone();
+    let body = Arc::clone(accepted.body.as_ref()?);
     Some(PrePrepare { position: accepted.position, ballot: accepted.proposal, header: accepted.header, body })
 }
 
