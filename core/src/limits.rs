@@ -87,6 +87,11 @@ pub const JOURNAL_INDEX_BYTES: usize = 2 * SNAPSHOT_SLOTS as usize * 64;
 pub const PUBLIC_KEYS_KNOWN_MAX: usize = 8 * 1792;
 /// What they take: key and point, in tables that are at most 7/8 full.
 pub const PUBLIC_KEYS_KNOWN_BYTES: usize = PUBLIC_KEYS_KNOWN_MAX * 8 / 7 * (32 + 160 + 1);
+/// Requests that were found valid and need no second check of their signatures: with many clients' full windows under
+/// way, twice over.
+pub const REQUESTS_KNOWN_MAX: usize = 16_384;
+/// What they take: a digest each.
+pub const REQUESTS_KNOWN_BYTES: usize = REQUESTS_KNOWN_MAX * 32;
 /// What all of it adds up to at the defaults.
 pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + REPLY_CACHE_BYTES
@@ -98,7 +103,8 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + EXECUTE_QUEUE_BYTES
     + IMAGE_BYTES
     + JOURNAL_INDEX_BYTES
-    + PUBLIC_KEYS_KNOWN_BYTES;
+    + PUBLIC_KEYS_KNOWN_BYTES
+    + REQUESTS_KNOWN_BYTES;
 
 /// A frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;

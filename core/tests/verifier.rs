@@ -4,12 +4,13 @@
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bft_core::auth::{Rejected, Scheme};
+use bft_core::auth::{Claim, Ed25519, Rejected, Scheme, Verifier};
 use bft_core::config::ProtocolParams;
-use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::limits::LOG_SLOTS_MAX;
-use bft_core::wire::canonical::opening;
+use bft_core::wire::canonical::{SigningBytes, opening};
 use bft_core::wire::message::{
     BatchHeader, Busy, Checkpoint, ClientJoin, Code, CommitCertificate, CommittedSlot, Kind, Message, Position,
     PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status,
@@ -602,5 +603,75 @@ proptest! {
         let at = at.index(bytes.len());
         *bytes[at] ^= 1 << bit;
         prop_assert!(cluster.verifier().committed(&certificate).is_err(), "byte {}", at);
+    }
+}
+
+/// A scheme that counts what it is asked to check.
+struct Counting(Ed25519, AtomicUsize);
+
+impl Scheme for Counting {
+    fn public_key(&self) -> PublicKey {
+        self.0.public_key()
+    }
+
+    fn sign(&self, bytes: &SigningBytes) -> Signature {
+        self.0.sign(bytes)
+    }
+
+    fn verify(&self, claim: &Claim) -> bool {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.verify(claim)
+    }
+
+    fn commit_secret(&self) -> Digest {
+        self.0.commit_secret()
+    }
+}
+
+#[test]
+fn what_a_client_sent_here_is_not_checked_again_in_a_batch() {
+    let cluster = TestCluster::new();
+    let scheme = Arc::new(Counting(common::scheme("verifier"), AtomicUsize::new(0)));
+    let verifier = Verifier::new(Arc::clone(&cluster.config), scheme.clone());
+    let checked = |act: &dyn Fn()| {
+        let before = scheme.1.load(Ordering::Relaxed);
+        act();
+        scheme.1.load(Ordering::Relaxed) - before
+    };
+    let requests = ["ada", "bob"].map(|client| cluster.request(client, 1, &[b"op"]));
+    let body = Body::join(&[requests[0].clone(), requests[1].clone(), cluster.request("cyd", 1, &[b"op"])]);
+    let pre_prepare = Message::PrePrepare(cluster.pre_prepare(0, 1, body));
+    let primary = cluster.config.primary(View(0));
+    let take = || assert_eq!(verifier.check_requests(requests.to_vec()).1, [] as [usize; 0]);
+    let accept = || assert!(verifier.clone().check(primary, pre_prepare.clone()).is_ok());
+    assert_eq!(checked(&take), 2);
+    assert_eq!(checked(&accept), 2, "the proposal and the third Request");
+    assert_eq!(checked(&take), 0, "the client sends again");
+    assert_eq!(checked(&accept), 1, "the proposal, always");
+}
+
+#[test]
+fn c9_c15_a_known_request_beside_another_signature_is_refused_by_whoever_sees_it() {
+    let cluster = TestCluster::new();
+    let primary = cluster.config.primary(View(0));
+    let good = cluster.request("ada", 1, &[b"op"]);
+    let mut bytes = good.bytes.to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    let bad = SignedRequest::parse(bytes.into(), cluster.bounds()).unwrap();
+    assert_eq!(good.entry.digest, bad.entry.digest, "one identity, two signatures");
+    let batch = |request: &SignedRequest| {
+        let body = Body::join(&[cluster.request("bob", 1, &[b"op"]), request.clone()]);
+        Message::PrePrepare(cluster.pre_prepare(0, 1, body))
+    };
+    // Whatever a replica saw before, its verdicts are those of one that saw nothing.
+    for saw in [vec![], vec![&good], vec![&bad], vec![&good, &bad], vec![&bad, &good]] {
+        let verifier = cluster.verifier();
+        for request in saw {
+            let (_, refused) = verifier.check_requests(vec![request.clone()]);
+            assert_eq!(refused.is_empty(), std::ptr::eq(request, &good));
+        }
+        assert_eq!(verifier.check(primary, batch(&bad)).map(drop), Err(Rejected::BadSignature));
+        assert!(verifier.check(primary, batch(&good)).is_ok());
+        assert_eq!(verifier.check(primary, batch(&bad)).map(drop), Err(Rejected::BadSignature));
     }
 }
