@@ -369,7 +369,12 @@ impl Session {
         if entry.ack > self.floor {
             *freed = self.raise_floor(entry.ack);
         }
-        if entry.req_no <= self.floor {
+        let is_over = crate::mutant!(
+            M25HighestNumberOnly,
+            entry.req_no <= self.floor,
+            entry.req_no <= self.max_seen && self.get(entry.req_no).is_none()
+        );
+        if is_over {
             return Err(Code::AlreadyAcked);
         }
         if entry.req_no.0 > self.floor.0 + window {
