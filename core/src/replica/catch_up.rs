@@ -12,6 +12,7 @@ use crate::journal::record::{Committed, Record};
 use crate::limits::{LOG_FRAME_BYTES, PRE_PREPARE_FRAME_SLACK};
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
+use crate::ordering::pbft::retransmit::says;
 use crate::ordering::pbft::slot::Slot;
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{CommitCertificate, CommittedSlot, Message, Status};
@@ -197,8 +198,7 @@ impl Replica {
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);
         }
-        let peer_has_it = status.executed >= missing
-            || (missing > status.stable && retransmitted(&status.committed, status.stable, missing));
+        let peer_has_it = status.executed >= missing || says(&status.committed, status.stable, missing) == Some(true);
         if peer_has_it {
             self.fetch_when_stuck(now, from, status.executed, out);
         }
@@ -459,10 +459,4 @@ impl Part {
         let body = self.body.filter(|body| body.digest == certificate.position.digest)?;
         Some(CommittedSlot { certificate, body: body.body })
     }
-}
-
-fn retransmitted(map: &[u64], stable: Seq, seq: Seq) -> bool {
-    let Some(index) = seq.0.checked_sub(stable.0 + 1) else { return false };
-    let word = usize::try_from(index / 64).ok().and_then(|word| map.get(word));
-    word.is_some_and(|word| word & 1 << (index % 64) != 0)
 }

@@ -15,7 +15,7 @@ use crate::wire::message::{CommitCertificate, PrePrepare};
 use crate::wire::request::Body;
 
 mod normal;
-mod retransmit;
+pub mod retransmit;
 pub mod slot;
 
 pub use normal::Ignored;
