@@ -17,7 +17,9 @@
 //!    needs it and no `load` below it is open.
 //! 8. `cancel_votes_below` is carried out before what the same step sends: a COMMIT that waits for its record must not leave
 //!    after a VIEW-CHANGE that lacks its certificate.
-//! 9. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
+//! 9. In the steady state a step allocates what the messages, records and orders in [`Effects`] hold, so many times for
+//!    each batch, and nothing for each Request or message.
+//! 10. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
 
 use std::sync::Arc;
 

@@ -66,7 +66,7 @@ impl Replica {
             self.batches.wanted.remove(&batch);
             body.entries().iter().for_each(|entry| self.pool.ordered(&entry.client, &entry.digest));
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
-            self.pbft.propose_again(seq, chosen, (*body).clone(), &mut outbox);
+            self.pbft.propose_again(seq, chosen, body, &mut outbox);
         }
     }
 

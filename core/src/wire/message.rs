@@ -124,7 +124,7 @@ pub struct PrePrepare {
     /// The batch's header.
     pub header: BatchHeader,
     /// The batch's Requests.
-    pub body: Body,
+    pub body: Arc<Body>,
 }
 
 /// A backup's vote.
@@ -290,9 +290,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedSlot {
     /// That it is committed.
-    pub certificate: CommitCertificate,
+    pub certificate: Arc<CommitCertificate>,
     /// The batch.
-    pub body: Body,
+    pub body: Arc<Body>,
 }
 
 /// What a replica tells about itself to whoever asks: `bftd status`, the bench, a client that opens a session.

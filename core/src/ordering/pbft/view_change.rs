@@ -96,15 +96,15 @@ impl Pbft {
         let open = self.window.iter().filter(|slot| slot.committed.is_none());
         let bodies = open.filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
         let requests = bodies.flat_map(|body| body.requests()).collect();
-        let n = self.config.n();
-        for slot in &mut self.window {
-            slot.leave_view(&self.config, n);
+        for index in 0..self.window.len() {
+            let config = Arc::clone(&self.config);
+            self.change(index, |slot| slot.leave_view(&config));
         }
-        self.recount_bodies();
         self.early.clear();
         self.early_bytes = 0;
         self.waiting.clear();
         self.highest_prepared = Seq(0);
+        self.proposed = self.stable;
         self.view = view;
         self.views.phase = Phase::Changing;
         self.views.new_view = None;
@@ -275,9 +275,12 @@ impl Pbft {
             .map(|at| (at, beginning.order.get(&at.seq).map_or(Digest::ZERO, |chosen| chosen.digest)))
             .find(|(at, there)| at.digest != *there)
             .map(|(at, there)| (at.seq, at.digest, there));
-        self.proposed = self.stable.max(beginning.last());
+        self.proposed = self.proposed.max(beginning.last());
         if self.is_primary() {
-            self.views.again = beginning.order.clone().split_off(&self.stable.next());
+            let mut again = beginning.order.clone().split_off(&self.stable.next());
+            // Read back from a journal, votes may come before the copy of what began their view.
+            again.retain(|seq, _| self.slot(*seq).is_none_or(|slot| slot.accepted.is_none()));
+            self.views.again = again;
         }
         self.views.beginning = beginning;
         self.views.new_view = Some(new_view);
