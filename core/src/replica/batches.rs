@@ -91,7 +91,7 @@ impl Replica {
     ) -> Result<(), Ignored> {
         let Some(header) = self.pbft.header_of(batch) else { return Err(Ignored::NotNeeded) };
         if let Some(body) = self.pbft.slot(batch.seq).and_then(|slot| slot.body_of(batch.digest)) {
-            let body = (**body).clone();
+            let body = Arc::clone(body);
             self.send_body(from, BatchBody { seq: batch.seq, header, body }, out);
             return Ok(());
         }
@@ -109,7 +109,7 @@ impl Replica {
         let digest = batch.header.digest(self.config.cluster_id(), self.config.epoch());
         match self.batches.wanted.get_mut(&BatchId { seq: batch.seq, digest }) {
             Some(wanted @ (Wanted::Asked(_) | Wanted::Loading(_))) => {
-                *wanted = Wanted::Here(Arc::new(batch.body));
+                *wanted = Wanted::Here(batch.body);
                 Ok(())
             }
             Some(Wanted::Here(_)) => Err(Ignored::Duplicate),
@@ -134,7 +134,7 @@ impl Replica {
         for (peer, batch, header) in served {
             self.batches.serving.remove(&peer);
             if let Some(ready) = read(&batch) {
-                self.send_body(peer, BatchBody { seq: batch.seq, header, body: (*ready.body).clone() }, out);
+                self.send_body(peer, BatchBody { seq: batch.seq, header, body: ready.body }, out);
             }
         }
     }

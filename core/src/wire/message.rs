@@ -260,7 +260,7 @@ pub struct BatchBody {
     /// The header.
     pub header: BatchHeader,
     /// The Requests.
-    pub body: Body,
+    pub body: Arc<Body>,
 }
 
 /// Where a replica is: the peer sends what it lacks. Bit i of a map is Seq `stable + 1 + i`.

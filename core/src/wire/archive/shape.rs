@@ -451,7 +451,7 @@ impl ArchivedBatchBody<'_> {
         Ok(native::BatchBody {
             seq: Seq(self.seq.to_native()),
             header: self.header.native(),
-            body: Body::parse(payload.slice_ref(&self.body), bounds)?,
+            body: Arc::new(Body::parse(payload.slice_ref(&self.body), bounds)?),
         })
     }
 }
