@@ -39,7 +39,7 @@ counters! {
     repeated,
     /// Requests refused in order.
     refused,
-    /// Requests that found the pool full.
+    /// Requests that found the pool full, and openings that found no session free.
     busy,
     /// Stable checkpoints.
     checkpoints,
