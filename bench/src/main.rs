@@ -8,6 +8,7 @@ mod exit;
 mod load;
 mod options;
 mod output;
+mod phases;
 mod report;
 mod watch;
 

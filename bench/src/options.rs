@@ -87,9 +87,9 @@ pub struct LoadArgs {
     /// Write what happens in each interval to this file, one JSON object a line
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub timeline: Option<PathBuf>,
-    /// The interval
+    /// How often is looked what the replicas do; shorter intervals tell more precisely what a checkpoint costs
     #[arg(long, default_value = "1s", value_name = "TIME", help_heading = "Output")]
-    pub timeline_interval: HumanDuration,
+    pub interval: HumanDuration,
     /// How to tell the outcome
     #[arg(long, value_enum, default_value_t, help_heading = "Output")]
     pub output: Output,
@@ -173,11 +173,11 @@ impl LoadArgs {
         let times = Times {
             warmup: Duration::from_nanos(self.warmup.0),
             duration: Duration::from_nanos(self.duration.0),
-            interval: Duration::from_nanos(self.timeline_interval.0),
+            interval: Duration::from_nanos(self.interval.0),
         };
         let bounds = [
             ("--duration", times.duration, Duration::from_millis(10)),
-            ("--timeline-interval", times.interval, Duration::from_millis(10)),
+            ("--interval", times.interval, Duration::from_millis(10)),
             ("--warmup", times.warmup, Duration::ZERO),
         ];
         for (name, time, least) in bounds {

@@ -122,6 +122,7 @@ impl Report<'_> {
             "durable": all_say(end, |info| &info.write_path),
             "signed": all_say(end, |info| &info.signatures),
             "encrypted": all_say(end, |info| &info.sealed),
+            "phases": self.outcome.phases.object(),
             "progress": self.progress(),
             "environment": self.environment(),
         });

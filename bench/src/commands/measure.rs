@@ -19,6 +19,7 @@ use crate::load::Load;
 use crate::load::recorder::{Kind, Tally};
 use crate::options::{LoadArgs, Plan, Times};
 use crate::output::Output;
+use crate::phases::Phases;
 use crate::report::{latency_object, mib, rounded};
 use crate::watch::{Holding, Observer};
 
@@ -105,6 +106,8 @@ pub struct Outcome {
     pub begin: Vec<Option<Info>>,
     /// And when it ended.
     pub end: Vec<Option<Info>>,
+    /// What their checkpoints and snapshots meant for the load.
+    pub phases: Phases,
     /// Operations that were due and not started when it ended, in an open loop.
     pub overdue: u64,
     /// What happened to sessions.
@@ -158,8 +161,21 @@ pub fn measure(
     bystander.begins();
     is_answered(&load.recent())?;
     let begin = observer.ask(INFO);
-    let mut watch = Watch { observer: &observer, load: &load, stop, bystander, timeline: &mut timeline };
-    watch.until_the_end(&interval, times.interval)?;
+    let mut watch = Watch {
+        observer: &observer,
+        load: &load,
+        stop,
+        bystander: &mut *bystander,
+        timeline: &mut timeline,
+        interval: interval.clone(),
+        phases: Phases::since(&begin),
+        looked: load.now(),
+        busy: Sessions::of(&load).busy,
+    };
+    // What came before belongs to no look.
+    load.recent();
+    watch.until_the_end(times.interval)?;
+    let Watch { phases, .. } = watch;
     bystander.ends();
     let (overdue, _) = load.backlog();
     let end = observer.ask(INFO);
@@ -170,7 +186,7 @@ pub fn measure(
     let sessions = Sessions::of(&load);
     let tally = load.end(CLOSE);
     stop.check()?;
-    Ok(Outcome { tally, duration: times.duration, begin, end, overdue, sessions })
+    Ok(Outcome { tally, duration: times.duration, begin, end, phases, overdue, sessions })
 }
 
 /// Writes every key once.
@@ -231,47 +247,47 @@ struct Watch<'a> {
     stop: &'a Stop,
     bystander: &'a mut dyn Bystander,
     timeline: &'a mut Timeline,
+    interval: Range<u64>,
+    phases: Phases,
+    /// What was there at the last look.
+    looked: u64,
+    busy: u64,
 }
 
 impl Watch<'_> {
-    fn until_the_end(&mut self, interval: &Range<u64>, every: Duration) -> Result<(), Failure> {
+    fn until_the_end(&mut self, every: Duration) -> Result<(), Failure> {
         let every = u64::try_from(every.as_nanos()).expect("checked to be days at most");
-        let mut busy = Sessions::of(self.load).busy;
-        // What came before belongs to no row.
-        let (mut from, mut next) = (self.load.now(), interval.start.saturating_add(every));
-        drop(self.load.recent());
-        while next < interval.end {
+        let Range { start, end } = self.interval;
+        let mut next = start.saturating_add(every);
+        while next < end {
             self.stop.sleep_until(self.load, next)?;
-            self.row(interval, &mut from, &mut busy)?;
-            let passed = self.load.now().saturating_sub(interval.start) / every;
-            next = interval.start.saturating_add((passed + 1).saturating_mul(every));
+            self.look()?;
+            let passed = self.load.now().saturating_sub(start) / every;
+            next = start.saturating_add((passed + 1).saturating_mul(every));
         }
-        self.stop.sleep_until(self.load, interval.end)?;
-        self.row(interval, &mut from, &mut busy)
+        self.stop.sleep_until(self.load, end)
     }
 
-    fn row(&mut self, interval: &Range<u64>, from: &mut u64, busy: &mut u64) -> Result<(), Failure> {
+    fn look(&mut self) -> Result<(), Failure> {
         let holdings = self.bystander.look();
-        if !self.timeline.is_kept() {
-            return Ok(());
-        }
-        let tally = self.load.recent();
-        let now = self.load.now();
-        let left = Duration::from_nanos(interval.end.saturating_sub(now));
+        let (now, tally) = (self.load.now(), self.load.recent());
+        let left = Duration::from_nanos(self.interval.end.saturating_sub(now));
         let infos = self.observer.ask(left.max(LOOK_INTERVAL));
+        let phase = self.phases.count(&tally, &infos);
         let told = Sessions::of(self.load);
         let (overdue, under_way) = self.load.backlog();
         let of_infos = |what: fn(&Info) -> u64| infos.iter().map(|info| info.as_ref().map(what)).collect::<Vec<_>>();
-        let of_holdings = |what: fn(&Holding) -> u64| holdings.iter().map(|h| mib(what(h))).collect::<Vec<_>>();
-        let seconds = (now - *from) as f64 / 1e9;
+        let of_holdings = |what: fn(&Holding) -> u64| holdings.iter().map(|own| mib(what(own))).collect::<Vec<_>>();
+        let seconds = now.saturating_sub(self.looked).max(1) as f64 / 1e9;
         let row = json!({
-            "t_s": rounded(now.saturating_sub(interval.start) as f64 / 1e9, 3),
+            "t_s": rounded(now.saturating_sub(self.interval.start) as f64 / 1e9, 3),
+            "phase": phase.name(),
             "ops": tally.ops,
             "ops_per_s": rounded(tally.ops as f64 / seconds, 0),
             "errors": tally.errors.total(),
             "commit_gap_ms": rounded(tally.gap_max as f64 / 1e6, 3),
             "latency_us": latency_object(&tally.latencies),
-            "busy": told.busy - *busy,
+            "busy": told.busy - self.busy,
             "sessions_lost": told.lost,
             "overdue": overdue,
             "under_way": under_way,
@@ -282,7 +298,7 @@ impl Watch<'_> {
             "journal_mib": of_holdings(|holding| holding.journal),
             "snapshots_mib": of_holdings(|holding| holding.snapshots),
         });
-        (*from, *busy) = (now, told.busy);
+        (self.looked, self.busy) = (now, told.busy);
         self.timeline.write(&row)
     }
 }
@@ -297,10 +313,6 @@ impl Timeline {
                 .map_err(|error| Failure::new(Reason::Usage, format!("--timeline {}: {error}", path.display())))
         };
         Ok(Self(path.map(create).transpose()?.map(BufWriter::new)))
-    }
-
-    fn is_kept(&self) -> bool {
-        self.0.is_some()
     }
 
     fn write(&mut self, row: &Value) -> Result<(), Failure> {
