@@ -5,6 +5,7 @@
 mod commands;
 mod environment;
 mod exit;
+mod floors;
 mod load;
 mod options;
 mod output;
@@ -37,7 +38,8 @@ Examples:
   bft-bench local --replicas 4                      a cluster of its own on this machine
   bft-bench local --clients 8 --inflight 4096 --ops-per-envelope 256 --output json
   bft-bench run --config net/client.toml --duration 10s --clients 4 --inflight 64
-  bft-bench run --config net/client.toml --rate 5000   open loop";
+  bft-bench run --config net/client.toml --rate 5000   open loop
+  bft-bench floors                                  what this machine allows at most";
 
 /// Load on a cluster, and what came of it: throughput, latency, CPU time, memory.
 #[derive(Parser)]
@@ -51,6 +53,7 @@ struct Cli {
 enum Command {
     Run(commands::run::Args),
     Local(Box<commands::local::Args>),
+    Floors(commands::floors::Args),
     #[command(hide = true)]
     Replica(commands::replica::Args),
 }
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Local(args) => commands::local::local(&args),
+        Command::Floors(args) => commands::floors::floors(&args),
         Command::Replica(args) => commands::replica::replica(&args),
     };
     exit::report(outcome)

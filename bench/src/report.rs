@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::commands::measure::Outcome;
 use crate::environment::environment;
 use crate::exit::Failure;
+use crate::floors::Floors;
 use crate::load::recorder::Latencies;
 use crate::options::{LoadArgs, Pace, Plan, WorkPlan};
 use crate::output::{self, Output};
@@ -32,6 +33,8 @@ pub struct Local {
     pub per_replica: Vec<LocalReplica>,
     /// CPU time of this process.
     pub generator_cpu: Duration,
+    /// What the machine allowed before and after, if that was asked for.
+    pub floors: Option<(Floors, Floors)>,
 }
 
 /// One replica.
@@ -132,6 +135,9 @@ impl Report<'_> {
         }
         if let Some(local) = self.local {
             more.extend(self.local_fields(local));
+            if let Some((before, after)) = &local.floors {
+                more.insert("floors".into(), json!({ "before": before.object(), "after": after.object() }));
+            }
         }
         object
     }
@@ -255,6 +261,10 @@ impl Report<'_> {
             }
             line("  generator", format!("{:.2} s CPU", local.generator_cpu.as_secs_f64()));
         }
+        if let Some((before, after)) = self.local.and_then(|local| local.floors.as_ref()) {
+            text += &format!("floors before\n{}floors after\n{}", before.text(), after.text());
+        }
+        let mut line = |name: &str, value: String| text += &format!("{name:<14}{value}\n");
         let environment = environment();
         let of = |key: &str| environment[key].as_str().unwrap_or("unknown").to_string();
         line("machine", format!("{}, {} cores, {}", of("machine"), environment["cores"], of("kernel")));

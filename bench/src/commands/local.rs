@@ -14,6 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::measure::{self, Bystander, Stop};
 use crate::exit::{Failure, Reason, because};
+use crate::floors::Floors;
 use crate::options::{LoadArgs, Plan, ServiceName, Times};
 use crate::report::{self, Local, Report};
 use crate::watch::{Holding, Processes, usages};
@@ -58,6 +59,9 @@ pub struct Args {
     /// Sessions that the cluster has room for
     #[arg(long, value_name = "N", help_heading = "Cluster")]
     sessions_max: Option<u32>,
+    /// Measure what this machine allows at most, before and after
+    #[arg(long, help_heading = "Output")]
+    floors: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -71,11 +75,13 @@ pub fn local(args: &Args) -> Result<(), Failure> {
     // What cannot be is refused before anything is started.
     let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
     let plan = args.load.plan(&config.cluster, config.timeout)?;
+    let before = args.floors()?;
     cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
     stop.check()?;
-    let (outcome, local) = under_load(args, &mut cluster, &config, &plan, times, &stop)?;
+    let (outcome, mut local) = under_load(args, &cluster, &config, &plan, times, &stop)?;
     let ends = cluster.stop_all(PATIENCE).map_err(because(Reason::Failed))?;
     folder.close().map_err(because(Reason::Failed))?;
+    local.floors = before.zip(args.floors()?);
     report::tell(args.load.output, &Report { load: &args.load, plan: &plan, outcome: &outcome, local: Some(&local) })?;
     match ends.into_iter().find(|status| !status.success()) {
         None => Ok(()),
@@ -105,6 +111,10 @@ fn create(args: &Args, folder: &Path) -> Result<LocalCluster, Failure> {
 }
 
 impl Args {
+    fn floors(&self) -> Result<Option<Floors>, Failure> {
+        self.floors.then(|| super::floors::in_dir(self.dir.as_deref())).transpose()
+    }
+
     fn adjust(&self, options: &mut TestnetOptions) {
         let config = match (self.load.service, self.load.reply_bytes) {
             (ServiceName::Null, Some(ByteSize(bytes))) => format!("reply_bytes={bytes}"),
@@ -128,7 +138,7 @@ impl Args {
 
 fn under_load(
     args: &Args,
-    cluster: &mut LocalCluster,
+    cluster: &LocalCluster,
     config: &ClientConfig,
     plan: &Plan,
     times: Times,
@@ -181,7 +191,7 @@ impl<'a> Accounts<'a> {
             at_end: self.holdings[index],
             most: self.holdings_max[index],
         });
-        Local { per_replica: per_replica.collect(), generator_cpu: end.own.saturating_sub(begin.own) }
+        Local { per_replica: per_replica.collect(), generator_cpu: end.own.saturating_sub(begin.own), floors: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The commands, one file each; what `run` and `local` have in common is in `measure`.
 
+pub mod floors;
 pub mod local;
 pub mod measure;
 pub mod replica;
