@@ -49,11 +49,3 @@ pub fn report(outcome: Result<(), Failure>) -> ExitCode {
         }
     }
 }
-
-#[cfg(test)]
-impl Failure {
-    /// What is told.
-    pub fn message(&self) -> &str {
-        &self.message
-    }
-}

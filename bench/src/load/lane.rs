@@ -5,7 +5,7 @@
 //! Kept here: an operation has a slot from its start to its end, and its tag is the slot's number; an operation's
 //! latency counts from when it was to start.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use bft_client::{Client, Completion, Outcome, Submit, SubmitError};
 
@@ -71,7 +71,10 @@ impl Lane {
     /// Starts nothing more, and forgets the client. What is under way counts as not answered.
     pub fn end(&mut self) {
         self.client = None;
-        let now = self.shared.now();
+        self.end_at(self.shared.now());
+    }
+
+    fn end_at(&mut self, now: u64) {
         let interval = self.shared.interval();
         let mut recorder = lock(&self.recorder);
         let mut is_free = vec![false; self.slots.len()];
@@ -106,9 +109,14 @@ impl Lane {
     /// Takes the ends of operations, and starts others in their place.
     pub fn completed(&mut self, completions: &mut Vec<Completion>) {
         let now = self.shared.now();
+        self.settle_all(now, completions);
+        self.fill(now);
+    }
+
+    fn settle_all(&mut self, now: u64, completions: &mut Vec<Completion>) {
         let interval = self.shared.interval();
         let recorder = self.recorder.clone();
-        let mut recorder: MutexGuard<'_, Recorder> = lock(&recorder);
+        let mut recorder = lock(&recorder);
         let mut has_answer = false;
         for Completion { tag, outcome } in completions.drain(..) {
             let end = self.settle(tag, &outcome);
@@ -118,8 +126,6 @@ impl Lane {
         if has_answer {
             recorder.gap(self.shared.answered(now), now, &interval);
         }
-        drop(recorder);
-        self.fill(now);
     }
 
     fn settle(&mut self, tag: u64, outcome: &Outcome) -> End {
@@ -161,11 +167,16 @@ impl Lane {
             return 0;
         }
         let taken = self.hand_over(&client, count);
-        self.free.truncate(self.free.len() - taken);
-        if let LanePace::Open { started, .. } = &mut self.pace {
-            *started += taken as u64;
-        }
+        self.started(taken);
         taken
+    }
+
+    /// The first `count` of those prepared are under way.
+    fn started(&mut self, count: usize) {
+        self.free.truncate(self.free.len() - count);
+        if let LanePace::Open { started, .. } = &mut self.pace {
+            *started += count as u64;
+        }
     }
 
     /// Makes `count` operations for the slots at the end of `free`; fewer if there are no more.
@@ -203,5 +214,76 @@ impl Lane {
             Err(SubmitError::Full | SubmitError::Closed) => 0,
             Err(error @ (SubmitError::TooLarge { .. } | SubmitError::NoTags)) => panic!("{error}"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::WorkPlan;
+
+    const MS: u64 = 1_000_000;
+
+    fn lane(pace: LanePace, interval: std::ops::Range<u64>) -> Lane {
+        let recorder = Arc::new(Mutex::new(Recorder::new()));
+        let work = Work::new(WorkPlan::Null { op_bytes: 16, reply_bytes: 0 }, 0, 1);
+        let mut lane = Lane::new(Arc::new(Shared::measuring(interval)), recorder, work, 8);
+        lane.pace = pace;
+        lane
+    }
+
+    /// Starts `count` operations at `now`, as far as there is room; gives their tags.
+    fn start(lane: &mut Lane, now: u64, count: usize) -> Vec<u64> {
+        let count = lane.prepare(now, count.min(lane.free.len()));
+        let tags = lane.free.iter().rev().take(count).map(|slot| u64::from(*slot)).collect();
+        lane.started(count);
+        tags
+    }
+
+    fn answer(lane: &mut Lane, now: u64, tags: &[u64]) {
+        let done = || Outcome::Done { seq: bft_core::ids::Seq(1), result: Default::default() };
+        let mut completions = tags.iter().map(|tag| Completion { tag: *tag, outcome: done() }).collect();
+        lane.settle_all(now, &mut completions);
+    }
+
+    /// Latencies in milliseconds, the shortest first.
+    fn latencies(lane: &Lane) -> Vec<u64> {
+        let recorder = lock(&lane.recorder);
+        let recorded = recorder.measured().latencies.iter_recorded();
+        recorded.flat_map(|value| vec![value.value_iterated_to() / MS; value.count_at_value() as usize]).collect()
+    }
+
+    #[test]
+    fn latency_counts_from_when_an_operation_was_due_not_from_when_it_could_be_sent() {
+        // One is due each millisecond from 0 on, but nothing can be sent before 10 ms.
+        let schedule = Schedule::new(0, 1_000, 0, 1);
+        let mut lane = lane(LanePace::Open { schedule, started: 0 }, 0..100 * MS);
+        assert_eq!(lane.overdue(10 * MS), 11);
+        let tags = start(&mut lane, 10 * MS, 5);
+        answer(&mut lane, 12 * MS, &tags);
+        assert_eq!(latencies(&lane), [8, 9, 10, 11, 12], "a stall shows in all that it kept waiting");
+        assert_eq!((lane.overdue(10 * MS), lane.under_way()), (6, 0));
+    }
+
+    #[test]
+    fn what_is_not_answered_or_not_even_sent_in_the_end_counts_with_the_time_it_waited() {
+        let schedule = Schedule::new(0, 1_000, 0, 1);
+        let mut lane = lane(LanePace::Open { schedule, started: 0 }, 0..4 * MS);
+        start(&mut lane, MS, 2);
+        lane.end_at(9 * MS);
+        assert_eq!(latencies(&lane), [6, 7, 8, 9]);
+        assert_eq!(lock(&lane.recorder).measured().errors.total(), 2, "those that were sent");
+    }
+
+    #[test]
+    fn a_closed_loop_counts_from_when_an_operation_was_handed_over() {
+        let mut lane = lane(LanePace::Closed, 0..100 * MS);
+        let first = start(&mut lane, 3 * MS, 100);
+        assert_eq!((first.len(), lane.under_way()), (8, 8), "as many as there are slots");
+        answer(&mut lane, 5 * MS, &first[..1]);
+        let second = start(&mut lane, 5 * MS, 1);
+        assert_eq!(second, first[..1], "its slot is used again");
+        answer(&mut lane, 9 * MS, &second);
+        assert_eq!(latencies(&lane), [2, 4]);
     }
 }

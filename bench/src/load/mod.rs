@@ -44,6 +44,12 @@ impl Shared {
         Self { origin: Instant::now(), from: never(), until: never(), answered: AtomicU64::new(0) }
     }
 
+    /// With the measured interval known from the beginning.
+    #[cfg(test)]
+    fn measuring(interval: Range<u64>) -> Self {
+        Self { from: AtomicU64::new(interval.start), until: AtomicU64::new(interval.end), ..Self::new() }
+    }
+
     /// Nanoseconds since the load was made.
     pub fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_nanos()).expect("a process does not run for 584 years")

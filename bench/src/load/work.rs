@@ -163,11 +163,89 @@ fn encode(operation: Operation<'_>, out: &mut Vec<u8>) {
 }
 
 fn check_kv(asked: Asked, result: &[u8]) -> Verdict {
-    match (asked, Reply::decode(result)) {
-        (Asked::Put, Ok(Reply::Stored(_)))
-        | (Asked::Get, Ok(Reply::Value(_)))
-        | (Asked::Add, Ok(Reply::Counter(_))) => Verdict::Right,
-        (_, Ok(Reply::Error(_))) => Verdict::Refused,
-        _ => Verdict::Wrong,
+    let Ok(reply) = Reply::decode(result) else { return Verdict::Wrong };
+    let is_right = match asked {
+        Asked::Nothing => false,
+        Asked::Put => matches!(reply, Reply::Stored(_)),
+        Asked::Get => matches!(reply, Reply::Value(_)),
+        Asked::Add => matches!(reply, Reply::Counter(_)),
+    };
+    match reply {
+        _ if is_right => Verdict::Right,
+        Reply::Error(_) => Verdict::Refused,
+        Reply::Value(_)
+        | Reply::Stored(_)
+        | Reply::Deleted(_)
+        | Reply::Swapped
+        | Reply::Mismatch(_)
+        | Reply::Counter(_)
+        | Reply::Count(_) => Verdict::Wrong,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn operations(plan: WorkPlan, client: usize, count: usize) -> Vec<(Asked, Vec<u8>)> {
+        let mut work = Work::new(plan, client, 3);
+        let next = || {
+            let mut out = Vec::new();
+            work.next(&mut out).map(|asked| (asked, out))
+        };
+        std::iter::from_fn(next).take(count).collect()
+    }
+
+    #[test]
+    fn operations_have_the_size_that_was_asked_for() {
+        let null = operations(WorkPlan::Null { op_bytes: 5, reply_bytes: 0 }, 0, 10);
+        assert!(null.iter().all(|(asked, bytes)| *asked == Asked::Nothing && bytes.len() == 5));
+        let kv = operations(WorkPlan::Kv { mix: Mix::Mixed, keys: 100, value_bytes: 21 }, 0, 1000);
+        let mut kinds = BTreeMap::new();
+        for (asked, bytes) in &kv {
+            *kinds.entry(format!("{asked:?}")).or_insert(0) += 1;
+            let key = Operation::decode(bytes).unwrap().key().to_vec();
+            let key = u64::from_le_bytes(key.try_into().unwrap());
+            assert!(key < 100 && is_counter(Mix::Mixed, key) == (*asked == Asked::Add), "{asked:?} {key}");
+            let size = match asked {
+                Asked::Put => KV_PUT_BYTES_MIN + 21,
+                Asked::Get => 1 + KEY_BYTES,
+                Asked::Add => KV_ADD_BYTES,
+                Asked::Nothing => unreachable!("kv is asked for something"),
+            };
+            assert_eq!(bytes.len(), size);
+        }
+        assert!(kinds["Put"] > 400 && kinds["Get"] > 150 && kinds["Add"] > 150, "{kinds:?}");
+    }
+
+    #[test]
+    fn a_preload_writes_every_key_once() {
+        let plan = WorkPlan::Preload { mix: Mix::Mixed, keys: 1000, value_bytes: 8 };
+        let mut keys = std::collections::BTreeSet::new();
+        for client in 0..3 {
+            for (_, bytes) in operations(plan, client, usize::MAX) {
+                assert!(keys.insert(Operation::decode(&bytes).unwrap().key().to_vec()));
+            }
+        }
+        assert_eq!(keys.len(), 1000);
+    }
+
+    #[test]
+    fn answers_are_looked_at() {
+        let work = Work::new(WorkPlan::Kv { mix: Mix::Put, keys: 1, value_bytes: 8 }, 0, 1);
+        let bytes = |reply: Reply<'_>| {
+            let mut out = Vec::new();
+            reply.encode(&mut out);
+            out
+        };
+        assert_eq!(work.check(Asked::Get, &bytes(Reply::Value(None))), Verdict::Right);
+        assert_eq!(work.check(Asked::Put, &bytes(Reply::Value(None))), Verdict::Wrong);
+        assert_eq!(work.check(Asked::Add, &[0, 4]), Verdict::Refused);
+        assert_eq!(work.check(Asked::Add, &[]), Verdict::Wrong);
+        let null = Work::new(WorkPlan::Null { op_bytes: 1, reply_bytes: 3 }, 0, 1);
+        assert_eq!(null.check(Asked::Nothing, &[0; 3]), Verdict::Right);
+        assert_eq!(null.check(Asked::Nothing, &[0; 2]), Verdict::Wrong);
     }
 }
