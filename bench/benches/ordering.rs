@@ -26,6 +26,9 @@ use support::{Cheap, cluster, ed25519, quick};
 
 const REPLICAS: usize = 4;
 
+/// Makes the key with a number.
+type MakeKey = fn(usize) -> Arc<dyn Scheme>;
+
 /// One replica and what its shell keeps for it.
 struct Host {
     replica: Replica,
@@ -47,7 +50,7 @@ struct World {
 }
 
 impl World {
-    fn new(key: fn(usize) -> Arc<dyn Scheme>, operations_per_request: u32) -> Self {
+    fn new(key: MakeKey, operations_per_request: u32) -> Self {
         let schemes: Vec<_> = (0..=REPLICAS).map(key).collect();
         let config = cluster(&schemes[..REPLICAS]);
         let verifier = Verifier::new(config.clone(), schemes[REPLICAS].clone());
@@ -87,14 +90,15 @@ impl World {
             self.client.flush(at(self.now).mono, &mut self.effects);
             answered += self.effects.done.drain(..).inspect(|(_, outcome)| assert_done(outcome)).count();
             let sent: Vec<_> = self.effects.send.drain(..).collect();
-            sent.into_iter().for_each(|(to, message)| self.from_client(to, message));
+            sent.into_iter().for_each(|(to, message)| self.deliver(to, message));
             while let Some((to, input)) = self.queue.pop_front() {
                 self.step(to, input);
             }
         }
     }
 
-    fn from_client(&mut self, to: To, message: Message) {
+    /// What the client sends: a shard would check it and hand it to its replica.
+    fn deliver(&mut self, to: To, message: Message) {
         for replica in self.config.replicas().filter(|replica| to == To::All || to == To::One(*replica)) {
             let input = match &message {
                 Message::Request(request) => {
@@ -162,7 +166,7 @@ fn at(ns: u64) -> Now {
 
 fn ordering(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("four cores, operations of 16 B");
-    let schemes: [(&str, fn(usize) -> Arc<dyn Scheme>); 2] = [("Ed25519", ed25519), ("hash", Cheap::key)];
+    let schemes: [(&str, MakeKey); 2] = [("Ed25519", ed25519), ("hash", Cheap::key)];
     for (scheme, key) in schemes {
         for (operations, per_request) in [(1, 1), (64, 1), (4096, 256)] {
             let mut world = World::new(key, per_request);

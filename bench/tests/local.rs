@@ -129,7 +129,6 @@ fn what_becomes_of_clients_beyond_the_sessions_is_told() {
     let times = ["--duration", "1500ms", "--warmup", "100ms", "--output", "json"];
     let line = last_line(&run(folder.path(), &[&arguments[..], &times].concat()));
     assert!(number(&line["ops"]) > 0.0, "{line}");
-    assert!(number(&line["clients_with_session"]) <= 4.0, "{line}");
     let told = number(&line["busy"]) + number(&line["sessions_lost"]);
     assert!(told >= 2.0, "there is no room for two of six: {line}");
     let by_kind = line["errors_by_kind"].as_object().unwrap();

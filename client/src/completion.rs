@@ -23,6 +23,9 @@ pub struct Completion {
     pub outcome: Outcome,
 }
 
+/// Takes completions out of the vector, as many as came together.
+pub type BatchCallback = Box<dyn FnMut(&mut Vec<Completion>) + Send>;
+
 /// Where the completions of tagged operations go. Futures and blocking calls work beside all three.
 pub enum Completions {
     /// To a queue that [`Client::poll`](crate::Client::poll) empties.
@@ -31,7 +34,7 @@ pub enum Completions {
     Callback(Box<dyn FnMut(Completion) + Send>),
     /// To this function, on the client's I/O thread, as many at a time as came together; it takes them out. Like a
     /// callback, it must not wait; it may submit what is to follow.
-    Batches(Box<dyn FnMut(&mut Vec<Completion>) + Send>),
+    Batches(BatchCallback),
     /// There are none: tagged operations are refused.
     Futures,
 }
@@ -169,7 +172,7 @@ pub(crate) struct Outlet {
 enum Target {
     Queue { ready: Mutex<VecDeque<Completion>>, filled: Condvar },
     Callback(Mutex<Box<dyn FnMut(Completion) + Send>>),
-    Batches(Mutex<Box<dyn FnMut(&mut Vec<Completion>) + Send>>),
+    Batches(Mutex<BatchCallback>),
     Futures,
 }
 
