@@ -1,5 +1,7 @@
 //! `bft-bench` as others run it, and what it leaves behind.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
