@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bft_core::ids::ReplicaId;
 use bft_core::wire::message::Info;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::commands::measure::Outcome;
 use crate::environment::environment;
@@ -98,7 +98,7 @@ impl Report<'_> {
     fn object(&self) -> Value {
         let Outcome { tally, duration, end, sessions, overdue, .. } = self.outcome;
         let (op_bytes, reply_bytes) = tally.mean_bytes();
-        let errors: serde_json::Map<_, _> =
+        let errors: Map<_, _> =
             tally.errors.by_kind().map(|(kind, count)| (kind.name().to_string(), count.into())).collect();
         let mut object = json!({
             "ops_per_s": rounded(self.ops_per_s(), 1),
@@ -147,22 +147,16 @@ impl Report<'_> {
         let Outcome { begin, end, .. } = self.outcome;
         let pair = |(begin, end): (&Option<Info>, &Option<Info>)| {
             let (Some(begin), Some(end)) = (begin, end) else { return Value::Null };
-            let counted = |name: &str| {
-                let of = |info: &Info| info.counters.iter().find(|(own, _)| own == name).map(|(_, count)| *count);
-                Some(of(end)?.saturating_sub(of(begin)?))
-            };
+            let before = |name: &str| begin.counters.iter().find(|(own, _)| own == name).map_or(0, |(_, count)| *count);
+            let since = |(name, count): &(String, u64)| (name.clone(), Value::from(count.saturating_sub(before(name))));
+            let counters: Map<_, _> = end.counters.iter().map(since).collect();
             json!({
                 "replica": end.replica.0,
                 "view": end.view.0,
                 "executed": [begin.executed.0, end.executed.0],
                 "stable": [begin.stable.0, end.stable.0],
                 "snapshot": [begin.snapshot.0, end.snapshot.0],
-                "checkpoints": counted("checkpoints"),
-                "snapshots": counted("snapshots"),
-                "busy": counted("busy"),
-                "flushes": counted("flushes"),
-                "journal_bytes": counted("journal_bytes"),
-                "batches": counted("batches"),
+                "counters": counters,
             })
         };
         begin.iter().zip(end).map(pair).collect()

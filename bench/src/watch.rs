@@ -11,8 +11,6 @@ use bft_core::ids::ReplicaId;
 use bft_core::wire::message::Info;
 use bft_server::children::{LocalCluster, Usage};
 
-/// How long a replica has to say how it is.
-const ANSWER: Duration = Duration::from_millis(500);
 /// A block of `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
 
@@ -30,9 +28,9 @@ impl Observer {
         Client::open(config, Completions::Futures).map(Self)
     }
 
-    /// What each replica says, by id; `None` for one that is silent.
+    /// What each replica says, by id; `None` for one that is silent for so long.
     pub fn ask(&self, patience: Duration) -> Vec<Option<Info>> {
-        self.0.query_info(patience.min(ANSWER), false).into_iter().map(|(_, info)| info).collect()
+        self.0.query_info(patience, false).into_iter().map(|(_, info)| info).collect()
     }
 }
 

@@ -110,7 +110,8 @@ fn kv_is_preloaded_and_the_timeline_has_a_row_for_each_look() {
     let rows: Vec<Value> =
         fs::read_to_string(&timeline).unwrap().lines().map(|row| serde_json::from_str(row).unwrap()).collect();
     assert!(!rows.is_empty() && rows.len() as f64 == intervals, "{} rows, {line}", rows.len());
-    let snapshots: f64 = line["progress"].as_array().unwrap().iter().map(|one| number(&one["snapshots"])).sum();
+    let snapshots: f64 =
+        line["progress"].as_array().unwrap().iter().map(|one| number(&one["counters"]["snapshots"])).sum();
     assert!(snapshots > 0.0 && phases.contains_key("snapshot"), "{line}");
     for row in &rows {
         for field in ["ops", "commit_gap_ms", "busy", "latency_us", "phase"] {

@@ -33,8 +33,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How long the cluster has to close sessions.
 const CLOSE: Duration = Duration::from_secs(1);
-/// How long all replicas have to say how they are at the ends.
-const INFO: Duration = Duration::from_secs(2);
+/// How long a replica has to say how it is: under overload its answer waits behind everything else. At the beginning,
+/// and at each look, it has less: what is measured ends in time.
+const INFO: Duration = Duration::from_secs(10);
+const INFO_LOOK: Duration = Duration::from_millis(500);
 /// The exit code of one who was told twice to stop.
 const STOPPED_AT_ONCE: i32 = 130;
 
@@ -160,7 +162,7 @@ pub fn measure(
     stop.sleep_until(&load, interval.start)?;
     bystander.begins();
     is_answered(&load.recent())?;
-    let begin = observer.ask(INFO);
+    let begin = observer.ask(INFO.min(times.duration / 2));
     let mut watch = Watch {
         observer: &observer,
         load: &load,
@@ -272,7 +274,7 @@ impl Watch<'_> {
         let holdings = self.bystander.look();
         let (now, tally) = (self.load.now(), self.load.recent());
         let left = Duration::from_nanos(self.interval.end.saturating_sub(now));
-        let infos = self.observer.ask(left.max(LOOK_INTERVAL));
+        let infos = self.observer.ask(left.clamp(LOOK_INTERVAL, INFO_LOOK));
         let phase = self.phases.count(&tally, &infos);
         let told = Sessions::of(self.load);
         let (overdue, under_way) = self.load.backlog();
