@@ -58,6 +58,8 @@ pub struct Replica {
     pbft: Pbft,
     sessions: Sessions,
     pool: Pool,
+    /// Used while a batch is made, empty in between.
+    taken: Vec<SignedRequest>,
     executing: Executing,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
@@ -255,10 +257,10 @@ impl Replica {
             && self.pool.waiting() >= self.pbft.in_flight()
             && !self.executing.is_installing()
         {
-            let mut requests = Vec::new();
-            self.pool.take(&mut requests);
-            assert!(!requests.is_empty(), "one Request always fits a batch");
-            let body = Body::join(&requests);
+            self.pool.take(&mut self.taken);
+            assert!(!self.taken.is_empty(), "one Request always fits a batch");
+            let body = Body::join(&self.taken);
+            self.taken.clear();
             self.pbft.propose(now, body, &mut Outbox::new(out, &mut self.last, &mut self.index));
         }
     }
@@ -292,7 +294,7 @@ impl Replica {
 
     fn has_outstanding_work(&self) -> bool {
         self.pool.waiting() > 0
-            || self.pbft.slots().any(|slot| slot.accepted.is_some() && slot.committed.is_none())
+            || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
             || self.checkpoints.has_unstable(self.pbft.stable())
     }

@@ -81,6 +81,7 @@ impl Recovery {
             pbft,
             sessions: Sessions::new(params),
             pool: Pool::new(pool),
+            taken: Vec::new(),
             executing: Executing::new(&Scalars::default()),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
