@@ -45,6 +45,10 @@ counters! {
     checkpoints,
     /// Snapshots that became stable here.
     snapshots,
+    /// Snapshots whose image was ordered: one more than written while one is under way.
+    snapshots_begun,
+    /// Snapshots whose files are on stable storage.
+    snapshots_written,
     /// Commit certificates that came from a peer and were news.
     certificates_fetched,
     /// Commit certificates sent to peers.
