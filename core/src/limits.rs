@@ -38,6 +38,8 @@ pub const CLIENT_WINDOW: u64 = 64;
 pub const CLIENT_WINDOW_MAX: u64 = 1024;
 /// Default number of sessions.
 pub const SESSIONS_MAX: usize = 10_240;
+/// A session that was not used for so long gives way to a new one where the client table is full, in nanoseconds.
+pub const SESSION_IDLE: u64 = 60 * SECOND;
 /// Default size of the results of one Request.
 pub const REPLY_BYTES_MAX: usize = 256 * KIB;
 /// Unacknowledged result bytes at which a session must wait, except for its lowest open Request.

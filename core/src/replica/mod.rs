@@ -1,7 +1,8 @@
 //! One replica: an ordering core and everything around it that all ordering cores need. The door is [`Replica::step`];
 //! what goes in and out is in [`crate::door`]. Each part of the state lives with its rules in a file of its own:
 //!
-//! * `pool`: Requests that wait; `sessions`: exactly once; `executing`: committed batches into the service, in order;
+//! * `pool`: Requests that wait; `sessions`: exactly once; `idle`: whose session may give way to a new one; `executing`:
+//!   committed batches into the service, in order;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use crate::auth::{Scheme, Verified, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Answer, Effects, Halt, Input, Lane, LinkState, Now, To, Tuning};
-use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq};
+use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, SessionId};
 use crate::journal::superblock::Superblock;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::{Ignored, Pbft};
@@ -26,6 +27,7 @@ mod catch_up;
 mod checkpoints;
 mod counters;
 mod executing;
+mod idle;
 pub mod index;
 mod pool;
 mod recovery;
@@ -40,6 +42,7 @@ use batches::Batches;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use executing::Executing;
+use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
 use sessions::Sessions;
@@ -52,6 +55,8 @@ const RESULTS_ALWAYS_SENT: usize = 256;
 const PURGE_INTERVAL: u64 = crate::limits::SECOND;
 /// What a client whose Request finds no room is told to wait, in milliseconds.
 const BUSY_RETRY_MS: u32 = 20;
+/// The same, of a client who finds the client table full of sessions in use, in milliseconds.
+const SESSIONS_BUSY_RETRY_MS: u32 = 500;
 
 /// One replica of a cluster.
 pub struct Replica {
@@ -62,6 +67,7 @@ pub struct Replica {
     tuning: Tuning,
     pbft: Pbft,
     sessions: Sessions,
+    idle: IdleMarks,
     pool: Pool,
     /// Used while a batch is made, empty in between.
     taken: Vec<SignedRequest>,
@@ -228,14 +234,11 @@ impl Replica {
             self.answer(&request.entry, &reply, Detail::Full, out);
             return;
         }
+        if !self.has_session_for(&request) {
+            return self.refuse_for_now(&request, SESSIONS_BUSY_RETRY_MS, out);
+        }
         match self.pool.add(&request) {
-            Added::Full => {
-                self.counters.busy += 1;
-                if let Some(link) = self.clients.get(&request.entry.client) {
-                    let busy = Busy { request: request.entry.digest, retry_after_ms: BUSY_RETRY_MS };
-                    out.answer.push((*link, Answer::Busy(busy)));
-                }
-            }
+            Added::Full => self.refuse_for_now(&request, BUSY_RETRY_MS, out),
             Added::New | Added::Known
                 if self.pbft.is_primary() || forwarded_by.is_some() || !self.pbft.is_normal() => {}
             // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
@@ -244,6 +247,22 @@ impl Replica {
                 let message = Message::Request(request);
                 Outbox::new(out, &mut self.last, &mut self.index).send(to, Lane::Bulk, message, LogPosition(0));
             }
+        }
+    }
+
+    /// Openings beyond the maximum of sessions are not ordered: they would end the sessions of others (PROTOCOL §14).
+    fn has_session_for(&self, request: &SignedRequest) -> bool {
+        let entry = &request.entry;
+        entry.session != SessionId(0)
+            || self.pool.knows(&entry.digest)
+            || self.sessions.has_room_for(&entry.client, self.pool.openings(), self.idle.idle_below())
+    }
+
+    fn refuse_for_now(&mut self, request: &SignedRequest, retry_after_ms: u32, out: &mut Effects) {
+        self.counters.busy += 1;
+        if let Some(link) = self.clients.get(&request.entry.client) {
+            let busy = Busy { request: request.entry.digest, retry_after_ms };
+            out.answer.push((*link, Answer::Busy(busy)));
         }
     }
 
@@ -312,6 +331,7 @@ impl Replica {
         }
         if now.mono >= self.next_purge {
             self.next_purge = now.mono.after(PURGE_INTERVAL);
+            self.idle.tick(now.mono, self.sessions.next_recency());
             self.purge_pool();
         }
         self.next_status = self.next_status.min(now.mono.after(interval));

@@ -50,6 +50,8 @@ pub struct Pool {
     turns: VecDeque<PublicKey>,
     /// Every Request that waits, or was taken and is not executed yet.
     known: Set<Digest>,
+    /// Those of them that open a session.
+    openings: Set<Digest>,
     bytes: usize,
     waiting: usize,
     /// Memory of queues that came to their end.
@@ -77,6 +79,7 @@ impl Pool {
             queues: Map::default(),
             turns: VecDeque::new(),
             known: Set::default(),
+            openings: Set::default(),
             bytes: 0,
             waiting: 0,
             spare: Vec::new(),
@@ -111,6 +114,9 @@ impl Pool {
         self.bytes += size;
         self.waiting += 1;
         self.known.insert(request.entry.digest);
+        if request.entry.session == SessionId(0) {
+            self.openings.insert(request.entry.digest);
+        }
         Added::New
     }
 
@@ -123,6 +129,7 @@ impl Pool {
     pub fn forget_ordered(&mut self) {
         let waiting: Set<Digest> = self.iter().map(|request| request.entry.digest).collect();
         self.known = waiting;
+        self.openings.retain(|digest| self.known.contains(digest));
     }
 
     /// A batch that holds this Request is proposed: it waits no longer, and is known until it is executed.
@@ -187,6 +194,7 @@ impl Pool {
         if !self.known.remove(digest) {
             return;
         }
+        self.openings.remove(digest);
         let Some(queue) = self.queues.get_mut(client) else { return };
         let Some(index) = queue.requests.iter().position(|request| request.entry.digest == *digest) else { return };
         let request = queue.requests.remove(index).expect("it was found there");
@@ -209,6 +217,7 @@ impl Pool {
                 let keep = is_open(request);
                 if !keep {
                     self.known.remove(&request.entry.digest);
+                    self.openings.remove(&request.entry.digest);
                     queue.bytes -= request.bytes.len();
                     self.bytes -= request.bytes.len();
                     self.waiting -= 1;
@@ -230,6 +239,18 @@ impl Pool {
         self.waiting
     }
 
+    /// Whether a Request waits, or is in a batch that is not executed yet.
+    #[must_use]
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.known.contains(digest)
+    }
+
+    /// How many Requests that open a session wait, or are in a batch that is not executed yet.
+    #[must_use]
+    pub fn openings(&self) -> usize {
+        self.openings.len()
+    }
+
     /// The Requests that wait, client by client.
     pub fn iter(&self) -> impl Iterator<Item = &SignedRequest> {
         self.turns.iter().flat_map(|client| &self.queues[client].requests)
@@ -245,6 +266,7 @@ impl Pool {
         let spare_room: usize = self.spare.iter().map(VecDeque::capacity).sum();
         assert!(spare_room == self.spare_room && spare_room <= SPARE_ROOM_MAX, "spare queues are counted right");
         assert!(self.iter().all(|request| self.known.contains(&request.entry.digest)));
+        assert!(self.openings.is_subset(&self.known), "openings are forgotten with the rest");
     }
 
     /// Lets go of an empty queue; its memory serves the next client.
@@ -273,10 +295,14 @@ mod tests {
     };
 
     fn request(client: u8, req_no: u64, size: usize) -> SignedRequest {
+        request_of(SessionId(1), client, req_no, size)
+    }
+
+    fn request_of(session: SessionId, client: u8, req_no: u64, size: usize) -> SignedRequest {
         let operation = vec![client; size];
         let bytes = encode_request(
             PublicKey([client; 32]),
-            SessionId(1),
+            session,
             RequestNo(req_no),
             RequestNo(0),
             0,
@@ -333,6 +359,23 @@ mod tests {
             Body::parse(Body::join(batch).bytes().clone(), bounds).expect("a batch that every replica accepts");
         }
         assert_eq!(batches.map(|batch| batch.len()), [2, 1]);
+    }
+
+    #[test]
+    fn openings_are_counted_until_they_are_executed() {
+        let mut pool = Pool::new(BOUNDS);
+        let openings: Vec<_> = (1..=3).map(|client| request_of(SessionId(0), client, 0, 10)).collect();
+        assert!(openings.iter().chain([&request(4, 1, 10)]).all(|request| pool.add(request) == Added::New));
+        assert_eq!(pool.openings(), 3);
+        let mut batch = Vec::new();
+        pool.take(&mut batch);
+        assert_eq!((pool.waiting(), pool.openings()), (0, 3), "they are on their way");
+        assert!(openings.iter().all(|opening| pool.knows(&opening.entry.digest)));
+        for opening in &openings {
+            pool.executed(&opening.entry.client, &opening.entry.digest);
+        }
+        pool.check();
+        assert_eq!(pool.openings(), 0);
     }
 
     #[test]

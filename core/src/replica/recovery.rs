@@ -10,6 +10,7 @@ use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
 use super::counters::Counters;
 use super::executing::Executing;
+use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
 use super::sessions::Sessions;
@@ -108,6 +109,7 @@ impl Recovery {
             clients: std::collections::HashMap::default(),
             peers: ReplicaSet::EMPTY,
             next_status: Nanos(0),
+            idle: IdleMarks::default(),
             next_purge: Nanos(0),
             counters: Counters::default(),
             tuning,

@@ -28,8 +28,10 @@ const NEW_VIEW_INTERVAL: u64 = 4;
 #[derive(Debug)]
 pub struct Views {
     timer: Option<Timer>,
-    /// Views in a row in which nothing was executed.
+    /// Views in a row that were left before anything was executed in them.
     failed: u32,
+    /// Whether something was executed in the present one.
+    has_progressed: bool,
     /// Batches with a Request that had an effect, executed so far.
     effective: u64,
     /// The time that the shell was told to call at.
@@ -62,6 +64,7 @@ impl Views {
         Self {
             timer: None,
             failed: 0,
+            has_progressed: true,
             effective: 0,
             told: None,
             latency: 0,
@@ -74,6 +77,14 @@ impl Views {
     pub fn executed_effective(&mut self) {
         self.effective += 1;
         self.failed = 0;
+        self.has_progressed = true;
+    }
+
+    /// The present view is left.
+    fn leave(&mut self) {
+        if !std::mem::take(&mut self.has_progressed) {
+            self.failed = self.failed.saturating_add(1);
+        }
     }
 
     /// The shell is told to call at this time.
@@ -181,7 +192,6 @@ impl Replica {
 
     /// Gives up the primary of the current view.
     fn suspect(&mut self, out: &mut Effects) {
-        self.views.failed = self.views.failed.saturating_add(1);
         self.counters.suspected += 1;
         self.go_to(self.pbft.view().next(), out);
     }
@@ -195,6 +205,7 @@ impl Replica {
     /// Leaves the current view, and persists that (P4).
     fn leave_for(&mut self, view: View, out: &mut Effects) {
         self.counters.views_left += 1;
+        self.views.leave();
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         let open = self.pbft.leave(view, &mut outbox);
         self.superblock.promised = view;
@@ -208,8 +219,8 @@ impl Replica {
     }
 
     fn send_view_change_when_promised(&mut self, out: &mut Effects) {
-        let certificate = self.superblock.stable.clone();
-        if let Some(message) = self.pbft.view_change_when_promised(self.durable, certificate) {
+        if self.pbft.has_promised(self.durable) {
+            let message = self.pbft.make_view_change(self.superblock.stable.clone());
             let needs = self.views_need;
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
             outbox.send(To::All, Lane::Control, Message::ViewChange(message), needs);

@@ -202,6 +202,8 @@ fn payload_estimate(message: &Message) -> usize {
         Message::Slot(slot) => FIXED + slot_bytes(slot),
         Message::Log(slots) => FIXED + slots.iter().map(slot_bytes).sum::<usize>(),
         Message::Body(batch) => FIXED + batch.body.bytes().len(),
+        Message::ViewChange(view_change) => view_change.bytes_at_most(),
+        Message::NewView(new_view) => new_view.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
@@ -210,8 +212,6 @@ fn payload_estimate(message: &Message) -> usize {
         | Message::Commit(_)
         | Message::Checkpoint(_)
         | Message::Snapshot(_)
-        | Message::ViewChange(_)
-        | Message::NewView(_)
         | Message::Status(_)
         | Message::FetchSlot(_)
         | Message::FetchBody(_)

@@ -27,8 +27,9 @@ use crate::limits::{self, FRAME_ALIGN, FRAME_HEADER_BYTES};
 /// The first four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"BFT1";
 
-/// The version of headers and archives. A change of any byte of `wire_bytes_are_frozen` raises it.
-pub const WIRE_VERSION: u16 = 2;
+/// The version of headers and payloads. From the first release on, a change of any byte of `wire_bytes_are_frozen`
+/// raises it.
+pub const WIRE_VERSION: u16 = 1;
 
 /// What the peer of a link is to the one who reads from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

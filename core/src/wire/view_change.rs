@@ -28,6 +28,15 @@ impl ViewChange {
         out
     }
 
+    /// What it takes in canonical bytes, at most.
+    #[must_use]
+    pub fn bytes_at_most(&self) -> usize {
+        /// Fixed fields, and a checkpoint of every replica.
+        const FIXED: usize = 256 + REPLICAS_MAX * (2 + SIGNATURE_BYTES);
+        let prepares: usize = self.prepared.iter().map(|certificate| certificate.prepares.len()).sum();
+        FIXED + 256 * self.prepared.len() + 98 * prepares
+    }
+
     /// What the sender signs.
     #[must_use]
     pub fn signing_bytes(&self, cluster: ClusterId) -> SigningBytes {
@@ -55,7 +64,7 @@ impl ViewChange {
     }
 
     fn unsigned(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(256 + 640 * self.prepared.len());
+        let mut out = Vec::with_capacity(self.bytes_at_most());
         put_u64(&mut out, self.epoch.0);
         put_u64(&mut out, self.view.0);
         put_u16(&mut out, self.replica.0);
@@ -76,6 +85,12 @@ impl NewView {
         let mut out = self.unsigned();
         out.extend_from_slice(&self.signature.0);
         out
+    }
+
+    /// What it takes in canonical bytes, at most.
+    #[must_use]
+    pub fn bytes_at_most(&self) -> usize {
+        128 + self.view_changes.iter().map(|message| 4 + message.bytes_at_most()).sum::<usize>()
     }
 
     /// What the new primary signs.
@@ -103,7 +118,7 @@ impl NewView {
     }
 
     fn unsigned(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.bytes_at_most());
         put_u64(&mut out, self.epoch.0);
         put_u64(&mut out, self.view.0);
         put_count(&mut out, self.view_changes.len(), REPLICAS_MAX);

@@ -142,3 +142,23 @@ fn abandon_ends_everything_at_once() {
     harness.flush();
     assert_eq!((harness.done.len(), harness.deadline), (2, None));
 }
+
+#[test]
+fn whoever_is_given_no_session_is_told_that_there_is_none_and_asks_on() {
+    let mut harness = Harness::with(ProtocolParams::default(), ClientOptions::default());
+    let deadline = harness.now.after(700 * MILLISECOND);
+    harness.core.submit(Bytes::from_static(b"operation"), 1, Some(deadline)).unwrap();
+    harness.flush();
+    for replica in 0..N {
+        harness.info(replica, 0, 5);
+    }
+    let opening = harness.last_request();
+    let busy = Message::Busy(Busy { request: opening.entry.digest, retry_after_ms: 500 });
+    (0..N).for_each(|replica| harness.message(replica, &busy));
+    harness.pass(1000 * MILLISECOND);
+    assert_eq!(harness.done, [not_sent(1, NotSent::Overloaded)]);
+    let again = harness.last_request();
+    assert_eq!(again.entry.digest, opening.entry.digest, "it is not given up");
+    harness.answer(&[0, 1], &again, 7, Code::Ok, &opening_results(again.entry.digest, 9));
+    assert_eq!(harness.core.session(), Some(SessionId(9)));
+}

@@ -118,20 +118,18 @@ impl Pbft {
         self.views.phase = Phase::Promising(at);
     }
 
-    /// Makes the own VIEW-CHANGE once the promise is durable; `certificate` is that of the last stable checkpoint.
-    pub fn view_change_when_promised(
-        &mut self,
-        durable: LogPosition,
-        certificate: Option<Checkpoint>,
-    ) -> Option<Arc<ViewChange>> {
-        let promised = crate::mutant!(M12PromiseNotWaitedFor, LogPosition(u64::MAX), LogPosition(0));
+    /// Whether the own VIEW-CHANGE is to be made: everything up to `durable` is durable, and the promise is.
+    #[must_use]
+    pub fn has_promised(&self, durable: LogPosition) -> bool {
+        let waits = crate::mutant!(M12PromiseNotWaitedFor, LogPosition(u64::MAX), LogPosition(0));
         match self.views.phase {
-            Phase::Promising(at) if at.min(promised) <= durable => Some(self.make_view_change(certificate)),
-            Phase::Promising(_) | Phase::Normal | Phase::Changing => None,
+            Phase::Promising(at) => at.min(waits) <= durable,
+            Phase::Normal | Phase::Changing => false,
         }
     }
 
-    /// Makes the own VIEW-CHANGE for the current view from what is durable.
+    /// Makes the own VIEW-CHANGE for the current view; everything that it names is durable. `certificate` is that of the
+    /// last stable checkpoint.
     pub fn make_view_change(&mut self, certificate: Option<Checkpoint>) -> Arc<ViewChange> {
         let stable = certificate.as_ref().map_or(Seq(0), |certificate| certificate.seq);
         let slots = self.window.iter().filter(|slot| slot.seq > stable);

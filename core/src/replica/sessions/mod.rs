@@ -170,6 +170,23 @@ impl Sessions {
         }
     }
 
+    /// Whether `client` can open a session, behind `openings` others that are on their way, without an end to one that
+    /// was in use since the time of `idle_below` (what [`Self::next_recency`] was then).
+    #[must_use]
+    pub fn has_room_for(&self, client: &PublicKey, openings: usize, idle_below: u64) -> bool {
+        let free = self.params.sessions_max as usize - self.table.len();
+        let evicted = (openings + 1).saturating_sub(free);
+        let replaces_its_own = self.by_client.contains_key(client);
+        let idle = self.by_age().take_while(|(_, session)| session.recency < idle_below);
+        replaces_its_own || idle.take(evicted).count() == evicted
+    }
+
+    /// Sessions that are used from now on have at least this recency.
+    #[must_use]
+    pub fn next_recency(&self) -> u64 {
+        self.next_recency
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {
