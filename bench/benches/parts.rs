@@ -84,7 +84,7 @@ fn body(operations: usize) -> Body {
 
 fn messages(criterion: &mut Criterion) {
     let body = body(OPERATIONS);
-    let pre_prepare = PrePrepare { position: position(1), ballot: ballot(), header: body.header(1), body };
+    let pre_prepare = PrePrepare { position: position(1), ballot: ballot(), header: body.header(1), body: body.into() };
     let mut group = criterion.benchmark_group("message");
     group.throughput(Throughput::Elements(OPERATIONS as u64));
     let one = Message::Request(request(&*ed25519(0), 1, OPERATIONS));

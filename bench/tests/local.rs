@@ -124,16 +124,17 @@ fn kv_is_preloaded_and_the_timeline_has_a_row_for_each_look() {
 }
 
 #[test]
-fn what_becomes_of_clients_beyond_the_sessions_is_told() {
+fn clients_beyond_the_sessions_are_told_busy_and_nobody_else_suffers() {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["local", "--clients", "6", "--sessions-max", "4", "--inflight", "1", "--timeout", "1s"];
     let times = ["--duration", "1500ms", "--warmup", "100ms", "--output", "json"];
     let line = last_line(&run(folder.path(), &[&arguments[..], &times].concat()));
     assert!(number(&line["ops"]) > 0.0, "{line}");
-    let told = number(&line["busy"]) + number(&line["sessions_lost"]);
-    assert!(told >= 2.0, "there is no room for two of six: {line}");
+    assert_eq!((&line["clients_with_session"], &line["sessions_lost"]), (&4.into(), &0.into()), "{line}");
+    assert!(number(&line["clients_told_busy"]) >= 2.0 && number(&line["busy"]) >= 2.0, "{line}");
+    // Only operations of those without a session failed: refused, or given up, before they left.
     let by_kind = line["errors_by_kind"].as_object().unwrap();
-    assert!(by_kind.keys().all(|kind| kind == "not_sent_deadline" || kind == "unknown_session_lost"), "{line}");
+    assert!(by_kind.keys().all(|kind| kind == "not_sent_overloaded" || kind == "not_sent_deadline"), "{line}");
     assert_nothing_left(folder.path());
 }
 
