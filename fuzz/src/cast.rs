@@ -143,7 +143,7 @@ impl Cast {
 
     fn pre_prepare(&self, seq: Seq, request: &SignedRequest) -> PrePrepare {
         let body = Body::join(std::slice::from_ref(request));
-        let header = body.header(1_700_000_000_000_000_000 + seq.0);
+        let header = body.header(1_700_000_000_000_000_000 + seq.0 % 1_000_000);
         let epoch = self.config.epoch();
         let digest = header.digest(self.config.cluster_id(), epoch);
         let position = Position { epoch, view: self.view(), seq, digest };
