@@ -51,15 +51,17 @@ struct Written {
     records: Vec<(LogPosition, Record)>,
 }
 
-static WRITTEN: LazyLock<Vec<Written>> = LazyLock::new(|| {
-    let end = |close| {
-        move |journal: &mut Journal| {
-            if close {
-                journal.close()
-            }
-        }
-    };
-    vec![write(0, end(false)), write(3, end(false)), write(9, end(false)), write(9, end(true))]
+/// How a journal's life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By a crash, with nothing under way.
+    Crash,
+    /// With the mark of a clean stop.
+    Stop,
+}
+
+static WRITTEN: LazyLock<[Written; 4]> = LazyLock::new(|| {
+    [(0, End::Crash), (3, End::Crash), (9, End::Crash), (9, End::Stop)].map(|(rounds, end)| write(rounds, end))
 });
 
 /// Records of every kind, `count` times.
@@ -77,7 +79,7 @@ fn of_message(seq: u64, message: Message) -> Vec<Record> {
     } else if let Message::Slot(CommittedSlot { certificate, body }) = message {
         let CommitCertificate { position, header, proposal, commits, .. } = certificate.clone();
         let prepares = commits.into_iter().map(|(replica, ballot, _)| (replica, ballot)).collect();
-        let body = (seq % 2 == 0).then(|| body.bytes().clone());
+        let body = seq.is_multiple_of(2).then(|| body.bytes().clone());
         vec![
             Record::Cert(PreparedCertificate { position, header, proposal, prepares }),
             Record::Committed(Committed { certificate, body }),
@@ -93,7 +95,7 @@ fn of_message(seq: u64, message: Message) -> Vec<Record> {
     }
 }
 
-fn write(rounds: usize, end: impl FnOnce(&mut Journal)) -> Written {
+fn write(rounds: usize, end: End) -> Written {
     let first = Superblock::first(&Directory {
         cluster_id: Cast::fixed().config.cluster_id(),
         replica: Cast::fixed().speaker,
@@ -108,7 +110,7 @@ fn write(rounds: usize, end: impl FnOnce(&mut Journal)) -> Written {
     let mut written = Vec::new();
     let mut superblock = first;
     for (position, record) in (1..).map(LogPosition).zip(records(rounds)) {
-        let place = if position.0 % 13 == 0 {
+        let place = if position.0.is_multiple_of(13) {
             superblock.sequence += 1;
             superblock.promised = superblock.promised.next();
             Place::Superblock(Box::new(superblock.clone()))
@@ -119,8 +121,10 @@ fn write(rounds: usize, end: impl FnOnce(&mut Journal)) -> Written {
         journal.append(Persist { position, place });
         settle(&mut journal, &mut disk);
     }
-    end(&mut journal);
-    settle(&mut journal, &mut disk);
+    if end == End::Stop {
+        journal.close();
+        settle(&mut journal, &mut disk);
+    }
     Written { disk, records: written }
 }
 
@@ -251,7 +255,7 @@ fn harm(disk: &mut Disk, feed: &mut Feed<'_>) -> Sealed {
 fn rewrite_superblock(disk: &mut Disk, feed: &mut Feed<'_>) -> Sealed {
     if let Ok((mut superblock, _)) = read_superblock(&disk.superblock) {
         let position =
-            |feed: &mut Feed<'_>| LogPosition(if feed.u8() % 4 == 0 { feed.u64() } else { feed.u8().into() });
+            |feed: &mut Feed<'_>| LogPosition(if feed.u8().is_multiple_of(4) { feed.u64() } else { feed.u8().into() });
         superblock.journal_start = position(feed);
         superblock.durable_through = position(feed);
         disk.superblock = superblock.encode_file().to_vec();
@@ -278,7 +282,7 @@ fn seal_anew(file: &mut [u8], start: usize, feed: &mut Feed<'_>) -> Sealed {
 /// A superblock's file, or a record. What reads encodes to the bytes that it was read from.
 pub fn disk(data: &[u8]) {
     let mut feed = Feed::new(data);
-    if feed.u8() % 2 == 0 {
+    if feed.u8().is_multiple_of(2) {
         let bytes = Bytes::copy_from_slice(feed.rest());
         if let Ok(record) = read_record(&bytes) {
             let mut out = BlockBuf::with_capacity(record.encoded_len());

@@ -1,6 +1,6 @@
 //! Streams of frames, and the payloads in them.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use bft_core::auth::Verifier;
 use bft_core::wire::archive::{decode, encode};
@@ -152,10 +152,4 @@ pub fn payload(cast: &Cast, message: &Message) -> Vec<u8> {
 #[must_use]
 pub fn cast() -> &'static Cast {
     &SETTING.cast
-}
-
-/// The verifier of a cast, as a replica of it has one.
-#[must_use]
-pub fn verifier(cast: &Cast) -> Verifier {
-    Verifier::new(cast.config.clone(), Arc::clone(&cast.client))
 }
