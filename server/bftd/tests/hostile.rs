@@ -432,6 +432,78 @@ fn counter(info: &Info, name: &str) -> u64 {
     info.counters.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no counter {name}")).1
 }
 
+/// The three thirds of an attack, and how many lies were told beside them.
+struct Attack {
+    early: Third,
+    of_client: Third,
+    of_replica: Third,
+    lies: AtomicUsize,
+}
+
+impl Attack {
+    fn of(total: u64) -> Self {
+        Self {
+            early: Third::new("before the handshake", total - 2 * (total / 3)),
+            of_client: Third::new("as a client", total / 3),
+            of_replica: Third::new("as a replica", total / 3),
+            lies: AtomicUsize::new(0),
+        }
+    }
+
+    fn sent(&self) -> [u64; 3] {
+        [&self.early, &self.of_client, &self.of_replica].map(|third| third.sent.load(Ordering::Acquire))
+    }
+
+    /// Sends everything, while `meanwhile` is called again and again.
+    fn run(&self, stage: &Stage, seed: u64, mut meanwhile: impl FnMut()) {
+        let draw = move |which: u64| Draw::new(seed.wrapping_mul(1000).wrapping_add(which));
+        let mut stream = stage.connect().unwrap();
+        let recorded = stage.shake(&mut stream, &stage.client, &mut Draw::new(9)).unwrap().take_output();
+        let recorded = &recorded;
+        std::thread::scope(|scope| {
+            let mut attackers = vec![scope.spawn(move || slow_lorises(stage))];
+            for which in 0..2 {
+                attackers.push(scope.spawn(move || {
+                    self.early.deliver(draw(which), |draw| before_the_handshake(stage, recorded, draw));
+                }));
+                attackers.push(scope.spawn(move || {
+                    self.of_client.deliver(draw(10 + which), |draw| {
+                        in_a_session(stage, PeerRole::Client, &stage.client, Vec::new(), draw)
+                    });
+                }));
+            }
+            // One link at a time: a second one of a replica would end the first.
+            attackers.push(scope.spawn(move || self.as_the_replica(stage, draw(20))));
+            while attackers.iter().any(|attacker| !attacker.is_finished()) {
+                meanwhile();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            attackers.into_iter().for_each(|attacker| attacker.join().unwrap());
+        });
+    }
+
+    fn as_the_replica(&self, stage: &Stage, draw: Draw) {
+        let mut count = 0;
+        self.of_replica.deliver(draw, |draw| {
+            count += 1;
+            let is_lying = count % LIES_EVERY == 0;
+            let before = if is_lying { stage.lies(draw) } else { Vec::new() };
+            in_a_session(stage, PeerRole::Replica, &stage.replica, before, draw)?;
+            self.lies.fetch_add(if is_lying { LIES } else { 0 }, Ordering::AcqRel);
+            Ok(())
+        });
+    }
+}
+
+/// Tells the victim, which does not run yet, to let enemies in again at once.
+fn refuse_nobody(cluster: &LocalCluster, victim: ReplicaId) {
+    let file = cluster.testnet().config(victim);
+    let text = fs::read_to_string(&file).unwrap();
+    let (default, none) = ("refusal_max = \"30s\"", "refusal_max = \"0s\"");
+    assert!(text.contains(default));
+    fs::write(&file, text.replace(default, none)).unwrap();
+}
+
 #[test]
 fn malformed_inputs_against_a_live_replica_leave_it_serving_with_bounded_memory() {
     let total = from_environment("BFT_HOSTILE_INPUTS", 6_000);
@@ -440,63 +512,18 @@ fn malformed_inputs_against_a_live_replica_leave_it_serving_with_bounded_memory(
     let dir = tempfile::tempdir().unwrap();
     let mut cluster = cluster(dir.path(), SNAPSHOTS_RARELY);
     let stage = Stage::new(&cluster);
-    let file = cluster.testnet().config(stage.victim);
-    let text = fs::read_to_string(&file).unwrap();
-    assert!(text.contains("refusal_max = \"30s\""));
-    fs::write(&file, text.replace("refusal_max = \"30s\"", "refusal_max = \"0s\"")).unwrap();
+    refuse_nobody(&cluster, stage.victim);
     let honest: Vec<_> = stage.cast.config.replicas().filter(|replica| *replica != stage.liar).collect();
-    for replica in &honest {
-        cluster.start(*replica).unwrap();
-    }
-    for replica in &honest {
-        cluster.child(*replica).wait_ready(PATIENCE).unwrap();
-    }
+    honest.iter().for_each(|replica| cluster.start(*replica).unwrap());
+    honest.iter().for_each(|replica| cluster.child(*replica).wait_ready(PATIENCE).unwrap());
     let observer = Observer::new(&cluster);
     let mut steady = Steady::new(&cluster);
     (0..200).for_each(|_| steady.add());
     let before = observer.info(stage.victim).unwrap();
     let rss_before = cluster.child(stage.victim).usage().unwrap().rss_max_kib;
 
-    let thirds = [total - 2 * (total / 3), total / 3, total / 3];
-    let [early, of_client, of_replica] =
-        [("before the handshake", thirds[0]), ("as a client", thirds[1]), ("as a replica", thirds[2])]
-            .map(|(name, count)| Third::new(name, count));
-    let recorded = stage.shake(&mut stage.connect().unwrap(), &stage.client, &mut Draw::new(9)).unwrap().take_output();
-    let lies = AtomicUsize::new(0);
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        let draw = move |which: u64| Draw::new(seed.wrapping_mul(1000).wrapping_add(which));
-        let (early, of_client, of_replica) = (&early, &of_client, &of_replica);
-        let (stage, recorded, lies) = (&stage, &recorded, &lies);
-        let mut attackers = vec![scope.spawn(move || slow_lorises(stage))];
-        for which in 0..2 {
-            attackers.push(scope.spawn(move || {
-                early.deliver(draw(which), |draw| before_the_handshake(stage, recorded, draw));
-            }));
-            attackers.push(scope.spawn(move || {
-                of_client.deliver(draw(10 + which), |draw| {
-                    in_a_session(stage, PeerRole::Client, &stage.client, Vec::new(), draw)
-                });
-            }));
-        }
-        // One link at a time: a second one of a replica would end the first.
-        attackers.push(scope.spawn(move || {
-            let mut count = 0;
-            of_replica.deliver(draw(20), |draw| {
-                count += 1;
-                let before = if count % LIES_EVERY == 0 { stage.lies(draw) } else { Vec::new() };
-                lies.fetch_add(if before.is_empty() { 0 } else { LIES }, Ordering::AcqRel);
-                in_a_session(stage, PeerRole::Replica, &stage.replica, before, draw)
-            });
-        }));
-        while attackers.iter().any(|attacker| !attacker.is_finished()) {
-            steady.add();
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        for attacker in attackers {
-            attacker.join().unwrap();
-        }
-    });
+    let (attack, started) = (Attack::of(total), Instant::now());
+    attack.run(&stage, seed, || steady.add());
     let took = started.elapsed();
 
     // It is the same process, its memory is bounded, and it has counted what was sent.
@@ -504,20 +531,17 @@ fn malformed_inputs_against_a_live_replica_leave_it_serving_with_bounded_memory(
     let grown = cluster.child(stage.victim).usage().unwrap().rss_max_kib - rss_before;
     let after = observer.info(stage.victim).unwrap();
     let delta = |name| counter(&after, name) - counter(&before, name);
-    let [sent_early, sent_client, sent_replica] =
-        [&early, &of_client, &of_replica].map(|third| third.sent.load(Ordering::Acquire));
+    let (failed, rejected) = (delta("handshakes_failed"), delta("links_rejected"));
+    let [early, of_client, of_replica] = attack.sent();
     eprintln!(
-        "{sent_early} inputs before the handshake, {sent_client} as a client, {sent_replica} as a replica, and {} lies \
-         in {took:.1?}; the replica counted {} failed handshakes and {} rejected links; its memory grew by {grown} KiB; \
-         {} adds were answered meanwhile",
-        lies.load(Ordering::Acquire),
-        delta("handshakes_failed"),
-        delta("links_rejected"),
+        "{early} inputs before the handshake, {of_client} as a client, {of_replica} as a replica, and {} lies in \
+         {took:.1?}; the replica counted {failed} failed handshakes and {rejected} rejected links; its memory grew by \
+         {grown} KiB; {} adds were answered meanwhile",
+        attack.lies.load(Ordering::Acquire),
         steady.answered - 200,
     );
-    assert_eq!(sent_early + sent_client + sent_replica, total);
-    assert!(delta("handshakes_failed") >= sent_early + LORISES as u64);
-    assert!(delta("links_rejected") >= sent_client + sent_replica);
+    assert_eq!(early + of_client + of_replica, total);
+    assert!(failed >= early + LORISES as u64 && rejected >= of_client + of_replica);
     assert!(grown < GROWTH_KIB_MAX, "memory grew by {grown} KiB");
 
     // The cluster serves as before, and takes the replica back that was played.
@@ -562,9 +586,8 @@ fn an_enemys_address_is_refused_for_a_while_and_nobody_elses() {
         early_data(enemy);
         refused() >= at_first + 3
     });
-    let stranger = connect_from(Ipv4Addr::new(127, 0, 0, 10), stage.address);
-    let mut session = stranger;
-    stage.shake(&mut session, &stage.client, &mut Draw::new(1)).expect("another address is let in");
+    let mut stranger = connect_from(Ipv4Addr::new(127, 0, 0, 10), stage.address);
+    stage.shake(&mut stranger, &stage.client, &mut Draw::new(1)).expect("another address is let in");
     Steady::new(&cluster).add();
     let ends = cluster.stop_all(PATIENCE).unwrap();
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
