@@ -16,7 +16,9 @@ use bft_core::wire::request::REQUEST_FIXED_BYTES;
 use bft_link::{LinkError, LocalIdentity};
 use bytes::{Bytes, BytesMut};
 
-use crate::completion::{Completion, Completions, NoCredit, Outlet, Pending, Slot, Wait, Waiter, event_descriptor};
+use crate::completion::{
+    Completion, Completions, NoCredit, Outlet, Pending, SessionReport, Slot, Wait, Waiter, event_descriptor,
+};
 use crate::config::ClientConfig;
 use crate::inbox::{Command, InfoAnswers, InfoRound, Shared, Taken, after, never_sent};
 use crate::net::{Key, Net};
@@ -232,6 +234,12 @@ impl Client {
     #[must_use]
     pub fn links(&self) -> Vec<LinkReport> {
         self.0.shared.links()
+    }
+
+    /// What has happened to this client's sessions.
+    #[must_use]
+    pub fn sessions(&self) -> SessionReport {
+        self.0.outlet.history.report()
     }
 
     /// The session's key: who this client is to the cluster.

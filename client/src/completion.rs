@@ -6,6 +6,7 @@ use std::future::Future;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,12 +23,18 @@ pub struct Completion {
     pub outcome: Outcome,
 }
 
+/// Takes completions out of the vector, as many as came together.
+pub type BatchCallback = Box<dyn FnMut(&mut Vec<Completion>) + Send>;
+
 /// Where the completions of tagged operations go. Futures and blocking calls work beside all three.
 pub enum Completions {
     /// To a queue that [`Client::poll`](crate::Client::poll) empties.
     Queue,
     /// To this function, on the client's I/O thread: it must not wait for anything, least of all for this client.
     Callback(Box<dyn FnMut(Completion) + Send>),
+    /// To this function, on the client's I/O thread, as many at a time as came together; it takes them out. Like a
+    /// callback, it must not wait; it may submit what is to follow.
+    Batches(BatchCallback),
     /// There are none: tagged operations are refused.
     Futures,
 }
@@ -126,8 +133,35 @@ impl Future for Pending {
     }
 }
 
+/// What has happened to one client's sessions so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionReport {
+    /// Sessions opened: one, unless some were lost.
+    pub opened: u64,
+    /// Sessions that ended though this client did not close them.
+    pub lost: u64,
+    /// How often a replica answered BUSY.
+    pub busy: u64,
+}
+
+/// The same while it is counted: by the I/O thread alone, and read by the handles.
+#[derive(Default)]
+pub(crate) struct History {
+    pub(crate) opened: AtomicU64,
+    pub(crate) lost: AtomicU64,
+    pub(crate) busy: AtomicU64,
+}
+
+impl History {
+    pub(crate) fn report(&self) -> SessionReport {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SessionReport { opened: read(&self.opened), lost: read(&self.lost), busy: read(&self.busy) }
+    }
+}
+
 /// Where one session's completions go, and how many may be open. Between the session's handles and the I/O thread.
 pub(crate) struct Outlet {
+    pub(crate) history: History,
     target: Target,
     event: Arc<OwnedFd>,
     credit: Mutex<Credit>,
@@ -138,6 +172,7 @@ pub(crate) struct Outlet {
 enum Target {
     Queue { ready: Mutex<VecDeque<Completion>>, filled: Condvar },
     Callback(Mutex<Box<dyn FnMut(Completion) + Send>>),
+    Batches(Mutex<BatchCallback>),
     Futures,
 }
 
@@ -168,15 +203,23 @@ impl Outlet {
                 (Target::Queue { ready: Mutex::default(), filled: Condvar::new() }, Arc::new(event_descriptor()?))
             }
             Completions::Callback(callback) => (Target::Callback(Mutex::new(callback)), silent.clone()),
+            Completions::Batches(callback) => (Target::Batches(Mutex::new(callback)), silent.clone()),
             Completions::Futures => (Target::Futures, silent.clone()),
         };
         let credit = Mutex::new(Credit { operations, bytes, is_open: true });
-        Ok(Self { target, event, credit, ended: Mutex::new(false), on_end: Condvar::new() })
+        Ok(Self {
+            history: History::default(),
+            target,
+            event,
+            credit,
+            ended: Mutex::new(false),
+            on_end: Condvar::new(),
+        })
     }
 
     pub(crate) fn takes_tags(&self) -> bool {
         match self.target {
-            Target::Queue { .. } | Target::Callback(_) => true,
+            Target::Queue { .. } | Target::Callback(_) | Target::Batches(_) => true,
             Target::Futures => false,
         }
     }
@@ -233,6 +276,14 @@ impl Outlet {
                     }
                 }
             }
+            Target::Batches(callback) => {
+                self.release(completions.len(), 0);
+                let mut callback = lock(callback);
+                if catch_unwind(AssertUnwindSafe(|| callback(completions))).is_err() {
+                    tracing::error!("a completion callback panicked; the client goes on");
+                }
+                completions.clear();
+            }
             Target::Futures => assert!(completions.is_empty(), "tagged operations are not taken"),
         }
     }
@@ -275,6 +326,10 @@ impl Outlet {
             }
             Target::Callback(callback) => {
                 // It may hold a handle of this very client: nobody would ever drop the one for the other.
+                let callback = std::mem::replace(&mut *lock(callback), Box::new(|_| {}));
+                drop(callback);
+            }
+            Target::Batches(callback) => {
                 let callback = std::mem::replace(&mut *lock(callback), Box::new(|_| {}));
                 drop(callback);
             }

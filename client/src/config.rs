@@ -9,6 +9,7 @@
 //! ```
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,14 @@ pub enum ConfigError {
         /// Why.
         error: KeyError,
     },
+    /// A secret key that others may read is none.
+    #[error("{}: its mode is {mode:04o}, so that others may read the secret key: chmod 600 it", path.display())]
+    KeyMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
 }
 
 #[derive(Deserialize)]
@@ -118,7 +127,7 @@ impl ClientConfig {
 
     /// Reads a `client.toml` that was parsed, perhaps with values set over it. Paths in it are relative to `base`.
     pub fn from_document(document: &Document, base: &Path) -> Result<Self, ConfigError> {
-        check_version(document)?;
+        document.require_version(VERSION)?;
         let file: ClientFile = document.read()?;
         let path = base.join(&file.cluster);
         let text = read(&path, FILE_BYTES_MAX, "named by `cluster` in client.toml")?;
@@ -133,18 +142,13 @@ impl ClientConfig {
     }
 }
 
-/// First of all: a file of another version may have other keys.
-fn check_version(document: &Document) -> Result<(), FileError> {
-    let hint = format!("this program reads version {VERSION}");
-    match document.read_key::<u64>("version")? {
-        Some(VERSION) => Ok(()),
-        Some(other) => Err(document.error("version", format!("version: the file has version {other}")).with_hint(hint)),
-        None => Err(document.error("", "version: missing").with_hint(hint)),
-    }
-}
-
 fn read_key(path: &Path, hint: &'static str) -> Result<SecretKey, ConfigError> {
     let text = read(path, KEY_FILE_BYTES_MAX, hint)?;
+    let metadata = std::fs::metadata(path).map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(ConfigError::KeyMode { path: path.into(), mode });
+    }
     SecretKey::from_pem(&text).map_err(|error| ConfigError::Key { path: path.into(), error })
 }
 

@@ -30,5 +30,5 @@ mod net;
 
 pub use bft_core::client::{NotSent, Outcome, Rejected, Unknown};
 pub use client::{Client, LinkReport, OpenError, OperationKind, Submit, SubmitError};
-pub use completion::{Completion, Completions, Pending, Wait};
+pub use completion::{BatchCallback, Completion, Completions, Pending, SessionReport, Wait};
 pub use config::{ClientConfig, ConfigError, SessionStart};

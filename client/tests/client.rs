@@ -13,8 +13,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use bft_client::{
-    Client, ClientConfig, Completion, Completions, NotSent, OpenError, Outcome, SessionStart, Submit, SubmitError,
-    Unknown, Wait,
+    Client, ClientConfig, Completion, Completions, NotSent, OpenError, Outcome, SessionReport, SessionStart, Submit,
+    SubmitError, Unknown, Wait,
 };
 use bft_core::auth::keys::SecretKey;
 use bft_core::config::{Admission, ClusterConfig};
@@ -129,6 +129,30 @@ fn a_callback_gets_every_completion_even_after_it_panicked() {
     client.submit(&[tagged(1)]).unwrap();
     assert_eq!(receiver.recv_timeout(SOON), Ok(1));
     client.close(SOON);
+}
+
+#[test]
+fn a_batch_callback_gets_together_what_came_together_and_the_history_is_told() {
+    let cluster = Cluster::start();
+    let own = Arc::new(Mutex::new(None::<Client>));
+    let (in_callback, (sender, receiver)) = (own.clone(), mpsc::channel());
+    let callback = move |completions: &mut Vec<Completion>| {
+        let tags: Vec<_> = completions.drain(..).map(|completion| completion.tag).collect();
+        if tags.contains(&0) {
+            let next: Vec<_> = tags.iter().map(|tag| tagged(tag + 10)).collect();
+            let client = in_callback.lock().unwrap();
+            assert_eq!(client.as_ref().unwrap().submit(&next), Ok(tags.len()));
+        }
+        sender.send(tags).unwrap();
+    };
+    let client = Client::open(cluster.client(), Completions::Batches(Box::new(callback))).unwrap();
+    *own.lock().unwrap() = Some(client.clone());
+    client.submit(&[tagged(0), tagged(1), tagged(2)]).unwrap();
+    assert_eq!(receiver.recv_timeout(SOON), Ok(vec![0, 1, 2]), "one Request, one call");
+    assert_eq!(receiver.recv_timeout(SOON), Ok(vec![10, 11, 12]));
+    assert_eq!(client.sessions(), SessionReport { opened: 1, lost: 0, busy: 0 });
+    client.close(SOON);
+    assert_eq!(Arc::strong_count(&own), 1, "the callback is gone with the session");
 }
 
 #[test]

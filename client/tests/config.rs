@@ -1,5 +1,7 @@
 //! `client.toml` and the files that it names.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -21,7 +23,9 @@ impl Folder {
     }
 
     fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.0.path().join(name), text).unwrap();
+        let path = self.0.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
 
     fn load(&self, text: &str) -> Result<ClientConfig, ConfigError> {
@@ -73,6 +77,10 @@ fn refusals_name_the_file_the_place_and_the_remedy() {
     assert!(told.starts_with("DIR/none.key: ") && told.ends_with("named by `key` in client.toml"), "{told}");
     let told = folder.refusal(&format!("{whole}key = \"cluster.toml\"\n"));
     assert!(told.starts_with("DIR/cluster.toml: ") && told.contains("BEGIN PRIVATE KEY"), "{told}");
+    std::fs::set_permissions(folder.0.path().join("client.key"), Permissions::from_mode(0o644)).unwrap();
+    let told = folder.refusal(&format!("{whole}key = \"client.key\"\n"));
+    let mode = "its mode is 0644, so that others may read the secret key: chmod 600 it";
+    assert_eq!(told, format!("DIR/client.key: {mode}"));
     let told = folder.refusal(&format!("{whole}timeout = \"soon\"\n"));
     assert!(told.starts_with("DIR/client.toml:3:"), "{told}");
     folder.write("cluster.toml", "version = 1\n");

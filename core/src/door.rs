@@ -15,7 +15,9 @@
 //! 7. A failed write or flush is never an input: the shell ends the process. What destroys (`drop_journal_below`,
 //!    `remove_snapshots`) is emitted only after the core was told `Durable(p)` of the superblock record that no longer
 //!    needs it and no `load` below it is open.
-//! 8. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
+//! 8. In the steady state a step allocates what the messages, records and orders in [`Effects`] hold, so many times for
+//!    each batch, and nothing for each Request or message.
+//! 9. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
 
 use std::sync::Arc;
 

@@ -38,6 +38,8 @@ pub const CLIENT_WINDOW: u64 = 64;
 pub const CLIENT_WINDOW_MAX: u64 = 1024;
 /// Default number of sessions.
 pub const SESSIONS_MAX: usize = 10_240;
+/// A session that was not used for so long gives way to a new one where the client table is full, in nanoseconds.
+pub const SESSION_IDLE: u64 = 60 * SECOND;
 /// Default size of the results of one Request.
 pub const REPLY_BYTES_MAX: usize = 256 * KIB;
 /// Unacknowledged result bytes at which a session must wait, except for its lowest open Request.
@@ -87,6 +89,11 @@ pub const JOURNAL_INDEX_BYTES: usize = 2 * SNAPSHOT_SLOTS as usize * 64;
 pub const PUBLIC_KEYS_KNOWN_MAX: usize = 8 * 1792;
 /// What they take: key and point, in tables that are at most 7/8 full.
 pub const PUBLIC_KEYS_KNOWN_BYTES: usize = PUBLIC_KEYS_KNOWN_MAX * 8 / 7 * (32 + 160 + 1);
+/// Requests that were found valid and need no second check of their signatures: with many clients' full windows under
+/// way, twice over.
+pub const REQUESTS_KNOWN_MAX: usize = 16_384;
+/// What they take: a digest each.
+pub const REQUESTS_KNOWN_BYTES: usize = REQUESTS_KNOWN_MAX * 32;
 /// What all of it adds up to at the defaults.
 pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + REPLY_CACHE_BYTES
@@ -98,7 +105,8 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + EXECUTE_QUEUE_BYTES
     + IMAGE_BYTES
     + JOURNAL_INDEX_BYTES
-    + PUBLIC_KEYS_KNOWN_BYTES;
+    + PUBLIC_KEYS_KNOWN_BYTES
+    + REQUESTS_KNOWN_BYTES;
 
 /// A frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -116,7 +124,8 @@ pub const INFO_COUNTERS_MAX: usize = 64;
 pub const INFO_TEXT_BYTES_MAX: usize = 128;
 /// What a REPLY's payload may add to the results and their lengths.
 pub const REPLY_FRAME_SLACK: usize = KIB;
-/// A NEW-VIEW of the largest configuration: REPLICAS_MAX VIEW-CHANGEs of a window of prepared certificates.
+/// A NEW-VIEW: REPLICAS_MAX VIEW-CHANGEs of a default window of prepared certificates, or fewer of a longer one. A
+/// configuration whose NEW-VIEW could pass it is refused.
 pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
 /// Certificates and bodies in one LOG.
 pub const LOG_FRAME_BYTES: usize = 2 * MIB;
@@ -162,6 +171,18 @@ pub const fn prepared_certificate_bytes(replicas: usize) -> usize {
     160 + (replicas + 1) * (2 + 32 + 64)
 }
 
+/// A VIEW-CHANGE at its largest: a prepared certificate for every slot of the window.
+#[must_use]
+pub const fn view_change_bytes(replicas: usize, window: u64) -> usize {
+    window as usize * prepared_certificate_bytes(replicas) + SMALL_FRAME_BYTES
+}
+
+/// A NEW-VIEW at its largest: a VIEW-CHANGE of every replica.
+#[must_use]
+pub const fn new_view_bytes(replicas: usize, window: u64) -> usize {
+    replicas * view_change_bytes(replicas, window)
+}
+
 const _: () = assert!(REQUEST_BYTES_MAX <= BATCH_BYTES_MAX && BATCH_BYTES_MAX <= BATCH_BYTES_LIMIT);
 const _: () = assert!(PIPELINE_MAX <= 2 * CHECKPOINT_INTERVAL && 2 * CHECKPOINT_INTERVAL <= WINDOW_MAX);
 const _: () = assert!(CHECKPOINT_INTERVAL.is_power_of_two());
@@ -176,6 +197,6 @@ const _: () = assert!((INFO_COUNTERS_MAX + 3) * (INFO_TEXT_BYTES_MAX + 32) + KIB
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
 const _: () = assert!(MEMORY_BYTES <= 252 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(
-    REPLICAS_MAX * 2 * CHECKPOINT_INTERVAL as usize * prepared_certificate_bytes(REPLICAS_MAX) <= NEW_VIEW_FRAME_BYTES,
+    new_view_bytes(REPLICAS_MAX, 2 * CHECKPOINT_INTERVAL) <= NEW_VIEW_FRAME_BYTES,
     "the largest NEW-VIEW fits its frame"
 );

@@ -43,6 +43,8 @@ mutants! {
     M21StableWithBlockingSet = "m21",
     /// Memory and journal are freed before the stable checkpoint is durable.
     M22CollectBeforeDurable = "m22",
+    /// A session remembers only the highest number that ran; a lower one is taken for done.
+    M25HighestNumberOnly = "m25",
     /// A client takes an answer that f replicas vouch for.
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.

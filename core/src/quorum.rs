@@ -72,7 +72,12 @@ impl ReplicaSet {
 
     /// The members, ascending.
     pub fn iter(self) -> impl Iterator<Item = ReplicaId> {
-        (0..REPLICAS_MAX as u16).map(ReplicaId).filter(move |id| self.contains(*id))
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let id = u16::try_from(rest.trailing_zeros()).expect("at most 32");
+            rest &= rest.checked_sub(1)?;
+            Some(ReplicaId(id))
+        })
     }
 }
 

@@ -2,8 +2,9 @@
 
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::config::file::{parse_cluster, write_cluster};
-use bft_core::config::{Admission, Cipher, ClusterConfig, Member, ProtocolParams};
+use bft_core::config::{Admission, Cipher, ClusterConfig, ConfigInvalid, Member, ProtocolParams};
 use bft_core::ids::{ClusterId, Epoch, PublicKey};
+use bft_core::limits;
 use proptest::prelude::*;
 
 fn key(n: u8) -> PublicKey {
@@ -331,7 +332,8 @@ proptest! {
         certified in any::<bool>(),
     ) {
         let member = |(n, weight)| Member { weight, public_key: key(n), address: format!("[::{n}]:4710") };
-        let members = (0..).zip(weights).map(member).collect();
+        let fits = |n: &u8| limits::new_view_bytes((*n).into(), params.window) <= limits::NEW_VIEW_FRAME_BYTES;
+        let members = (0..31).take_while(|n| fits(&(n + 1))).zip(weights).map(member).collect();
         let admission = if certified { Admission::Certified(key(200)) } else { Admission::Any };
         let config = ClusterConfig::new(ClusterId(id), Epoch(epoch), params, admission, members).unwrap();
         let text = write_cluster(&config);
@@ -350,4 +352,37 @@ proptest! {
             prop_assert!(error.to_string().starts_with("cluster.toml"));
         }
     }
+}
+
+#[test]
+fn v15_a_window_whose_new_view_would_pass_its_frame_is_refused() {
+    let cluster = |replicas: u8, window: u64| {
+        let member = |id: u8| Member { weight: 1, public_key: key(id + 1), address: format!("h{id}:47") };
+        let params = ProtocolParams {
+            checkpoint_interval: window / 2,
+            window,
+            snapshot_slots: 1 << 16,
+            ..ProtocolParams::default()
+        };
+        let members = (0..replicas).map(member).collect();
+        ClusterConfig::new(ClusterId([7; 32]), Epoch(0), params, Admission::Any, members)
+    };
+    for (replicas, most) in [(4, 4096), (7, 4096), (10, 2048), (16, 1024), (31, 256)] {
+        let config = cluster(replicas, most).expect("it fits");
+        assert!(limits::new_view_bytes(config.n(), most) <= limits::NEW_VIEW_FRAME_BYTES);
+        if 2 * most <= limits::WINDOW_MAX {
+            let expected = ConfigInvalid::Window { window: 2 * most, replicas: replicas.into(), most };
+            assert_eq!(cluster(replicas, 2 * most).unwrap_err(), expected);
+        }
+    }
+    let mut lines = lines();
+    lines[4] = "checkpoint_interval = 2048".into();
+    lines.extend(
+        (4..13u8).map(|id| format!("[[replica]]\nid = {id}\npublic_key = \"{}\"\naddress = \"h{id}:47\"", key(id))),
+    );
+    assert_eq!(
+        parse(&lines.join("\n")).unwrap_err(),
+        "cluster.toml:5:23: protocol.window is 4096; 13 replicas can change the view over at most 1024 slots, because a \
+         NEW-VIEW must fit its frame of 32 MiB: take a checkpoint_interval of half of that, or fewer replicas"
+    );
 }

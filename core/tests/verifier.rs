@@ -3,11 +3,14 @@
 
 mod common;
 
-use bft_core::auth::{Rejected, Scheme};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bft_core::auth::{Claim, Ed25519, Rejected, Scheme, Verifier};
 use bft_core::config::ProtocolParams;
-use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::limits::LOG_SLOTS_MAX;
-use bft_core::wire::canonical::opening;
+use bft_core::wire::canonical::{SigningBytes, opening};
 use bft_core::wire::message::{
     BatchHeader, Busy, Checkpoint, ClientJoin, Code, CommitCertificate, CommittedSlot, Kind, Message, Position,
     PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status,
@@ -104,8 +107,8 @@ fn z2_a_proposal_is_the_primarys_and_of_its_body() {
             ("length", Rejected::BodyMismatch, |m| m.header.body_len += 1),
             ("root", Rejected::BodyMismatch, |m| flip(&mut m.header.merkle_root)),
             ("flags", Rejected::BodyMismatch, |m| m.header.flags = 1),
-            ("no body", Rejected::BodyMismatch, |m| m.body = Body::default()),
-            ("another body", Rejected::BodyMismatch, |m| m.body = TestCluster::new().body(8)),
+            ("no body", Rejected::BodyMismatch, |m| m.body = Arc::default()),
+            ("another body", Rejected::BodyMismatch, |m| m.body = Arc::new(TestCluster::new().body(8))),
         ],
         |message| check(&cluster, Message::PrePrepare(message)),
     );
@@ -117,7 +120,7 @@ fn z2_a_proposal_is_the_primarys_and_of_its_body() {
 fn signed_by_the_primary(cluster: &TestCluster, header: BatchHeader, body: Body) -> Message {
     let epoch = cluster.config.epoch();
     let position = Position { epoch, view: View(0), seq: Seq(1), digest: header.digest(CLUSTER, epoch) };
-    Message::PrePrepare(PrePrepare { position, ballot: cluster.proposal(&position), header, body })
+    Message::PrePrepare(PrePrepare { position, ballot: cluster.proposal(&position), header, body: Arc::new(body) })
 }
 
 #[test]
@@ -423,12 +426,13 @@ fn a_slot_is_a_certificate_and_its_body() {
     each_change_is_refused(
         &good,
         [
-            ("no body", Rejected::BodyMismatch, (|s| s.body = Body::default()) as fn(&mut CommittedSlot)),
-            ("another body", Rejected::BodyMismatch, |s| s.body = TestCluster::new().body(8)),
+            ("no body", Rejected::BodyMismatch, (|s| s.body = Arc::default()) as fn(&mut CommittedSlot)),
+            ("another body", Rejected::BodyMismatch, |s| s.body = Arc::new(TestCluster::new().body(8))),
         ],
         |slot| check(&cluster, Message::Slot(slot)),
     );
-    each_change_is_refused(&good.certificate, commit_certificate_cases(), |certificate| {
+    each_change_is_refused(&*good.certificate, commit_certificate_cases(), |certificate| {
+        let certificate = Arc::new(certificate);
         check(&cluster, Message::Slot(CommittedSlot { certificate, body: good.body.clone() }))
     });
 }
@@ -461,15 +465,15 @@ fn t1_a_log_has_no_gap_and_no_bad_slot_anywhere() {
     );
     for place in 0..good.len() {
         let mut slots = good.clone();
-        spoil(&mut slots[place].certificate.commits[2].1.signature);
+        spoil(&mut Arc::make_mut(&mut slots[place].certificate).commits[2].1.signature);
         assert_eq!(log(slots), Err(Rejected::BadSignature), "slot {place}");
         let mut slots = good.clone();
-        slots[place].body = Body::default();
+        slots[place].body = Arc::default();
         assert_eq!(log(slots), Err(Rejected::BodyMismatch), "slot {place}");
     }
     let mut endless = vec![good[0].clone(), good[0].clone()];
     for slot in &mut endless {
-        slot.certificate.position.seq = Seq(u64::MAX);
+        Arc::make_mut(&mut slot.certificate).position.seq = Seq(u64::MAX);
     }
     assert_eq!(log(endless), Err(Rejected::BadSeq), "nothing comes after the last Seq");
 }
@@ -599,5 +603,75 @@ proptest! {
         let at = at.index(bytes.len());
         *bytes[at] ^= 1 << bit;
         prop_assert!(cluster.verifier().committed(&certificate).is_err(), "byte {}", at);
+    }
+}
+
+/// A scheme that counts what it is asked to check.
+struct Counting(Ed25519, AtomicUsize);
+
+impl Scheme for Counting {
+    fn public_key(&self) -> PublicKey {
+        self.0.public_key()
+    }
+
+    fn sign(&self, bytes: &SigningBytes) -> Signature {
+        self.0.sign(bytes)
+    }
+
+    fn verify(&self, claim: &Claim) -> bool {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.verify(claim)
+    }
+
+    fn commit_secret(&self) -> Digest {
+        self.0.commit_secret()
+    }
+}
+
+#[test]
+fn what_a_client_sent_here_is_not_checked_again_in_a_batch() {
+    let cluster = TestCluster::new();
+    let scheme = Arc::new(Counting(common::scheme("verifier"), AtomicUsize::new(0)));
+    let verifier = Verifier::new(Arc::clone(&cluster.config), scheme.clone());
+    let checked = |act: &dyn Fn()| {
+        let before = scheme.1.load(Ordering::Relaxed);
+        act();
+        scheme.1.load(Ordering::Relaxed) - before
+    };
+    let requests = ["ada", "bob"].map(|client| cluster.request(client, 1, &[b"op"]));
+    let body = Body::join(&[requests[0].clone(), requests[1].clone(), cluster.request("cyd", 1, &[b"op"])]);
+    let pre_prepare = Message::PrePrepare(cluster.pre_prepare(0, 1, body));
+    let primary = cluster.config.primary(View(0));
+    let take = || assert_eq!(verifier.check_requests(requests.to_vec()).1, [] as [usize; 0]);
+    let accept = || assert!(verifier.clone().check(primary, pre_prepare.clone()).is_ok());
+    assert_eq!(checked(&take), 2);
+    assert_eq!(checked(&accept), 2, "the proposal and the third Request");
+    assert_eq!(checked(&take), 0, "the client sends again");
+    assert_eq!(checked(&accept), 1, "the proposal, always");
+}
+
+#[test]
+fn c9_c15_a_known_request_beside_another_signature_is_refused_by_whoever_sees_it() {
+    let cluster = TestCluster::new();
+    let primary = cluster.config.primary(View(0));
+    let good = cluster.request("ada", 1, &[b"op"]);
+    let mut bytes = good.bytes.to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    let bad = SignedRequest::parse(bytes.into(), cluster.bounds()).unwrap();
+    assert_eq!(good.entry.digest, bad.entry.digest, "one identity, two signatures");
+    let batch = |request: &SignedRequest| {
+        let body = Body::join(&[cluster.request("bob", 1, &[b"op"]), request.clone()]);
+        Message::PrePrepare(cluster.pre_prepare(0, 1, body))
+    };
+    // Whatever a replica saw before, its verdicts are those of one that saw nothing.
+    for saw in [vec![], vec![&good], vec![&bad], vec![&good, &bad], vec![&bad, &good]] {
+        let verifier = cluster.verifier();
+        for request in saw {
+            let (_, refused) = verifier.check_requests(vec![request.clone()]);
+            assert_eq!(refused.is_empty(), std::ptr::eq(request, &good));
+        }
+        assert_eq!(verifier.check(primary, batch(&bad)).map(drop), Err(Rejected::BadSignature));
+        assert!(verifier.check(primary, batch(&good)).is_ok());
+        assert_eq!(verifier.check(primary, batch(&bad)).map(drop), Err(Rejected::BadSignature));
     }
 }

@@ -148,7 +148,7 @@ impl Cast {
         let digest = header.digest(self.config.cluster_id(), epoch);
         let position = Position { epoch, view: self.view(), seq, digest };
         let primary = self.config.primary(position.view);
-        PrePrepare { position, ballot: self.ballot(&position, primary), header, body }
+        PrePrepare { position, ballot: self.ballot(&position, primary), header, body: Arc::new(body) }
     }
 
     fn slot(&self, seq: Seq, request: &SignedRequest) -> CommittedSlot {
@@ -159,7 +159,7 @@ impl Cast {
         let opening = Some(self.nonce(&position, primary));
         let certificate =
             CommitCertificate { position, header, proposal, opening, commits: backups.map(commit).collect() };
-        CommittedSlot { certificate, body }
+        CommittedSlot { certificate: Arc::new(certificate), body }
     }
 
     fn checkpoint(&self, seq: Seq) -> Checkpoint {

@@ -77,7 +77,7 @@ fn of_message(seq: u64, message: Message) -> Vec<Record> {
     if let Message::PrePrepare(PrePrepare { position, ballot: proposal, header, body }) = message {
         vec![Record::Vote(Vote { position, proposal, header, body: Some(body.bytes().clone()) })]
     } else if let Message::Slot(CommittedSlot { certificate, body }) = message {
-        let CommitCertificate { position, header, proposal, commits, .. } = certificate.clone();
+        let CommitCertificate { position, header, proposal, commits, .. } = (*certificate).clone();
         let prepares = commits.into_iter().map(|(replica, ballot, _)| (replica, ballot)).collect();
         let body = seq.is_multiple_of(2).then(|| body.bytes().clone());
         vec![

@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,6 +60,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why.
         error: KeyError,
+    },
+    /// A secret key that others may read is none.
+    #[error("{}: its mode is {mode:04o}, so that others may read the secret key: chmod 600 it", path.display())]
+    KeyMode {
+        /// The file.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
     },
 }
 
@@ -266,7 +275,13 @@ fn read_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
 }
 
 fn read_key(path: &Path) -> Result<SecretKey, ConfigError> {
-    let text = read(path, KEY_FILE_BYTES_MAX, "named by `key` in bftd.toml")?;
+    let hint = "named by `key` in bftd.toml";
+    let text = read(path, KEY_FILE_BYTES_MAX, hint)?;
+    let metadata = std::fs::metadata(path).map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(ConfigError::KeyMode { path: path.into(), mode });
+    }
     SecretKey::from_pem(&text).map_err(|error| ConfigError::Key { path: path.into(), error })
 }
 
@@ -345,7 +360,13 @@ mod tests {
             wrong("BFTD_KEY", "nowhere.pem"),
             "DIR/net/replica-0/nowhere.pem: No such file or directory (os error 2); named by `key` in bftd.toml"
         );
-        assert!(wrong("BFTD_KEY", "bftd.toml").contains("no line \"-----BEGIN PRIVATE KEY-----\""));
+        std::fs::write(path.with_file_name("key.pem"), "no key").unwrap();
+        assert!(wrong("BFTD_CORES", "1").contains("no line \"-----BEGIN PRIVATE KEY-----\""));
+        std::fs::set_permissions(path.with_file_name("key.pem"), std::fs::Permissions::from_mode(0o640)).unwrap();
+        assert_eq!(
+            wrong("BFTD_CORES", "1"),
+            "DIR/net/replica-0/key.pem: its mode is 0640, so that others may read the secret key: chmod 600 it"
+        );
     }
 
     #[test]

@@ -9,9 +9,9 @@ use bft_core::client::Outcome;
 use bft_core::config::ProtocolParams;
 use bft_core::ids::View;
 use bft_core::service::Service;
-use bft_server::ServerError;
 use bft_server::data_dir::DataDirError;
 use bft_server::snapshots::SnapshotError;
+use bft_server::{Pin, ServerError};
 use bft_services::kv::{Kv, Operation, Reply};
 use support::{Cluster, PATIENCE};
 
@@ -96,6 +96,31 @@ fn c16_two_cores_count_every_operation_once() {
     cluster.stop_all();
     cluster.start_all();
     assert_eq!(counter(&cluster.client(100).call(add(b"many"))), 3001);
+    cluster.stop_all();
+}
+
+#[test]
+fn service_and_snapshots_run_on_all_cores_beside_pinned_executors() {
+    let cores_of = |status: &str| {
+        let text = std::fs::read_to_string(status).unwrap_or_default();
+        text.lines().find_map(|line| Some(line.strip_prefix("Cpus_allowed_list:")?.trim().to_owned()))
+    };
+    let all = cores_of("/proc/thread-self/status").unwrap();
+    let mut cluster = Cluster::new(4, 2, small(), kv);
+    cluster.pin = Pin::Pinned;
+    cluster.start_all();
+    assert_eq!(counter(&cluster.client(100).call(add(b"key"))), 1);
+    let mut seen = 0;
+    for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        if ["bft-execution", "bft-snapshot"].contains(&name.trim())
+            && let Some(cores) = cores_of(&thread.path().join("status").display().to_string())
+        {
+            assert_eq!(cores, all, "{name}");
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen} threads");
     cluster.stop_all();
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bft_core::auth::Scheme;
@@ -330,6 +331,9 @@ impl Net {
             | Message::Log(_) => unreachable!("no kind that a replica sends to a client"),
         };
         if let Some(index) = to {
+            if let Message::Busy(_) = message {
+                self.sessions[index].outlet.history.busy.fetch_add(1, Ordering::Relaxed);
+            }
             self.sessions[index].is_stirred = true;
             self.step(index, |core, out| core.on_message(now, from, message, out));
         }
@@ -568,6 +572,10 @@ impl Routes {
         let id = session.core.session();
         if id != session.id {
             let former = std::mem::replace(&mut session.id, id);
+            if former.is_some() && session.closing.is_none() {
+                session.outlet.history.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            session.outlet.history.opened.fetch_add(u64::from(id.is_some()), Ordering::Relaxed);
             former.map(|former| self.by_session.remove(&former));
             id.map(|id| self.by_session.insert(id, index));
         }

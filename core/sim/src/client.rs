@@ -207,7 +207,10 @@ impl Client {
             Outcome::Rejected { reason: Rejected::Conflict | Rejected::Denied, .. } | Outcome::NotSent { .. } => {
                 world.checks.never(entry);
             }
-            Outcome::Unknown { .. } => world.counters.unknown += 1,
+            Outcome::Unknown { reason } => {
+                world.counters.unknown += 1;
+                world.checks.unknown(entry, *reason);
+            }
         }
     }
 }

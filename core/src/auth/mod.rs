@@ -7,6 +7,7 @@ use crate::wire::canonical::SigningBytes;
 
 pub mod ed25519;
 pub mod keys;
+mod known_requests;
 pub mod verifier;
 
 pub use ed25519::{Ed25519, is_usable_key};

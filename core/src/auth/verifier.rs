@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::known_requests::KnownRequests;
 use super::{Claim, Scheme, Verified, is_usable_key};
 use crate::config::{Admission, ClusterConfig};
 use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature};
@@ -43,12 +44,13 @@ pub enum Rejected {
     BadMap,
 }
 
-/// Checks what comes from links.
+/// Checks what comes from links. Its clones share what they found valid.
 #[derive(Clone)]
 pub struct Verifier {
     config: Arc<ClusterConfig>,
     scheme: Arc<dyn Scheme>,
     bounds: RequestBounds,
+    known: Arc<KnownRequests>,
 }
 
 impl Verifier {
@@ -56,7 +58,7 @@ impl Verifier {
     #[must_use]
     pub fn new(config: Arc<ClusterConfig>, scheme: Arc<dyn Scheme>) -> Self {
         let bounds = RequestBounds::from(config.params());
-        Self { config, scheme, bounds }
+        Self { config, scheme, bounds, known: Arc::default() }
     }
 
     /// What bounds Requests and bodies in this cluster.
@@ -100,9 +102,7 @@ impl Verifier {
     /// the others.
     #[must_use]
     pub fn check_requests(&self, requests: Vec<SignedRequest>) -> (Verified<Vec<SignedRequest>>, Vec<usize>) {
-        let claims: Vec<_> = requests.iter().map(|request| self.request_claim(&request.entry)).collect();
-        let mut valid = Vec::new();
-        self.scheme.verify_many(&claims, &mut valid);
+        let valid = self.request_verdicts(requests.iter().map(|request| &request.entry));
         let refused: Vec<_> = (0..requests.len()).filter(|index| !valid[*index]).collect();
         let kept = requests.into_iter().zip(valid).filter(|(_, valid)| *valid).map(|(request, _)| request).collect();
         (Verified(kept), refused)
@@ -244,8 +244,25 @@ impl Verifier {
     }
 
     fn requests(&self, entries: &[RequestEntry]) -> Result<(), Rejected> {
-        let claims: Vec<_> = entries.iter().map(|entry| self.request_claim(entry)).collect();
-        self.all(&claims)
+        let valid = self.request_verdicts(entries.iter());
+        if valid.into_iter().all(|valid| valid) { Ok(()) } else { Err(Rejected::BadSignature) }
+    }
+
+    /// Of each Request whether its signature is valid. Checks together those that are not known, and knows them then.
+    fn request_verdicts<'a>(&self, entries: impl Iterator<Item = &'a RequestEntry> + Clone) -> Vec<bool> {
+        let mut valid: Vec<_> = entries.clone().map(|entry| self.known.contains(&entry.leaf)).collect();
+        let unknown: Vec<_> = (0..).zip(entries).filter(|(index, _)| !valid[*index]).collect();
+        let claims: Vec<_> = unknown.iter().map(|(_, entry)| self.request_claim(entry)).collect();
+        let mut verdicts = Vec::with_capacity(claims.len());
+        self.scheme.verify_many(&claims, &mut verdicts);
+        assert_eq!(verdicts.len(), claims.len());
+        for ((index, entry), verdict) in unknown.into_iter().zip(verdicts) {
+            valid[index] = verdict;
+            if verdict {
+                self.known.insert(entry.leaf);
+            }
+        }
+        valid
     }
 
     fn request_claim(&self, entry: &RequestEntry) -> Claim {

@@ -61,8 +61,8 @@ pub enum NotSent {
     /// The client was closed.
     #[error("the client was closed before it was sent")]
     Closed,
-    /// As much waited as may wait.
-    #[error("not sent: too many operations wait")]
+    /// As much waited as may wait; or the cluster had no session to give until the deadline passed.
+    #[error("not sent: the client's queue is full, or the cluster has no room for another session")]
     Overloaded,
     /// It fits into no Request of this cluster.
     #[error("not sent: it passes the cluster's request_bytes_max")]

@@ -130,6 +130,7 @@ impl ClientCore {
             To::One(_) if is_new_hold && self.busy_streak == BUSY_PATIENCE => {}
             To::One(_) => {
                 transmission.busy.insert(from);
+                transmission.met_busy = true;
                 transmission.resend_at = until;
                 if is_new_hold {
                     self.busy_streak += 1;
@@ -139,6 +140,7 @@ impl ClientCore {
             To::All => {
                 let is_news = transmission.busy.insert(from);
                 if is_news && self.config.weights().is_blocking(transmission.busy) {
+                    transmission.met_busy = true;
                     transmission.resend_at = transmission.resend_at.max(until);
                     self.hold_until = self.hold_until.max(until);
                 }

@@ -149,7 +149,10 @@ impl ClientCore {
     pub(super) fn expire(&mut self, now: Nanos, out: &mut ClientEffects) {
         let is_due = |earliest: Option<Nanos>| earliest.is_some_and(|earliest| earliest <= now);
         if is_due(self.queue.earliest()) {
-            let not_sent = Outcome::NotSent { reason: NotSent::Deadline };
+            // Without a session nothing is signed, and there may be none to be had.
+            let is_turned_away = self.session.opening().is_some_and(|opening| opening.met_busy);
+            let reason = if is_turned_away { NotSent::Overloaded } else { NotSent::Deadline };
+            let not_sent = Outcome::NotSent { reason };
             self.queue.withdraw(|caller| caller.is_due(now), |tag| out.done.push((tag, not_sent.clone())));
         }
         for sent in self.sent.values_mut().filter(|sent| is_due(sent.earliest)) {

@@ -22,6 +22,8 @@ pub(super) struct Transmission {
     pub(super) to: To,
     /// Who of them said BUSY since.
     pub(super) busy: ReplicaSet,
+    /// A BUSY about it was believed.
+    pub(super) met_busy: bool,
 }
 
 impl Transmission {
@@ -35,6 +37,7 @@ impl Transmission {
             resends: 0,
             to,
             busy: ReplicaSet::EMPTY,
+            met_busy: false,
         }
     }
 

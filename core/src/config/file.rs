@@ -215,6 +215,7 @@ impl Replicas<'_> {
     fn locate(&self, invalid: &ConfigInvalid) -> FileError {
         let key = match invalid {
             ConfigInvalid::Value { key, .. } => (*key).to_owned(),
+            ConfigInvalid::Window { .. } => "protocol.checkpoint_interval".into(),
             ConfigInvalid::Weights(WeightsError::Count(_)) => "replica".into(),
             ConfigInvalid::Weights(WeightsError::Zero(id)) => format!("replica[{}].weight", self.index(*id)),
             ConfigInvalid::Weights(WeightsError::Total) => "replica".into(),

@@ -109,6 +109,20 @@ pub enum ConfigInvalid {
         /// What it must be.
         must: String,
     },
+    /// A window so long that a NEW-VIEW of so many replicas would fit no frame: no view could ever change.
+    #[error(
+        "protocol.window is {window}; {replicas} replicas can change the view over at most {most} slots, because a NEW-VIEW \
+         must fit its frame of {} MiB: take a checkpoint_interval of half of that, or fewer replicas",
+        limits::NEW_VIEW_FRAME_BYTES / limits::MIB
+    )]
+    Window {
+        /// What it is.
+        window: u64,
+        /// How many replicas there are.
+        replicas: usize,
+        /// The longest window that so many may have.
+        most: u64,
+    },
     /// The replicas' weights make no cluster.
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -149,6 +163,7 @@ impl ClusterConfig {
     ) -> Result<Self, ConfigInvalid> {
         params.check()?;
         let weights = Weights::new(members.iter().map(|member| member.weight).collect())?;
+        params.check_new_view(members.len())?;
         if let Admission::Certified(authority) = admission
             && !crate::auth::is_usable_key(&authority)
         {
@@ -270,6 +285,17 @@ impl ProtocolParams {
             return Err(ConfigInvalid::Value { key: "protocol.snapshot_slots", value: self.snapshot_slots, must });
         }
         within("protocol.view_timeout", self.view_timeout, 10 * limits::MILLISECOND, 60 * limits::SECOND)
+    }
+
+    /// The largest NEW-VIEW of `replicas` fits its frame.
+    fn check_new_view(&self, replicas: usize) -> Result<(), ConfigInvalid> {
+        let fits = |window: &u64| limits::new_view_bytes(replicas, *window) <= limits::NEW_VIEW_FRAME_BYTES;
+        if fits(&self.window) {
+            return Ok(());
+        }
+        let shorter = std::iter::successors(Some(self.window), |window| Some(window / 2));
+        let most = shorter.take_while(|window| *window > 0).find(fits).expect("a window of two slots fits");
+        Err(ConfigInvalid::Window { window: self.window, replicas, most })
     }
 }
 

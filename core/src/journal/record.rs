@@ -6,6 +6,8 @@
 //! header 32: kind u16 | flags u16 | len u32 | epoch u64 | view u64 | seq u64; payload; zeros to a multiple of 16
 //! ```
 
+use std::sync::Arc;
+
 use crate::ids::{Digest, Epoch, ReplicaId, Seq, Signature, View};
 use crate::limits::REPLICAS_MAX;
 use crate::wire::canonical::{NotCanonical, Reader};
@@ -84,7 +86,7 @@ pub struct Vote {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The proof.
-    pub certificate: CommitCertificate,
+    pub certificate: Arc<CommitCertificate>,
     /// The batch's body; `None` where a VOTE at the same Seq holds it.
     pub body: Option<Bytes>,
 }
@@ -198,7 +200,7 @@ impl Record {
                     Ok((read_replica(reader)?, read_ballot(reader)?, Digest(reader.array()?)))
                 })?;
                 let certificate = CommitCertificate { position, header, proposal, opening, commits };
-                Self::Committed(Committed { certificate, body: None })
+                Self::Committed(Committed { certificate: Arc::new(certificate), body: None })
             }
             RecordKind::CkptVote => Self::CkptVote { epoch: at.0, seq: at.2, root: Digest(reader.array()?) },
             RecordKind::SnapVote => Self::SnapVote { epoch: at.0, seq: at.2, root: Digest(reader.array()?) },

@@ -7,6 +7,8 @@
 //! The check, keyed with the directory key that lies in the block, is what makes "two equal copies" proof: the two
 //! copies of a pair travel in one write, and may be torn at the same place.
 
+use std::fmt;
+
 use crate::ids::{ClusterId, Digest, Epoch, LogPosition, PublicKey, ReplicaId, Seq, View};
 use crate::wire::canonical::{NotCanonical, Reader};
 use crate::wire::message::Checkpoint;
@@ -26,7 +28,7 @@ pub const SUPERBLOCK_FILE_BYTES: usize = COPIES * BLOCK_BYTES;
 
 /// What the superblock says. The core owns every field but `sequence` and `durable_through`, which the journal fills in
 /// when it writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Superblock {
     /// Raised by one with every write.
     pub sequence: u64,
@@ -61,7 +63,7 @@ pub struct Superblock {
 }
 
 /// Whose a new directory is: what [`Superblock::first`] starts from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Directory {
     /// The cluster.
     pub cluster_id: ClusterId,
@@ -75,6 +77,62 @@ pub struct Directory {
     pub directory_id: [u8; 16],
     /// Drawn at random.
     pub directory_key: [u8; 32],
+}
+
+/// Stands for a directory key: whoever reads it in a log could make records that pass for genuine (D14).
+const HIDDEN: fmt::Arguments<'static> = format_args!("(hidden)");
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cluster_id, replica, public_key, epoch, directory_id, directory_key: _ } = self;
+        f.debug_struct("Directory")
+            .field("cluster_id", cluster_id)
+            .field("replica", replica)
+            .field("public_key", public_key)
+            .field("epoch", epoch)
+            .field("directory_id", directory_id)
+            .field("directory_key", &HIDDEN)
+            .finish()
+    }
+}
+
+impl fmt::Debug for Superblock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            sequence,
+            cluster_id,
+            replica,
+            directory_id,
+            directory_key: _,
+            public_key,
+            instance,
+            epoch,
+            promised,
+            stable,
+            damaged_through,
+            snapshot,
+            journal_start,
+            collected,
+            durable_through,
+        } = self;
+        f.debug_struct("Superblock")
+            .field("sequence", sequence)
+            .field("cluster_id", cluster_id)
+            .field("replica", replica)
+            .field("directory_id", directory_id)
+            .field("directory_key", &HIDDEN)
+            .field("public_key", public_key)
+            .field("instance", instance)
+            .field("epoch", epoch)
+            .field("promised", promised)
+            .field("stable", stable)
+            .field("damaged_through", damaged_through)
+            .field("snapshot", snapshot)
+            .field("journal_start", journal_start)
+            .field("collected", collected)
+            .field("durable_through", durable_through)
+            .finish()
+    }
 }
 
 impl Superblock {

@@ -12,6 +12,7 @@ use crate::journal::record::{Committed, Record};
 use crate::limits::{LOG_FRAME_BYTES, PRE_PREPARE_FRAME_SLACK};
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
+use crate::ordering::pbft::retransmit::says;
 use crate::ordering::pbft::slot::Slot;
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{CommitCertificate, CommittedSlot, Message, Status};
@@ -126,13 +127,13 @@ impl CatchUp {
         }
     }
 
-    /// Slots have left the window: what is committed among them and not executed yet is kept.
-    pub fn keep_committed(&mut self, executed: Seq, left: &[Slot]) {
-        for slot in left.iter().filter(|slot| slot.seq > executed) {
-            if let (Some(certificate), Some(body)) = (&slot.committed, slot.committed_body()) {
-                let (digest, body) = (certificate.position.digest, Arc::clone(body));
-                self.insert(slot.seq, Ready { digest, header: certificate.header, body });
-            }
+    /// A slot leaves the window: what is committed there and not executed yet is kept.
+    pub fn keep_committed(&mut self, executed: Seq, slot: &Slot) {
+        if let (Some(certificate), Some(body)) = (&slot.committed, slot.committed_body())
+            && slot.seq > executed
+        {
+            let (digest, body) = (certificate.position.digest, Arc::clone(body));
+            self.insert(slot.seq, Ready { digest, header: certificate.header, body });
         }
     }
 
@@ -197,8 +198,7 @@ impl Replica {
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);
         }
-        let peer_has_it = status.executed >= missing
-            || (missing > status.stable && retransmitted(&status.committed, status.stable, missing));
+        let peer_has_it = status.executed >= missing || says(&status.committed, status.stable, missing) == Some(true);
         if peer_has_it {
             self.fetch_when_stuck(now, from, status.executed, out);
         }
@@ -335,8 +335,6 @@ impl Replica {
         if seq <= self.executing.last || seq > self.pbft.stable().plus(self.config.params().window) {
             return false;
         }
-        let certificate = Arc::new(certificate);
-        let body = Arc::new(body);
         let news = match self.pbft.slot(seq) {
             Some(_) => self.pbft.learn(&certificate, Arc::clone(&body)),
             None => self.learn_below_window(seq, &certificate, &body),
@@ -353,7 +351,7 @@ impl Replica {
                     records.body != LogPosition(0) && records.digest == digest && !self.catch_up.is_lost(seq)
                 });
                 let body = (!held).then(|| body.bytes().clone());
-                let record = Record::Committed(Committed { certificate: (*certificate).clone(), body });
+                let record = Record::Committed(Committed { certificate, body });
                 Outbox::new(out, &mut self.last, &mut self.index).persist(record);
                 self.catch_up.lost.remove(&seq);
                 true
@@ -436,7 +434,7 @@ impl Serving {
         for (index, part) in self.slots.iter_mut().enumerate() {
             if part.certificate.is_none() && part.certificate_at == at {
                 part.certificate = match record {
-                    Some(Record::Committed(committed)) => Some(Arc::new(committed.certificate.clone())),
+                    Some(Record::Committed(committed)) => Some(Arc::clone(&committed.certificate)),
                     _ => None,
                 };
                 if part.certificate.is_none() {
@@ -456,15 +454,9 @@ impl Serving {
 
 impl Part {
     fn into_slot(self) -> Option<CommittedSlot> {
-        let certificate = (*self.certificate?).clone();
+        let certificate = self.certificate?;
         assert_eq!(certificate.position.seq, self.seq, "the index leads to the right record");
         let body = self.body.filter(|body| body.digest == certificate.position.digest)?;
-        Some(CommittedSlot { certificate, body: (*body.body).clone() })
+        Some(CommittedSlot { certificate, body: body.body })
     }
-}
-
-fn retransmitted(map: &[u64], stable: Seq, seq: Seq) -> bool {
-    let Some(index) = seq.0.checked_sub(stable.0 + 1) else { return false };
-    let word = usize::try_from(index / 64).ok().and_then(|word| map.get(word));
-    word.is_some_and(|word| word & 1 << (index % 64) != 0)
 }

@@ -215,8 +215,8 @@ impl Replica {
         self.checkpoints.votes = self.checkpoints.votes.split_off(&seq.next());
         self.checkpoints.own = self.checkpoints.own.split_off(&seq.next());
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
-        let left = self.pbft.advance(seq, &mut outbox);
-        self.catch_up.keep_committed(self.executing.last, &left);
+        let (catch_up, executed) = (&mut self.catch_up, self.executing.last);
+        self.pbft.advance(seq, &mut outbox, |slot| catch_up.keep_committed(executed, slot));
     }
 
     /// A blocking set that has another root than we do: at least one of them is right.

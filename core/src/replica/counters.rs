@@ -39,12 +39,16 @@ counters! {
     repeated,
     /// Requests refused in order.
     refused,
-    /// Requests that found the pool full.
+    /// Requests that found the pool full, and openings that found no session free.
     busy,
     /// Stable checkpoints.
     checkpoints,
     /// Snapshots that became stable here.
     snapshots,
+    /// Snapshots whose image was ordered: one more than written while one is under way.
+    snapshots_begun,
+    /// Snapshots whose files are on stable storage.
+    snapshots_written,
     /// Commit certificates that came from a peer and were news.
     certificates_fetched,
     /// Commit certificates sent to peers.

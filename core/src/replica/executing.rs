@@ -34,6 +34,9 @@ pub struct Executing {
     loaded: BTreeMap<Seq, Ready>,
     loading: BTreeSet<(LogPosition, Seq)>,
     state: State,
+    /// Memory for the verdicts on the next batch, and for its replies; empty in between.
+    verdicts: Vec<Verdict>,
+    replies: Vec<CachedReply>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +81,8 @@ impl Executing {
             loaded: BTreeMap::new(),
             loading: BTreeSet::new(),
             state: State::Open,
+            verdicts: Vec::new(),
+            replies: Vec::new(),
         }
     }
 
@@ -204,37 +209,36 @@ impl Replica {
         );
         self.executing.time_ns = time_ns;
         let verdicts = self.admit(seq, &ready.body);
-        let runs = |(index, verdict): (u32, &Verdict)| (*verdict == Verdict::Run).then_some(index);
-        let admitted: Vec<u32> = (0..).zip(&verdicts).filter_map(runs).collect();
-        let nothing_to_run = admitted.is_empty();
+        let runs = |verdict: &Verdict| *verdict == Verdict::Run;
+        let count = verdicts.iter().filter(|verdict| runs(verdict)).count();
         let body = Arc::clone(&ready.body);
         let running = Running { seq, ready, verdicts };
-        if nothing_to_run {
+        if count == 0 {
             let delta = Hasher::new(Context::Delta).finish();
-            self.finish(running, &Executed { delta, ..Executed::default() }, out);
-        } else {
-            self.executing.running = Some(running);
-            out.execute.push(Execute { seq, time_ns, body, admitted });
+            return self.finish(running, &Executed { delta, ..Executed::default() }, out);
         }
+        let mut admitted = Vec::with_capacity(count);
+        admitted.extend((0..).zip(&running.verdicts).filter(|(_, verdict)| runs(verdict)).map(|(index, _)| index));
+        self.executing.running = Some(running);
+        out.execute.push(Execute { seq, time_ns, body, admitted });
     }
 
     fn admit(&mut self, seq: Seq, body: &Body) -> Vec<Verdict> {
         let (sessions, verifier) = (&mut self.sessions, &self.verifier);
-        (0..)
-            .zip(body.entries())
-            .map(|(index, entry)| {
-                let admitted = |opening: &Opening| verifier.is_admitted(entry.client, opening.certificate.as_ref());
-                sessions.admit(seq, index, entry, body.bytes(), &admitted)
-            })
-            .collect()
+        let mut verdicts = std::mem::take(&mut self.executing.verdicts);
+        verdicts.extend((0..).zip(body.entries()).map(|(index, entry)| {
+            let admitted = |opening: &Opening| verifier.is_admitted(entry.client, opening.certificate.as_ref());
+            sessions.admit(seq, index, entry, body.bytes(), &admitted)
+        }));
+        verdicts
     }
 
     /// Keeps results, answers, and moves the chains on.
     fn finish(&mut self, running: Running, outcome: &Executed, out: &mut Effects) {
-        let Running { seq, ready, verdicts } = running;
-        let mut replies = Vec::with_capacity(verdicts.len());
+        let Running { seq, ready, mut verdicts } = running;
+        let mut replies = std::mem::take(&mut self.executing.replies);
         let mut results = Results { outcome, next: 0, start: 0 };
-        for (entry, verdict) in ready.body.entries().iter().zip(verdicts) {
+        for (entry, verdict) in ready.body.entries().iter().zip(verdicts.drain(..)) {
             let reply = match verdict {
                 Verdict::Run => {
                     let (bytes, digest) = results.next();
@@ -259,6 +263,8 @@ impl Replica {
             let detail = if reply.seq == seq { Detail::Designated } else { Detail::Full };
             self.answer(entry, reply, detail, out);
         }
+        replies.clear();
+        (self.executing.verdicts, self.executing.replies) = (verdicts, replies);
         self.executed_batch(seq, ready.body.bytes().len() as u64, out);
     }
 

@@ -1,7 +1,8 @@
 //! One replica: an ordering core and everything around it that all ordering cores need. The door is [`Replica::step`];
 //! what goes in and out is in [`crate::door`]. Each part of the state lives with its rules in a file of its own:
 //!
-//! * `pool`: Requests that wait; `sessions`: exactly once; `executing`: committed batches into the service, in order;
+//! * `pool`: Requests that wait; `sessions`: exactly once; `idle`: whose session may give way to a new one; `executing`:
+//!   committed batches into the service, in order;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use crate::auth::{Scheme, Verified, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Answer, Effects, Halt, Input, Lane, LinkState, Now, To, Tuning};
-use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq};
+use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, SessionId};
 use crate::journal::superblock::Superblock;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::{Ignored, Pbft};
@@ -24,6 +25,7 @@ mod catch_up;
 mod checkpoints;
 mod counters;
 mod executing;
+mod idle;
 pub mod index;
 mod pool;
 mod recovery;
@@ -36,6 +38,7 @@ pub use recovery::{RecoverError, Recovery};
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use executing::Executing;
+use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
 use sessions::Sessions;
@@ -47,6 +50,8 @@ const RESULTS_ALWAYS_SENT: usize = 256;
 const PURGE_INTERVAL: u64 = crate::limits::SECOND;
 /// What a client whose Request finds no room is told to wait, in milliseconds.
 const BUSY_RETRY_MS: u32 = 20;
+/// The same, of a client who finds the client table full of sessions in use, in milliseconds.
+const SESSIONS_BUSY_RETRY_MS: u32 = 500;
 
 /// One replica of a cluster.
 pub struct Replica {
@@ -57,7 +62,10 @@ pub struct Replica {
     tuning: Tuning,
     pbft: Pbft,
     sessions: Sessions,
+    idle: IdleMarks,
     pool: Pool,
+    /// Used while a batch is made, empty in between.
+    taken: Vec<SignedRequest>,
     executing: Executing,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
@@ -209,14 +217,11 @@ impl Replica {
             self.answer(&request.entry, &reply, Detail::Full, out);
             return;
         }
+        if !self.has_session_for(&request) {
+            return self.refuse_for_now(&request, SESSIONS_BUSY_RETRY_MS, out);
+        }
         match self.pool.add(&request) {
-            Added::Full => {
-                self.counters.busy += 1;
-                if let Some(link) = self.clients.get(&request.entry.client) {
-                    let busy = Busy { request: request.entry.digest, retry_after_ms: BUSY_RETRY_MS };
-                    out.answer.push((*link, Answer::Busy(busy)));
-                }
-            }
+            Added::Full => self.refuse_for_now(&request, BUSY_RETRY_MS, out),
             Added::New | Added::Known if self.pbft.is_primary() || forwarded_by.is_some() => {}
             // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
             Added::New | Added::Known => {
@@ -224,6 +229,22 @@ impl Replica {
                 let message = Message::Request(request);
                 Outbox::new(out, &mut self.last, &mut self.index).send(to, Lane::Bulk, message, LogPosition(0));
             }
+        }
+    }
+
+    /// Openings beyond the maximum of sessions are not ordered: they would end the sessions of others (PROTOCOL §14).
+    fn has_session_for(&self, request: &SignedRequest) -> bool {
+        let entry = &request.entry;
+        entry.session != SessionId(0)
+            || self.pool.knows(&entry.digest)
+            || self.sessions.has_room_for(&entry.client, self.pool.openings(), self.idle.idle_below())
+    }
+
+    fn refuse_for_now(&mut self, request: &SignedRequest, retry_after_ms: u32, out: &mut Effects) {
+        self.counters.busy += 1;
+        if let Some(link) = self.clients.get(&request.entry.client) {
+            let busy = Busy { request: request.entry.digest, retry_after_ms };
+            out.answer.push((*link, Answer::Busy(busy)));
         }
     }
 
@@ -255,10 +276,10 @@ impl Replica {
             && self.pool.waiting() >= self.pbft.in_flight()
             && !self.executing.is_installing()
         {
-            let mut requests = Vec::new();
-            self.pool.take(&mut requests);
-            assert!(!requests.is_empty(), "one Request always fits a batch");
-            let body = Body::join(&requests);
+            self.pool.take(&mut self.taken);
+            assert!(!self.taken.is_empty(), "one Request always fits a batch");
+            let body = Body::join(&self.taken);
+            self.taken.clear();
             self.pbft.propose(now, body, &mut Outbox::new(out, &mut self.last, &mut self.index));
         }
     }
@@ -284,6 +305,7 @@ impl Replica {
         }
         if now.mono >= self.next_purge {
             self.next_purge = now.mono.after(PURGE_INTERVAL);
+            self.idle.tick(now.mono, self.sessions.next_recency());
             self.pool.purge(&|request| self.sessions.is_open(&request.entry));
         }
         self.next_status = self.next_status.min(now.mono.after(interval));
@@ -292,7 +314,7 @@ impl Replica {
 
     fn has_outstanding_work(&self) -> bool {
         self.pool.waiting() > 0
-            || self.pbft.slots().any(|slot| slot.accepted.is_some() && slot.committed.is_none())
+            || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
             || self.checkpoints.has_unstable(self.pbft.stable())
     }

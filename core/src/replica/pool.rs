@@ -4,11 +4,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use crate::ids::{Digest, PublicKey};
+use crate::ids::{Digest, PublicKey, RequestNo, SessionId};
 use crate::wire::request::{Body, SignedRequest};
 
 /// Bytes that a client may put into a batch before it is another's turn.
 const QUANTUM: usize = 16 * 1024;
+/// Requests that the empty queues which are kept for the next clients have room for, all together.
+const SPARE_ROOM_MAX: usize = 4096;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
 type Set<K> = HashSet<K, foldhash::fast::FixedState>;
@@ -48,8 +50,17 @@ pub struct Pool {
     turns: VecDeque<PublicKey>,
     /// Every Request that waits, or was taken and is not executed yet.
     known: Set<Digest>,
+    /// Those of them that open a session.
+    openings: Set<Digest>,
     bytes: usize,
     waiting: usize,
+    /// Memory of queues that came to their end.
+    spare: Vec<VecDeque<SignedRequest>>,
+    /// Requests that these have room for.
+    spare_room: usize,
+    /// Used by [`Self::take`], empty in between: the numbers in the batch, and clients that wait for the next one.
+    keys: Set<(PublicKey, SessionId, RequestNo)>,
+    set_aside: VecDeque<PublicKey>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +74,19 @@ impl Pool {
     /// An empty pool.
     #[must_use]
     pub fn new(bounds: PoolBounds) -> Self {
-        Self { bounds, queues: Map::default(), turns: VecDeque::new(), known: Set::default(), bytes: 0, waiting: 0 }
+        Self {
+            bounds,
+            queues: Map::default(),
+            turns: VecDeque::new(),
+            known: Set::default(),
+            openings: Set::default(),
+            bytes: 0,
+            waiting: 0,
+            spare: Vec::new(),
+            spare_room: 0,
+            keys: Set::default(),
+            set_aside: VecDeque::new(),
+        }
     }
 
     /// Puts a Request at the end of its client's queue.
@@ -72,23 +95,28 @@ impl Pool {
             return Added::Known;
         }
         let size = request.bytes.len();
-        let queue = self.queues.entry(request.entry.client).or_default();
-        let client_is_full = queue.bytes + size > self.bounds.bytes_per_client
-            || queue.requests.len() >= self.bounds.requests_per_client;
+        let client = request.entry.client;
+        let (its_bytes, its_requests) =
+            self.queues.get(&client).map_or((0, 0), |queue| (queue.bytes, queue.requests.len()));
+        let client_is_full =
+            its_bytes + size > self.bounds.bytes_per_client || its_requests >= self.bounds.requests_per_client;
         if client_is_full || self.bytes + size > self.bounds.bytes {
-            if queue.requests.is_empty() {
-                self.queues.remove(&request.entry.client);
-            }
             return Added::Full;
         }
-        if queue.requests.is_empty() {
-            self.turns.push_back(request.entry.client);
-        }
+        let queue = self.queues.entry(client).or_insert_with(|| {
+            self.turns.push_back(client);
+            let requests = self.spare.pop().unwrap_or_default();
+            self.spare_room -= requests.capacity();
+            Queue { requests, ..Queue::default() }
+        });
         queue.requests.push_back(request.clone());
         queue.bytes += size;
         self.bytes += size;
         self.waiting += 1;
         self.known.insert(request.entry.digest);
+        if request.entry.session == SessionId(0) {
+            self.openings.insert(request.entry.digest);
+        }
         Added::New
     }
 
@@ -100,8 +128,7 @@ impl Pool {
     /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
     pub fn take(&mut self, out: &mut Vec<SignedRequest>) {
         let mut room = self.bounds.batch_bytes;
-        let mut keys = Set::default();
-        let mut set_aside = VecDeque::new();
+        self.keys.clear();
         while let Some(client) = self.turns.pop_front() {
             let queue = self.queues.get_mut(&client).expect("a client with a turn has a queue");
             queue.deficit += QUANTUM;
@@ -110,7 +137,7 @@ impl Pool {
             while let Some(request) = queue.requests.front() {
                 let size = request.bytes.len();
                 // Two bodies under one number, as a client that signs again sends them: no batch may hold both.
-                if keys.contains(&request.entry.key()) {
+                if self.keys.contains(&request.entry.key()) {
                     is_set_aside = true;
                     break;
                 }
@@ -126,17 +153,17 @@ impl Pool {
                 queue.bytes -= size;
                 self.bytes -= size;
                 self.waiting -= 1;
-                keys.insert(request.entry.key());
+                self.keys.insert(request.entry.key());
                 out.push(queue.requests.pop_front().expect("it has a front"));
             }
             if is_set_aside {
                 queue.deficit = 0;
-                set_aside.push_back(client);
+                self.set_aside.push_back(client);
                 continue;
             }
             let rest = !queue.requests.is_empty();
             match (rest, batch_is_full) {
-                (false, _) => drop(self.queues.remove(&client)),
+                (false, _) => self.forget_queue(&client),
                 (true, false) => self.turns.push_back(client),
                 (true, true) => {
                     // It keeps its turn, and what it could not use of it is not paid twice.
@@ -146,7 +173,7 @@ impl Pool {
                 }
             }
         }
-        self.turns.append(&mut set_aside);
+        self.turns.append(&mut self.set_aside);
     }
 
     /// A batch with this Request was executed.
@@ -154,6 +181,7 @@ impl Pool {
         if !self.known.remove(digest) {
             return;
         }
+        self.openings.remove(digest);
         let Some(queue) = self.queues.get_mut(client) else { return };
         let Some(index) = queue.requests.iter().position(|request| request.entry.digest == *digest) else { return };
         let request = queue.requests.remove(index).expect("it was found there");
@@ -161,7 +189,7 @@ impl Pool {
         self.bytes -= request.bytes.len();
         self.waiting -= 1;
         if queue.requests.is_empty() {
-            self.queues.remove(client);
+            self.forget_queue(client);
             self.turns.retain(|other| other != client);
         }
     }
@@ -176,6 +204,7 @@ impl Pool {
                 let keep = is_open(request);
                 if !keep {
                     self.known.remove(&request.entry.digest);
+                    self.openings.remove(&request.entry.digest);
                     queue.bytes -= request.bytes.len();
                     self.bytes -= request.bytes.len();
                     self.waiting -= 1;
@@ -184,7 +213,7 @@ impl Pool {
             });
             let keep = !queue.requests.is_empty();
             if !keep {
-                self.queues.remove(client);
+                self.forget_queue(client);
             }
             keep
         });
@@ -195,6 +224,18 @@ impl Pool {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Whether a Request waits, or is in a batch that is not executed yet.
+    #[must_use]
+    pub fn knows(&self, digest: &Digest) -> bool {
+        self.known.contains(digest)
+    }
+
+    /// How many Requests that open a session wait, or are in a batch that is not executed yet.
+    #[must_use]
+    pub fn openings(&self) -> usize {
+        self.openings.len()
     }
 
     /// The Requests that wait, client by client.
@@ -209,7 +250,20 @@ impl Pool {
         assert_eq!(self.iter().count(), self.waiting, "waiting Requests are counted right");
         assert_eq!(self.turns.len(), self.queues.len(), "each queue has its turn");
         assert!(self.bytes <= self.bounds.bytes);
+        let spare_room: usize = self.spare.iter().map(VecDeque::capacity).sum();
+        assert!(spare_room == self.spare_room && spare_room <= SPARE_ROOM_MAX, "spare queues are counted right");
         assert!(self.iter().all(|request| self.known.contains(&request.entry.digest)));
+        assert!(self.openings.is_subset(&self.known), "openings are forgotten with the rest");
+    }
+
+    /// Lets go of an empty queue; its memory serves the next client.
+    fn forget_queue(&mut self, client: &PublicKey) {
+        let queue = self.queues.remove(client).expect("a client has a queue as long as it has something waiting");
+        assert!(queue.requests.is_empty());
+        if self.spare_room + queue.requests.capacity() <= SPARE_ROOM_MAX {
+            self.spare_room += queue.requests.capacity();
+            self.spare.push(queue.requests);
+        }
     }
 }
 
@@ -228,10 +282,14 @@ mod tests {
     };
 
     fn request(client: u8, req_no: u64, size: usize) -> SignedRequest {
+        request_of(SessionId(1), client, req_no, size)
+    }
+
+    fn request_of(session: SessionId, client: u8, req_no: u64, size: usize) -> SignedRequest {
         let operation = vec![client; size];
         let bytes = encode_request(
             PublicKey([client; 32]),
-            SessionId(1),
+            session,
             RequestNo(req_no),
             RequestNo(0),
             0,
@@ -288,6 +346,23 @@ mod tests {
             Body::parse(Body::join(batch).bytes().clone(), bounds).expect("a batch that every replica accepts");
         }
         assert_eq!(batches.map(|batch| batch.len()), [2, 1]);
+    }
+
+    #[test]
+    fn openings_are_counted_until_they_are_executed() {
+        let mut pool = Pool::new(BOUNDS);
+        let openings: Vec<_> = (1..=3).map(|client| request_of(SessionId(0), client, 0, 10)).collect();
+        assert!(openings.iter().chain([&request(4, 1, 10)]).all(|request| pool.add(request) == Added::New));
+        assert_eq!(pool.openings(), 3);
+        let mut batch = Vec::new();
+        pool.take(&mut batch);
+        assert_eq!((pool.waiting(), pool.openings()), (0, 3), "they are on their way");
+        assert!(openings.iter().all(|opening| pool.knows(&opening.entry.digest)));
+        for opening in &openings {
+            pool.executed(&opening.entry.client, &opening.entry.digest);
+        }
+        pool.check();
+        assert_eq!(pool.openings(), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
 use super::counters::Counters;
 use super::executing::Executing;
+use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
 use super::sessions::Sessions;
@@ -81,6 +82,7 @@ impl Recovery {
             pbft,
             sessions: Sessions::new(params),
             pool: Pool::new(pool),
+            taken: Vec::new(),
             executing: Executing::new(&Scalars::default()),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
@@ -92,6 +94,7 @@ impl Recovery {
             clients: std::collections::HashMap::default(),
             peers: ReplicaSet::EMPTY,
             next_status: Nanos(0),
+            idle: IdleMarks::default(),
             next_purge: Nanos(0),
             counters: Counters::default(),
             tuning,

@@ -110,6 +110,7 @@ impl Replica {
     /// The files of the image at `seq` are on stable storage: signs its root, once and for all (P5s).
     pub(super) fn on_snapshot_written(&mut self, seq: Seq, outcome: SnapshotWritten, out: &mut Effects) {
         assert_eq!(self.snapshots.running.take(), Some(seq), "one image is under way");
+        self.counters.snapshots_written += 1;
         self.snapshots.last_bytes = Some(outcome.state_bytes);
         match self.snapshots.own.get_mut(&seq) {
             Some(own) if own.root != outcome.root => return self.halt(Halt::ReplayDiverged { seq }, out),
@@ -185,6 +186,7 @@ impl Replica {
         let scalars = self.scalars();
         self.snapshots.bytes_before = scalars.previous_state_bytes;
         self.snapshots.last_bytes = None;
+        self.counters.snapshots_begun += 1;
         self.snapshots.running = Some(seq);
         out.snapshot = Some(SnapshotOrder { seq, clients: Arc::new(self.sessions.image(scalars)) });
     }

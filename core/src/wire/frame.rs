@@ -105,10 +105,6 @@ impl FrameLimits {
         let params = config.params();
         let batch = params.batch_bytes_max as usize + limits::PRE_PREPARE_FRAME_SLACK;
         let lengths = 4 * params.request_operations_max as usize;
-        let prepared = limits::prepared_certificate_bytes(config.n());
-        let window = usize::try_from(params.window).expect("at most WINDOW_MAX");
-        let view_change = (window * prepared + limits::SMALL_FRAME_BYTES).min(limits::NEW_VIEW_FRAME_BYTES);
-        let new_view = (config.n() * view_change).min(limits::NEW_VIEW_FRAME_BYTES);
         let bounded = |bytes: usize| u32::try_from(bytes).expect("every limit is far below 4 GiB");
         Self {
             request: bounded(params.request_bytes_max as usize + limits::REQUEST_FRAME_SLACK),
@@ -116,8 +112,8 @@ impl FrameLimits {
             batch: bounded(batch),
             // One slot always fits, whatever batches the cluster allows.
             log: bounded(limits::LOG_FRAME_BYTES.max(batch)),
-            view_change: bounded(view_change),
-            new_view: bounded(new_view),
+            view_change: bounded(limits::view_change_bytes(config.n(), params.window)),
+            new_view: bounded(limits::new_view_bytes(config.n(), params.window)),
         }
     }
 

@@ -1,6 +1,8 @@
 //! The messages as the core sees them: one struct each, fixed fields by value, bodies as slices of the buffer they were
 //! received in. How they look on the wire is in [`super::archive`]; what is signed is in [`super::canonical`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::request::{Body, SignedRequest};
@@ -109,7 +111,7 @@ pub struct PrePrepare {
     /// The batch's header.
     pub header: BatchHeader,
     /// The batch's Requests.
-    pub body: Body,
+    pub body: Arc<Body>,
 }
 
 /// A backup's vote.
@@ -215,9 +217,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommittedSlot {
     /// That it is committed.
-    pub certificate: CommitCertificate,
+    pub certificate: Arc<CommitCertificate>,
     /// The batch.
-    pub body: Body,
+    pub body: Arc<Body>,
 }
 
 /// What a replica tells about itself to whoever asks: `bftd status`, the bench, a client that opens a session.

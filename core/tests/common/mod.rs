@@ -125,7 +125,7 @@ impl TestCluster {
     /// The primary's PRE-PREPARE of `body`.
     pub fn pre_prepare(&self, view: u64, seq: u64, body: Body) -> PrePrepare {
         let (position, header) = self.position(view, seq, &body);
-        PrePrepare { position, ballot: self.proposal(&position), header, body }
+        PrePrepare { position, ballot: self.proposal(&position), header, body: Arc::new(body) }
     }
 
     /// The PREPARE of `replica`.
@@ -158,7 +158,8 @@ impl TestCluster {
     /// A batch that all replicas committed.
     pub fn slot(&self, view: u64, seq: u64) -> CommittedSlot {
         let body = self.body(seq);
-        CommittedSlot { certificate: self.committed(view, seq, &body, &self.backups(View(view))), body }
+        let certificate = self.committed(view, seq, &body, &self.backups(View(view)));
+        CommittedSlot { certificate: Arc::new(certificate), body: Arc::new(body) }
     }
 
     /// The CHECKPOINT of `signers` at `seq`.

@@ -1,6 +1,7 @@
 //! The bytes: every record there and back, and one of each thing frozen. A change here is a new journal version.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use bft_core::ids::{Digest, Epoch, LogPosition, ReplicaId, Seq, Signature, View};
 use bft_core::journal::record::{Committed, Vote};
@@ -39,7 +40,7 @@ fn records() -> Vec<Record> {
         let commits = (1..3).map(|replica| (ReplicaId(replica), ballot(9), Digest([replica as u8; 32]))).collect();
         let certificate =
             CommitCertificate { position: position(5), header: header(), proposal: ballot(6), opening, commits };
-        Record::Committed(Committed { certificate, body })
+        Record::Committed(Committed { certificate: Arc::new(certificate), body })
     };
     let (epoch, seq, root) = (Epoch(1), Seq(128), Digest([7; 32]));
     let stable = Checkpoint { epoch, seq, root, epoch_end: Seq(9), signatures: signatures(31) };

@@ -162,3 +162,13 @@ fn d21_superblocks_that_wait_are_merged_and_wait_for_the_journal_before_them() {
     let superblock = shell.disk.start();
     assert_eq!((superblock.instance, superblock.sequence, superblock.durable_through), (3, 3, record));
 }
+
+#[test]
+fn d14_the_directory_key_is_in_no_log() {
+    let superblock = first_superblock();
+    let key = superblock.directory_key;
+    let shown = format!("{superblock:?} {superblock:#?}");
+    assert!(shown.contains("directory_key: (hidden)") && shown.contains("sequence: 1"), "{shown}");
+    assert!(!shown.contains(&format!("{key:?}")), "{shown}");
+    assert!(shown.contains(&format!("{:?}", superblock.directory_id)), "what is no secret is there");
+}

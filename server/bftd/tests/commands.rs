@@ -5,6 +5,7 @@ mod support;
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -60,6 +61,15 @@ fn a_cluster_made_by_hand_serves_kv_and_tells_its_status() {
     assert_eq!(object(&["cas", "shape", "x", "--absent"]).1["swapped"], false);
     assert_eq!(object(&["add", "visits", "0"]), (0, json!({ "sum": -2 })));
     assert_eq!(object(&["count"]), (0, json!({ "keys": 3 })));
+
+    // Calls at a time, with the same client.toml: each is a client of its own.
+    let add =
+        || Command::new(env!("CARGO_BIN_EXE_bftd")).args(["kv", "add", "parallel", "1", "--config", &config]).spawn();
+    let calls: Vec<_> = (0..12).map(|_| add().unwrap()).collect();
+    for mut call in calls {
+        assert!(call.wait().unwrap().success());
+    }
+    assert_eq!(kv(&["add", "parallel", "0"]), ok("12\n"));
 
     status(&config);
     let stopped = ReplicaId(3);
@@ -244,6 +254,12 @@ fn wrong_configurations_are_told_with_their_place() {
     fs::create_dir(&nothing).unwrap();
     let data = refused(&[("BFTD_DATA_DIR", nothing.to_str().unwrap()), ("BFTD_LOG__LEVEL", "error")]);
     assert!(data.0 == 78 && data.2.contains("holds no replica: it has no superblock"), "{data:?}");
+
+    let key = Path::new(&folder).join("key.pem");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let mode = "its mode is 0644, so that others may read the secret key: chmod 600 it";
+    assert_eq!(refused(&[]), wrong(&format!("{}: {mode}", key.display())));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

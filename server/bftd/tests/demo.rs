@@ -46,12 +46,12 @@ fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind() {
 #[test]
 fn null_and_more_replicas_work_and_the_text_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let output = demo(folder.path(), &["--seconds", "1", "--service", "null", "--replicas", "5"]).output().unwrap();
+    let output = demo(folder.path(), &["--seconds", "1", "--service", "null", "--replicas", "7"]).output().unwrap();
     let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}{errors}");
-    assert!(told.contains("5 replicas (f = 1) run the service null in "), "{told}");
+    assert!(told.contains("7 replicas (f = 2) run the service null in "), "{told}");
     assert!(
-        told.contains("all 5 replicas have executed Seq ") && told.contains("state digests there: equal ("),
+        told.contains("all 7 replicas have executed Seq ") && told.contains("state digests there: equal ("),
         "{told}"
     );
     assert!(!told.contains("counters hold"), "{told}");

@@ -18,7 +18,9 @@ use crate::error::{IoUringRefused, ServerError};
 /// How often each way is tried.
 const TRIES: usize = 11;
 /// The file that is written to.
-const PROBE_BYTES: u64 = 64 * 4096;
+const PROBE_BYTES: u64 = 64 * BLOCK as u64;
+/// How much at a time.
+const BLOCK: u32 = 4096;
 /// A flush faster than this reaches no disk.
 const LYING_CACHE: Duration = Duration::from_micros(5);
 
@@ -115,15 +117,16 @@ pub fn write_path(folder: &Path) -> Result<WritePath, ServerError> {
     };
     let mut file = File::create(&path).map_err(failed("create"))?;
     file.write_all(&vec![0; PROBE_BYTES as usize]).and_then(|()| file.sync_all()).map_err(failed("write"))?;
-    let direct = match (Trial::new(WritePath::LinkedFdatasync, &path), Trial::new(WritePath::Dsync, &path)) {
-        (Ok(linked), Ok(dsync)) => compare(linked, dsync),
-        (Err(error), _) | (_, Err(error)) => Err(error),
-    };
+    let direct =
+        match (Trial::new(WritePath::LinkedFdatasync, &path, BLOCK), Trial::new(WritePath::Dsync, &path, BLOCK)) {
+            (Ok(linked), Ok(dsync)) => compare(linked, dsync),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
     let (way, time) = match direct {
         Ok(best) => best,
         // What a file system without O_DIRECT says, at open or at the first write.
         Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EOPNOTSUPP)) => {
-            let trial = Trial::new(WritePath::Buffered, &path).and_then(Trial::run);
+            let trial = Trial::new(WritePath::Buffered, &path, BLOCK).and_then(Trial::run);
             (WritePath::Buffered, trial.map_err(failed("write"))?)
         }
         Err(error) => return Err(failed("write")(error)),
@@ -153,19 +156,27 @@ fn compare(mut linked: Trial, mut dsync: Trial) -> io::Result<(WritePath, Durati
 const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
 const EOPNOTSUPP: i32 = rustix::io::Errno::OPNOTSUPP.raw_os_error();
 
-/// One way, on trial.
-struct Trial {
+/// One way, on trial: writes of one size, each waited for until it is durable.
+pub struct Trial {
     way: WritePath,
     file: File,
     ring: IoUring,
     block: BlockBuf,
+    bytes: u32,
+    /// Where in the file the next write goes, in writes.
+    places: u64,
     times: Vec<Duration>,
 }
 
 impl Trial {
-    fn new(way: WritePath, path: &Path) -> io::Result<Self> {
+    /// Writes of `bytes`, a multiple of 4096, all over the file at `path`, which must have room for one at least.
+    pub fn new(way: WritePath, path: &Path, bytes: u32) -> io::Result<Self> {
         let (file, ring) = (way.open(path)?, IoUring::new(8)?);
-        Ok(Self { way, file, ring, block: BlockBuf::zeroed(4096), times: Vec::new() })
+        let places = file.metadata()?.len() / u64::from(bytes);
+        if places == 0 || !bytes.is_multiple_of(4096) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(Self { way, file, ring, block: BlockBuf::zeroed(bytes as usize), bytes, places, times: Vec::new() })
     }
 
     fn run(mut self) -> io::Result<Duration> {
@@ -175,10 +186,11 @@ impl Trial {
         Ok(self.median())
     }
 
-    fn try_once(&mut self) -> io::Result<()> {
+    /// One write.
+    pub fn try_once(&mut self) -> io::Result<()> {
         let begin = Instant::now();
-        let offset = self.times.len() as u64 * 4096 % PROBE_BYTES;
-        let (write, flush) = self.way.entries(&self.file, (self.block.as_ptr(), 4096), offset, (0, 1));
+        let offset = self.times.len() as u64 % self.places * u64::from(self.bytes);
+        let (write, flush) = self.way.entries(&self.file, (self.block.as_ptr(), self.bytes), offset, (0, 1));
         let count = 1 + usize::from(flush.is_some());
         for entry in std::iter::once(write).chain(flush) {
             // SAFETY: block and file outlive the wait for all completions below.
@@ -189,7 +201,7 @@ impl Trial {
         for completion in self.ring.completion() {
             let of_entry = match (completion.user_data(), completion.result()) {
                 (_, result) if result < 0 => Err(io::Error::from_raw_os_error(-result)),
-                (0, result) if result != 4096 => Err(io::Error::from(io::ErrorKind::WriteZero)),
+                (0, result) if result.unsigned_abs() != self.bytes => Err(io::Error::from(io::ErrorKind::WriteZero)),
                 _ => Ok(()),
             };
             outcome = outcome.and(of_entry);
@@ -198,7 +210,8 @@ impl Trial {
         outcome
     }
 
-    fn median(&mut self) -> Duration {
+    /// How long the write in the middle took. There was one at least.
+    pub fn median(&mut self) -> Duration {
         self.times.sort_unstable();
         self.times[self.times.len() / 2]
     }

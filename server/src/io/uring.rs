@@ -5,6 +5,7 @@
 //! journal, seals and sends, and runs the service, without a hop between threads. With more, each executor has a shard
 //! of the links; executor 0 has the core too, and hands frames and answers to the others over bounded queues.
 
+mod cores;
 mod executor;
 mod node;
 mod socket;
@@ -30,6 +31,7 @@ use crate::io::probe;
 use crate::shard::{Arrival, Handover, ShardSetup};
 use crate::start::start;
 use crate::{Pin, ServerConfig};
+use cores::Cores;
 use executor::Executor;
 use socket::Descriptor;
 
@@ -93,6 +95,7 @@ struct ToCore {
 /// Runs a replica until it is stopped or fails. Executor 0 runs on the calling thread.
 pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -> Result<(), ServerError> {
     probe::io_uring(config.cores)?;
+    let cores_granted = Cores::of_this_thread()?;
     let bell = control.bell();
     let started = start(&config, service, &bell)?;
     let ServerConfig { cluster, me, listener, cores, pin, refusal_max, .. } = config;
@@ -118,7 +121,7 @@ pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -
     let executor = make_executor(0, pin)?;
     let outcome = executor.run(async {
         let local = Executor::new(setup, counters[0].clone(), inboxes.clone(), None)?;
-        node::run(local, listener, started, remotes, counters, control).await
+        node::run(local, listener, started, remotes, counters, control, &cores_granted).await
     });
     drop(executor);
     outcome

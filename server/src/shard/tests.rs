@@ -4,11 +4,17 @@ use std::sync::Arc;
 
 use bft_core::auth::Ed25519;
 use bft_core::config::{Admission, Member, ProtocolParams};
+use bft_core::door::{Answer, Lane, To};
 use bft_core::ids::{ClusterId, Digest, Epoch, RequestNo, SessionId, View};
+use bft_core::wire::archive::{decode, encode};
 use bft_core::wire::canonical::{Tag, signing_bytes};
-use bft_core::wire::message::{Commit, Position, Status};
+use bft_core::wire::frame::{FrameCutter, PeerRole};
+use bft_core::wire::message::{Busy, Commit, Message, Position, Status};
 use bft_core::wire::request::encode_request;
+use bft_link::Handshake;
+use bytes::Bytes;
 
+use super::arrival::{HANDSHAKES_PER_ADDRESS, STALE_SILENCE};
 use super::*;
 
 const N: u16 = 4;

@@ -37,6 +37,8 @@ pub struct Cluster {
     replicas: Vec<Option<Running>>,
     make_service: MakeService,
     cores: usize,
+    /// For replicas that start from now on.
+    pub pin: Pin,
 }
 
 struct Running {
@@ -69,6 +71,7 @@ impl Cluster {
             replicas: (0..n).map(|_| None).collect(),
             make_service,
             cores,
+            pin: Pin::Free,
         };
         for id in 0..n {
             let key = cluster.config.member(ReplicaId(id)).unwrap().public_key;
@@ -117,7 +120,7 @@ impl Cluster {
             data_dir: self.data_dir(id),
             listener,
             cores: self.cores,
-            pin: Pin::Free,
+            pin: self.pin,
             journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
             tuning: Tuning::default(),
             refusal_max: LONGEST,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bft_core::client::Unknown;
 use bft_core::door::{Execute, Executed};
 use bft_core::ids::Seq;
 
@@ -98,6 +99,17 @@ impl ExactlyOnce {
         }
     }
 
+    /// A client is told that nobody knows how an operation ends: by its own doing, or its session's end. Tables here hold
+    /// every client's session, and its results, so that one which lives on never loses it: whoever tells it so has
+    /// lost count of its Requests.
+    pub fn unknown(&self, entry: Entry, reason: Unknown) -> Verdict {
+        match reason {
+            Unknown::Deadline | Unknown::Cancelled | Unknown::Closed => Ok(()),
+            Unknown::SessionLost => Err(format!("{entry:?} goes down with its session, which nothing has ended")),
+            Unknown::Unreadable => Err(format!("{entry:?} is answered by a quorum with what is no result")),
+        }
+    }
+
     /// What a replica's service holds after `executed`.
     pub fn state(&self, executed: Seq, entries: &[Entry]) -> Verdict {
         let len = self.results.range(..=executed).next_back().map_or(0, |(_, (_, len))| *len);
@@ -164,6 +176,17 @@ mod tests {
         assert!(judge.never(made::order(1).entry).is_err());
         assert_eq!(judge.never(made::order(2).entry), Ok(()));
         assert!(judge.execute(&made::execute(2, &[made::order(2)])).is_err());
+    }
+
+    #[test]
+    fn a_session_that_is_lost_and_an_answer_that_is_none_are_found() {
+        let (judge, _) = after(&[&[1]]);
+        for fault in [Unknown::SessionLost, Unknown::Unreadable] {
+            assert!(judge.unknown(made::order(1).entry, fault).is_err());
+        }
+        for own_doing in [Unknown::Deadline, Unknown::Cancelled, Unknown::Closed] {
+            assert_eq!(judge.unknown(made::order(1).entry, own_doing), Ok(()));
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bft_core::auth::Scheme;
+use bft_core::client::Unknown;
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Execute, Executed, Persist, Place};
 use bft_core::ids::{LogPosition, Nanos, PublicKey, ReplicaId, Seq};
@@ -280,6 +281,12 @@ impl Checks {
     /// A client was told that an operation was not executed and never will be.
     pub fn never(&mut self, entry: Entry) {
         let verdict = self.exactly_once.never(entry);
+        self.judge_client(Oracle::ExactlyOnce, verdict);
+    }
+
+    /// A client was told that nobody knows how an operation ends.
+    pub fn unknown(&mut self, entry: Entry, reason: Unknown) {
+        let verdict = self.exactly_once.unknown(entry, reason);
         self.judge_client(Oracle::ExactlyOnce, verdict);
     }
 

@@ -116,14 +116,14 @@ impl LyingBackup {
         let bounds = RequestBounds::from(self.config.params());
         let mut bytes = body.bytes().to_vec();
         let lie = match self.rng.below(3) {
-            0 => Body::default(),
+            0 => Arc::default(),
             1 if !bytes.is_empty() => {
                 // The last bytes of a body are the signature of its last Request.
                 *bytes.last_mut().expect("not empty") ^= 1;
-                Body::parse(Bytes::from(bytes), bounds).expect("a signature may be any bytes")
+                Arc::new(Body::parse(Bytes::from(bytes), bounds).expect("a signature may be any bytes"))
             }
             _ => {
-                certificate.commits.pop();
+                Arc::make_mut(&mut certificate).commits.pop();
                 body
             }
         };

@@ -15,7 +15,7 @@ use crate::wire::message::{CommitCertificate, PrePrepare};
 use crate::wire::request::Body;
 
 mod normal;
-mod retransmit;
+pub mod retransmit;
 pub mod slot;
 
 pub use normal::Ignored;
@@ -38,6 +38,8 @@ pub struct Pbft {
     proposed: Seq,
     /// The agreed time of the last batch that this replica proposed.
     proposed_time: u64,
+    /// Slots with a proposal that are not committed yet.
+    open: usize,
     /// Bytes of bodies in the window.
     body_bytes: usize,
     body_bytes_max: usize,
@@ -63,24 +65,24 @@ impl Pbft {
         body_bytes_max: usize,
     ) -> Self {
         let commit_secret = scheme.commit_secret();
-        let mut core = Self {
+        let window = (1..=config.params().window).map(|ahead| Slot::new(stable.plus(ahead), config.n())).collect();
+        Self {
             config,
             me,
             scheme,
             commit_secret,
             view,
             stable,
-            window: VecDeque::new(),
+            window,
             early: BTreeMap::new(),
             early_bytes: 0,
             proposed: stable,
             proposed_time: 0,
+            open: 0,
             body_bytes: 0,
             body_bytes_max,
             waiting: VecDeque::new(),
-        };
-        core.fill_window();
-        core
+        }
     }
 
     /// The current view.
@@ -121,7 +123,7 @@ impl Pbft {
     /// Slots with a proposal that are not committed yet.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.window.iter().filter(|slot| slot.accepted.is_some() && slot.committed.is_none()).count()
+        self.open
     }
 
     /// How many batches may be proposed now: 0 unless this is the primary, the window and the pipeline have room and
@@ -136,25 +138,32 @@ impl Pbft {
         (params.pipeline_max as usize).saturating_sub(self.in_flight())
     }
 
-    /// Moves h to `seq`: the slots up to it are forgotten, and given out, ascending. The certificate is durable.
-    pub fn advance(&mut self, seq: Seq, out: &mut Outbox<'_>) -> Vec<Slot> {
+    /// Moves h to `seq`: the slots up to it are shown to `leaves`, ascending, and forgotten. The certificate is durable.
+    pub fn advance(&mut self, seq: Seq, out: &mut Outbox<'_>, mut leaves: impl FnMut(&Slot)) {
         assert!(seq > self.stable, "the window never moves back");
-        let count = usize::try_from(seq.0 - self.stable.0).unwrap_or(usize::MAX).min(self.window.len());
-        let left: Vec<_> = self.window.drain(..count).collect();
-        self.body_bytes -= left.iter().map(Slot::body_bytes).sum::<usize>();
+        let window = self.config.params().window;
+        let count = (seq.0 - self.stable.0).min(window);
+        for ahead in window - count + 1..=window {
+            let mut slot = self.window.pop_front().expect("a window of slots");
+            leaves(&slot);
+            self.body_bytes -= slot.body_bytes();
+            self.open -= usize::from(slot.is_open());
+            slot.reuse(seq.plus(ahead));
+            self.window.push_back(slot);
+        }
         self.stable = seq;
         self.proposed = self.proposed.max(seq);
         self.waiting.retain(|(_, waiting, _)| *waiting > seq);
-        self.fill_window();
         self.take_early(out);
-        left
     }
 
     /// `seq` was executed: its body leaves memory as soon as its record is durable.
     pub fn executed(&mut self, seq: Seq) {
         if let Some(index) = self.slot_index(seq) {
-            self.window[index].executed = true;
-            self.release_body(index);
+            self.change(index, |slot| {
+                slot.executed = true;
+                slot.release_body();
+            });
         }
     }
 
@@ -163,17 +172,16 @@ impl Pbft {
     pub fn learn(&mut self, certificate: &Arc<CommitCertificate>, body: Arc<Body>) -> Result<bool, Digest> {
         let digest = certificate.position.digest;
         let Some(index) = self.slot_index(certificate.position.seq) else { return Ok(false) };
-        let slot = &mut self.window[index];
-        if let Some(known) = &slot.committed {
+        if let Some(known) = &self.window[index].committed {
             return if known.position.digest == digest { Ok(false) } else { Err(known.position.digest) };
         }
-        slot.committed = Some(Arc::clone(certificate));
-        let accepted_it = slot.accepted.as_ref().is_some_and(|accepted| accepted.position.digest == digest);
-        // Where memory is full the journal gives the body back in its turn.
-        if !accepted_it && self.body_bytes + body.bytes().len() <= self.body_bytes_max {
-            self.body_bytes += body.bytes().len();
-            slot.other_body = Some(body);
-        }
+        let fits = self.body_bytes + body.bytes().len() <= self.body_bytes_max;
+        self.change(index, |slot| {
+            slot.committed = Some(Arc::clone(certificate));
+            let accepted_it = slot.accepted.as_ref().is_some_and(|accepted| accepted.position.digest == digest);
+            // Where memory is full the journal gives the body back in its turn.
+            slot.other_body = (!accepted_it && fits).then_some(body);
+        });
         Ok(true)
     }
 
@@ -181,6 +189,8 @@ impl Pbft {
     pub fn check(&self) {
         let bytes: usize = self.window.iter().map(Slot::body_bytes).sum();
         assert_eq!(bytes, self.body_bytes, "bodies are counted right");
+        let open = self.window.iter().filter(|slot| slot.is_open()).count();
+        assert_eq!(open, self.open, "open slots are counted right");
         assert_eq!(self.window.len() as u64, self.config.params().window);
         assert!((1..).zip(&self.window).all(|(i, slot)| slot.seq == self.stable.plus(i)), "the window has no gap");
         assert!(self.early_bytes <= EARLY_BODY_BYTES && self.early.len() as u64 <= self.config.params().window);
@@ -196,19 +206,13 @@ impl Pbft {
         }
     }
 
-    fn release_body(&mut self, index: usize) {
+    /// Changes a slot, and keeps what is counted over all slots right.
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Slot)) {
         let slot = &mut self.window[index];
-        let before = slot.body_bytes();
-        slot.release_body();
-        self.body_bytes = self.body_bytes - before + slot.body_bytes();
-    }
-
-    fn fill_window(&mut self) {
-        let n = self.config.n();
-        while (self.window.len() as u64) < self.config.params().window {
-            let seq = self.stable.plus(self.window.len() as u64 + 1);
-            self.window.push_back(Slot::new(seq, n));
-        }
+        let (bytes, open) = (slot.body_bytes(), usize::from(slot.is_open()));
+        change(slot);
+        self.body_bytes = self.body_bytes - bytes + slot.body_bytes();
+        self.open = self.open - open + usize::from(slot.is_open());
     }
 
     fn slot_index(&self, seq: Seq) -> Option<usize> {

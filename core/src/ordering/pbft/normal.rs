@@ -52,7 +52,7 @@ impl Pbft {
         let ballot = Ballot { commitment, signature: self.scheme.sign(&bytes) };
         self.proposed = seq;
         self.proposed_time = time_ns;
-        let pre_prepare = PrePrepare { position, ballot, header, body };
+        let pre_prepare = PrePrepare { position, ballot, header, body: Arc::new(body) };
         let needs = self.accept(pre_prepare.clone(), None, out);
         out.send(To::All, Lane::Ordering, Message::PrePrepare(pre_prepare), needs);
         seq
@@ -128,7 +128,7 @@ impl Pbft {
             self.waiting.pop_front();
             let index = self.slot_index(seq).expect("what waits is in the window");
             self.reach(index, milestone);
-            self.release_body(index);
+            self.change(index, Slot::release_body);
             self.advance_slot(index, out);
         }
     }
@@ -163,10 +163,8 @@ impl Pbft {
             vote_at: LogPosition(0),
             vote_is_durable: false,
         };
-        let slot = &mut self.window[index];
-        slot.accepted = Some(accepted);
+        self.change(index, |slot| slot.accept(accepted));
         self.reach(index, Milestone::Vote);
-        self.recount_bodies();
         if self.is_primary() {
             self.proposed = self.proposed.max(vote.position.seq);
             self.proposed_time = self.proposed_time.max(vote.header.time_ns);
@@ -185,14 +183,15 @@ impl Pbft {
     }
 
     /// A COMMITTED read back from the journal.
-    pub fn restore_committed(&mut self, certificate: CommitCertificate) {
+    pub fn restore_committed(&mut self, certificate: Arc<CommitCertificate>) {
         let Some(index) = self.slot_index(certificate.position.seq) else { return };
-        self.window[index].committed = Some(Arc::new(certificate));
-        // The execution reads it back in its turn: only open batches are kept in memory.
-        if let Some(accepted) = &mut self.window[index].accepted {
-            accepted.body = None;
-        }
-        self.recount_bodies();
+        self.change(index, |slot| {
+            slot.committed = Some(certificate);
+            // The execution reads it back in its turn: only open batches are kept in memory.
+            if let Some(accepted) = &mut slot.accepted {
+                accepted.body = None;
+            }
+        });
     }
 
     /// Accepts a proposal of another, and sends the own PREPARE for it once the VOTE is durable.
@@ -210,12 +209,10 @@ impl Pbft {
         let vote = Vote { position, proposal: ballot, header, body: Some(body.bytes().clone()) };
         let vote_at = out.persist(Record::Vote(vote));
         self.waiting.push_back((vote_at, position.seq, Milestone::Vote));
-        self.body_bytes += body.bytes().len();
-        let slot = &mut self.window[index];
-        assert!(slot.accepted.is_none(), "one vote for each Seq and view (S8)");
-        let body = Some(Arc::new(body));
-        slot.accepted =
-            Some(Accepted { position, proposal: ballot, header, body, own, vote_at, vote_is_durable: false });
+        assert!(self.window[index].accepted.is_none(), "one vote for each Seq and view (S8)");
+        let body = Some(body);
+        let accepted = Accepted { position, proposal: ballot, header, body, own, vote_at, vote_is_durable: false };
+        self.change(index, |slot| slot.accept(accepted));
         self.advance_slot(index, out);
         vote_at
     }
@@ -245,11 +242,12 @@ impl Pbft {
         if slot.cert_at.is_none() && slot.is_prepared(&self.config) {
             self.prepared(index, out);
         }
-        let slot = &self.window[index];
+        let primary = self.primary();
+        let slot = &mut self.window[index];
         if slot.cert_at.is_some() && slot.committed.is_none() {
-            let openers = slot.openers(self.primary());
+            let openers = slot.openers(primary);
             if self.config.weights().is_quorum(openers) {
-                let certificate = slot.commit_certificate(openers, self.primary());
+                let certificate = slot.commit_certificate(openers, primary);
                 self.committed(index, certificate, out);
             }
         }
@@ -268,8 +266,9 @@ impl Pbft {
 
     fn committed(&mut self, index: usize, certificate: CommitCertificate, out: &mut Outbox<'_>) {
         // The VOTE at this Seq holds the body: what is committed by votes is what was accepted.
-        out.persist(Record::Committed(Committed { certificate: certificate.clone(), body: None }));
-        self.window[index].committed = Some(Arc::new(certificate));
+        let certificate = Arc::new(certificate);
+        out.persist(Record::Committed(Committed { certificate: Arc::clone(&certificate), body: None }));
+        self.change(index, |slot| slot.committed = Some(certificate));
     }
 
     fn make_prepare(&self, position: &Position) -> Prepare {
@@ -311,9 +310,5 @@ impl Pbft {
             return Err(Ignored::BelowWindow);
         }
         self.slot_index(seq).ok_or(Ignored::AboveWindow)
-    }
-
-    fn recount_bodies(&mut self) {
-        self.body_bytes = self.window.iter().map(Slot::body_bytes).sum();
     }
 }

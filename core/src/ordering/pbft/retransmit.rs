@@ -1,5 +1,7 @@
 //! What makes up for links that lose: replicas say where they are, and get what they lack (PROTOCOL §6.8).
 
+use std::sync::Arc;
+
 use super::Pbft;
 use super::slot::{Accepted, Slot};
 use crate::door::{Lane, To};
@@ -41,7 +43,7 @@ impl Pbft {
             if votes == VOTES_PER_STATUS {
                 return;
             }
-            if !has(&status.proposed, status.stable, slot.seq) && self.is_primary() {
+            if lacks(&status.proposed, status.stable, slot.seq) && self.is_primary() {
                 let Some(pre_prepare) = proposal(accepted) else { continue };
                 if body_bytes > BODY_BYTES_PER_STATUS {
                     continue;
@@ -50,7 +52,7 @@ impl Pbft {
                 votes += 1;
                 send(peer, Message::PrePrepare(pre_prepare), out);
             }
-            if !has(&status.committed, status.stable, slot.seq) {
+            if lacks(&status.committed, status.stable, slot.seq) {
                 votes += 1;
                 if let Some(ballot) = accepted.own {
                     let prepare = Prepare { position: accepted.position, replica: self.me, ballot };
@@ -64,17 +66,21 @@ impl Pbft {
     }
 }
 
-/// Whether the map of a peer whose last stable checkpoint is `stable` has `seq`. What the peer cannot place counts as
-/// there: it would drop it.
+/// What the map of a peer whose last stable checkpoint is `stable` says of `seq`; `None`: its window does not reach there.
 #[must_use]
-pub fn has(map: &[u64], stable: Seq, seq: Seq) -> bool {
-    let Some(index) = seq.0.checked_sub(stable.0 + 1) else { return true };
-    let word = usize::try_from(index / 64).ok().and_then(|word| map.get(word));
-    word.is_none_or(|word| word & 1 << (index % 64) != 0)
+pub fn says(map: &[u64], stable: Seq, seq: Seq) -> Option<bool> {
+    let index = seq.0.checked_sub(stable.0 + 1)?;
+    let word = map.get(usize::try_from(index / 64).ok()?)?;
+    Some(word & 1 << (index % 64) != 0)
+}
+
+/// Whether a peer would take it. What it cannot place it would drop.
+fn lacks(map: &[u64], stable: Seq, seq: Seq) -> bool {
+    says(map, stable, seq) == Some(false)
 }
 
 fn proposal(accepted: &Accepted) -> Option<PrePrepare> {
-    let body = (**accepted.body.as_ref()?).clone();
+    let body = Arc::clone(accepted.body.as_ref()?);
     Some(PrePrepare { position: accepted.position, ballot: accepted.proposal, header: accepted.header, body })
 }
 

@@ -39,6 +39,8 @@ pub struct Slot {
     pub prepares: VoteSet<Ballot>,
     /// Openings as they came; whether they open anything is decided when they are counted.
     pub commits: VoteSet<Digest>,
+    /// Whose openings were found to open the commitment of its vote for the accepted batch.
+    opened: ReplicaSet,
     /// This replica's CERT.
     pub cert_at: Option<LogPosition>,
     /// Whether that is durable: only then does the own COMMIT count.
@@ -60,12 +62,45 @@ impl Slot {
             accepted: None,
             prepares: VoteSet::new(n),
             commits: VoteSet::new(n),
+            opened: ReplicaSet::EMPTY,
             cert_at: None,
             cert_is_durable: false,
             committed: None,
             other_body: None,
             executed: false,
         }
+    }
+
+    /// Makes it an empty slot at `seq`, in the same memory.
+    pub fn reuse(&mut self, seq: Seq) {
+        let Self {
+            seq: at,
+            accepted,
+            prepares,
+            commits,
+            opened,
+            cert_at,
+            cert_is_durable,
+            committed,
+            other_body,
+            executed,
+        } = self;
+        (*at, *accepted, *opened, *cert_at, *committed, *other_body) = (seq, None, ReplicaSet::EMPTY, None, None, None);
+        (*cert_is_durable, *executed) = (false, false);
+        prepares.clear();
+        commits.clear();
+    }
+
+    /// Puts a proposal into it.
+    pub fn accept(&mut self, accepted: Accepted) {
+        self.opened = ReplicaSet::EMPTY;
+        self.accepted = Some(accepted);
+    }
+
+    /// Whether a batch was proposed here and is not committed yet.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.accepted.is_some() && self.committed.is_none()
     }
 
     /// Whether PREPAREs of a quorum are here, the own vote among them or not, and the own vote is durable.
@@ -82,7 +117,7 @@ impl Slot {
     pub fn prepared_certificate(&self, config: &ClusterConfig) -> PreparedCertificate {
         let accepted = self.accepted.as_ref().expect("only an accepted batch is prepared");
         let mut voters = ReplicaSet::EMPTY.with(config.primary(accepted.position.view));
-        let mut prepares = Vec::new();
+        let mut prepares = Vec::with_capacity(config.n() - 1);
         for (replica, digest, ballot) in self.prepares.iter() {
             if digest == accepted.position.digest && !config.weights().is_quorum(voters) {
                 voters.insert(replica);
@@ -97,20 +132,19 @@ impl Slot {
         }
     }
 
-    /// Who opened the commitment of its vote for the accepted batch.
-    #[must_use]
-    pub fn openers(&self, primary: ReplicaId) -> ReplicaSet {
+    /// Who opened the commitment of its vote for the accepted batch. Votes and openings stand once they came, so none is
+    /// hashed again that was found to fit.
+    pub fn openers(&mut self, primary: ReplicaId) -> ReplicaSet {
         let Some(accepted) = &self.accepted else { return ReplicaSet::EMPTY };
-        self.commits
-            .iter()
-            .filter(|(replica, digest, nonce)| {
-                *digest == accepted.position.digest
-                    && self
-                        .ballot(accepted, *replica, primary)
-                        .is_some_and(|ballot| opening(nonce) == ballot.commitment)
-            })
-            .map(|(replica, _, _)| replica)
-            .collect()
+        let before = self.opened;
+        let fits = |(replica, digest, nonce): &(ReplicaId, Digest, &Digest)| {
+            !before.contains(*replica)
+                && *digest == accepted.position.digest
+                && self.ballot(accepted, *replica, primary).is_some_and(|ballot| opening(nonce) == ballot.commitment)
+        };
+        let newly = self.commits.iter().filter(fits).map(|(replica, _, _)| replica);
+        self.opened = newly.fold(before, ReplicaSet::with);
+        self.opened
     }
 
     /// The commit certificate of the accepted batch, from the openings of `openers`.
@@ -118,16 +152,17 @@ impl Slot {
     pub fn commit_certificate(&self, openers: ReplicaSet, primary: ReplicaId) -> CommitCertificate {
         let accepted = self.accepted.as_ref().expect("only an accepted batch is committed by votes");
         let nonce = |replica| self.commits.get(replica).map(|(_, nonce)| *nonce).expect("an opener has opened");
-        let commits = openers.iter().filter(|replica| *replica != primary).map(|replica| {
+        let mut commits = Vec::with_capacity(openers.len());
+        commits.extend(openers.iter().filter(|replica| *replica != primary).map(|replica| {
             let ballot = self.ballot(accepted, replica, primary).expect("an opener has voted");
             (replica, *ballot, nonce(replica))
-        });
+        }));
         CommitCertificate {
             position: accepted.position,
             header: accepted.header,
             proposal: accepted.proposal,
             opening: openers.contains(primary).then(|| nonce(primary)),
-            commits: commits.collect(),
+            commits,
         }
     }
 

@@ -31,7 +31,9 @@ pub struct Sessions {
     params: ProtocolParams,
     table: BTreeMap<SessionId, Session>,
     by_client: Map<PublicKey, SessionId>,
-    by_recency: BTreeMap<u64, SessionId>,
+    /// The ends of a list of all sessions in the order of their last use; 0 if there is none.
+    oldest: SessionId,
+    newest: SessionId,
     next_recency: u64,
     cached_bytes: u64,
 }
@@ -42,6 +44,9 @@ struct Session {
     opened_by: Digest,
     opened_at: Seq,
     recency: u64,
+    /// Its neighbours in the list by recency; 0 at the ends.
+    older: SessionId,
+    newer: SessionId,
     floor: RequestNo,
     max_seen: RequestNo,
     /// Entry i is the answer to `floor + 1 + i`.
@@ -57,7 +62,8 @@ impl Sessions {
             params: params.clone(),
             table: BTreeMap::new(),
             by_client: Map::default(),
-            by_recency: BTreeMap::new(),
+            oldest: SessionId(0),
+            newest: SessionId(0),
             next_recency: 1,
             cached_bytes: 0,
         }
@@ -67,6 +73,8 @@ impl Sessions {
     #[must_use]
     pub fn restore(params: &ProtocolParams, image: ClientsImage) -> Self {
         let mut sessions = Self { next_recency: image.next_recency, ..Self::new(params) };
+        let mut ages: Vec<_> = image.sessions.iter().map(|session| (session.recency, session.id)).collect();
+        ages.sort_unstable();
         for session in image.sessions {
             let SessionImage { id, client, opened_by, opened_at, recency, floor, max_seen, replies } = session;
             let mut restored = Session {
@@ -74,6 +82,8 @@ impl Sessions {
                 opened_by,
                 opened_at,
                 recency,
+                older: SessionId(0),
+                newer: SessionId(0),
                 floor,
                 max_seen,
                 replies: VecDeque::new(),
@@ -84,6 +94,7 @@ impl Sessions {
             }
             sessions.insert(id, restored);
         }
+        ages.into_iter().for_each(|(_, id)| sessions.link_newest(id));
         sessions
     }
 
@@ -159,6 +170,23 @@ impl Sessions {
         }
     }
 
+    /// Whether `client` can open a session, behind `openings` others that are on their way, without an end to one that
+    /// was in use since the time of `idle_below` (what [`Self::next_recency`] was then).
+    #[must_use]
+    pub fn has_room_for(&self, client: &PublicKey, openings: usize, idle_below: u64) -> bool {
+        let free = self.params.sessions_max as usize - self.table.len();
+        let evicted = (openings + 1).saturating_sub(free);
+        let replaces_its_own = self.by_client.contains_key(client);
+        let idle = self.by_age().take_while(|(_, session)| session.recency < idle_below);
+        replaces_its_own || idle.take(evicted).count() == evicted
+    }
+
+    /// Sessions that are used from now on have at least this recency.
+    #[must_use]
+    pub fn next_recency(&self) -> u64 {
+        self.next_recency
+    }
+
     /// How many sessions there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -189,11 +217,13 @@ impl Sessions {
         let bytes: usize = self.table.values().map(|session| session.result_bytes).sum();
         assert_eq!(bytes as u64, self.cached_bytes, "cached bytes are counted right");
         assert_eq!(self.table.len(), self.by_client.len(), "one session a client");
-        assert_eq!(self.table.len(), self.by_recency.len(), "each session has its recency");
+        let by_age: Vec<_> = self.by_age().collect();
+        assert_eq!(self.table.len(), by_age.len(), "each session is in the list once");
+        assert!(by_age.is_sorted_by_key(|(_, session)| session.recency), "the list is in order");
+        assert_eq!(by_age.last().map_or(SessionId(0), |(id, _)| *id), self.newest);
         assert!(self.table.len() <= self.params.sessions_max as usize);
         for (id, session) in &self.table {
             assert_eq!(self.by_client.get(&session.client), Some(id));
-            assert_eq!(self.by_recency.get(&session.recency), Some(id));
             assert!(session.replies.len() as u64 <= self.params.client_window);
             assert!(session.floor <= session.max_seen);
         }
@@ -242,12 +272,15 @@ impl Sessions {
             opened_by: entry.digest,
             opened_at: seq,
             recency: self.take_recency(),
+            older: SessionId(0),
+            newer: SessionId(0),
             floor: RequestNo(0),
             max_seen: RequestNo(0),
             replies: VecDeque::new(),
             result_bytes: 0,
         };
         self.insert(id, session);
+        self.link_newest(id);
         opened(seq, entry, id)
     }
 
@@ -258,14 +291,15 @@ impl Sessions {
 
     fn insert(&mut self, id: SessionId, session: Session) {
         self.by_client.insert(session.client, id);
-        self.by_recency.insert(session.recency, id);
         self.table.insert(id, session);
     }
 
     fn remove(&mut self, id: SessionId) {
+        if self.table.contains_key(&id) {
+            self.unlink(id);
+        }
         if let Some(session) = self.table.remove(&id) {
             self.by_client.remove(&session.client);
-            self.by_recency.remove(&session.recency);
             self.cached_bytes -= session.result_bytes as u64;
         }
     }
@@ -273,8 +307,7 @@ impl Sessions {
     /// Evicts the session that was used least recently when the table is full.
     fn make_room(&mut self) {
         if self.table.len() == self.params.sessions_max as usize {
-            let (_, oldest) = self.by_recency.first_key_value().expect("a full table has a session");
-            self.remove(*oldest);
+            self.remove(self.oldest);
         }
     }
 
@@ -296,10 +329,46 @@ impl Sessions {
 
     fn touch(&mut self, id: SessionId) {
         let recency = self.take_recency();
-        let session = self.table.get_mut(&id).expect("a session that was just admitted");
-        self.by_recency.remove(&session.recency);
-        session.recency = recency;
-        self.by_recency.insert(recency, id);
+        self.session_mut(id).recency = recency;
+        if self.newest != id {
+            self.unlink(id);
+            self.link_newest(id);
+        }
+    }
+
+    /// Puts a session that is in no list at the newest end.
+    fn link_newest(&mut self, id: SessionId) {
+        let older = std::mem::replace(&mut self.newest, id);
+        match older {
+            SessionId(0) => self.oldest = id,
+            older => self.session_mut(older).newer = id,
+        }
+        let session = self.session_mut(id);
+        (session.older, session.newer) = (older, SessionId(0));
+    }
+
+    /// Takes a session out of the list.
+    fn unlink(&mut self, id: SessionId) {
+        let Session { older, newer, .. } = *self.session_mut(id);
+        match older {
+            SessionId(0) => self.oldest = newer,
+            older => self.session_mut(older).newer = newer,
+        }
+        match newer {
+            SessionId(0) => self.newest = older,
+            newer => self.session_mut(newer).older = older,
+        }
+    }
+
+    fn session_mut(&mut self, id: SessionId) -> &mut Session {
+        self.table.get_mut(&id).expect("the list leads to sessions in the table")
+    }
+
+    /// All sessions, the one used least recently first.
+    fn by_age(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        let first = self.table.get_key_value(&self.oldest);
+        let entries = std::iter::successors(first, |(_, session)| self.table.get_key_value(&session.newer));
+        entries.map(|(id, session)| (*id, session)).take(self.table.len() + 1)
     }
 
     fn take_recency(&mut self) -> u64 {
@@ -317,7 +386,12 @@ impl Session {
         if entry.ack > self.floor {
             *freed = self.raise_floor(entry.ack);
         }
-        if entry.req_no <= self.floor {
+        let is_over = crate::mutant!(
+            M25HighestNumberOnly,
+            entry.req_no <= self.floor,
+            entry.req_no <= self.max_seen && self.get(entry.req_no).is_none()
+        );
+        if is_over {
             return Err(Code::AlreadyAcked);
         }
         if entry.req_no.0 > self.floor.0 + window {

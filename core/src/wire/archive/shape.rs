@@ -2,6 +2,8 @@
 //! that checking could walk for long (X7). Their layout is the wire's: a change of any of them is a new
 //! [`crate::wire::frame::WIRE_VERSION`]. An optional field is a byte that says whether it is there, and the field.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rkyv::rend::u64_le;
 use rkyv::vec::ArchivedVec;
@@ -110,7 +112,7 @@ impl ArchivedPrePrepare<'_> {
             position: self.position.native(),
             ballot: self.ballot.native(),
             header: self.header.native(),
-            body: Body::parse(payload.slice_ref(&self.body), bounds)?,
+            body: Arc::new(Body::parse(payload.slice_ref(&self.body), bounds)?),
         })
     }
 }
@@ -221,15 +223,15 @@ pub(super) struct Slot<'a> {
 
 impl<'a> From<&'a native::CommittedSlot> for Slot<'a> {
     fn from(slot: &'a native::CommittedSlot) -> Self {
-        Self { certificate: (&slot.certificate).into(), body: slot.body.bytes() }
+        Self { certificate: (&*slot.certificate).into(), body: slot.body.bytes() }
     }
 }
 
 impl ArchivedSlot<'_> {
     pub(super) fn native(&self, payload: &Bytes, bounds: RequestBounds) -> Result<native::CommittedSlot, DecodeError> {
         Ok(native::CommittedSlot {
-            certificate: self.certificate.native()?,
-            body: Body::parse(payload.slice_ref(&self.body), bounds)?,
+            certificate: Arc::new(self.certificate.native()?),
+            body: Arc::new(Body::parse(payload.slice_ref(&self.body), bounds)?),
         })
     }
 }

@@ -1,5 +1,7 @@
 //! Every message there and back, every bound, hostile bytes, and the bytes themselves, frozen.
 
+use std::sync::Arc;
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -33,7 +35,7 @@ fn slot(seq: u64, commits: u16) -> CommittedSlot {
     let commits = (0..commits).map(|i| (ReplicaId(i), ballot(i as u8), Digest([i as u8 + 100; 32]))).collect();
     let opening = seq.is_multiple_of(2).then_some(Digest([8; 32]));
     let certificate = CommitCertificate { position, header, proposal: ballot(7), opening, commits };
-    CommittedSlot { certificate, body }
+    CommittedSlot { certificate: Arc::new(certificate), body: Arc::new(body) }
 }
 
 fn info() -> Info {
@@ -57,7 +59,8 @@ fn info() -> Info {
 
 /// One fixed message of each kind, in the order of [`Kind::ALL`].
 pub(in crate::wire) fn examples() -> Vec<Message> {
-    let CommittedSlot { certificate: CommitCertificate { position, header, proposal, .. }, body } = slot(41, 0);
+    let CommittedSlot { certificate, body } = slot(41, 0);
+    let CommitCertificate { position, header, proposal, .. } = *certificate;
     let signatures = vec![(ReplicaId(0), Signature([1; 64])), (ReplicaId(2), Signature([2; 64]))];
     let results = Bytes::from_static(b"\x02\0\0\0ok\0\0\0\0");
     let reply = Reply {
@@ -173,8 +176,8 @@ fn slots() -> impl Strategy<Value = CommittedSlot> {
     let votes = vec((any::<u16>().prop_map(ReplicaId), ballots(), digests()), 0..=limits::REPLICAS_MAX);
     (positions(), headers(), ballots(), option::of(digests()), votes, bodies()).prop_map(
         |(position, header, proposal, opening, commits, body)| CommittedSlot {
-            certificate: CommitCertificate { position, header, proposal, opening, commits },
-            body,
+            certificate: Arc::new(CommitCertificate { position, header, proposal, opening, commits }),
+            body: Arc::new(body),
         },
     )
 }
@@ -250,7 +253,7 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
         infos().prop_map(|info| Message::Info(Box::new(info))),
         joins().prop_map(Message::ClientJoin),
         (positions(), ballots(), headers(), bodies()).prop_map(|(position, ballot, header, body)| {
-            Message::PrePrepare(PrePrepare { position, ballot, header, body })
+            Message::PrePrepare(PrePrepare { position, ballot, header, body: Arc::new(body) })
         }),
         (positions(), replica(), ballots()).prop_map(|(position, replica, ballot)| Message::Prepare(Prepare {
             position,

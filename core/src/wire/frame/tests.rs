@@ -148,11 +148,13 @@ fn limits_follow_the_configuration() {
     assert_eq!(four.frame_max(PeerRole::Client), FRAME_HEADER_BYTES + (257 << 10));
     let params =
         ProtocolParams { batch_bytes_max: 8 << 20, window: 4096, checkpoint_interval: 2048, ..Default::default() };
-    let largest = FrameLimits::new(&config(31, params));
+    let largest = FrameLimits::new(&config(7, params));
     assert_eq!(max(&largest, Kind::Slot), (8 << 20) + (64 << 10));
     assert!(max(&largest, Kind::Log) >= max(&largest, Kind::Slot), "a LOG holds any one slot");
-    assert_eq!(max(&largest, Kind::NewView), 32 << 20);
-    assert_eq!(largest.frame_max(PeerRole::Replica), FRAME_HEADER_BYTES + (32 << 20));
+    let new_view = limits::new_view_bytes(7, 4096);
+    assert!(new_view > 8 << 20 && new_view <= limits::NEW_VIEW_FRAME_BYTES);
+    assert_eq!(max(&largest, Kind::NewView) as usize, new_view);
+    assert_eq!(largest.frame_max(PeerRole::Replica), FRAME_HEADER_BYTES + new_view);
 }
 
 #[test]

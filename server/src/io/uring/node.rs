@@ -14,6 +14,7 @@ use bft_core::limits::{MILLISECOND, SECOND};
 use futures_lite::future::or;
 use glommio::timer::sleep;
 
+use super::cores::Cores;
 use super::executor::Executor;
 use super::{Dispatch, RemoteShard};
 use crate::clock;
@@ -77,22 +78,24 @@ pub async fn run(
     remotes: Vec<RemoteShard>,
     shards: Vec<Arc<ShardCounters>>,
     control: &Control,
+    cores: &Cores,
 ) -> Result<(), ServerError> {
     let bell = control.bell();
     let (done, snapshots_done) = mpsc::channel();
     let ring_bell = bell.clone();
     let executed = started.manifest.as_ref().map_or(bft_core::ids::Seq(0), |manifest| manifest.scalars.seq);
-    let snapshots = SnapshotThread::start(started.snapshots.clone(), started.manifest, move |outcome| {
+    let tell = move |outcome| {
         // Where the executor is gone nobody waits for it.
         let _ = done.send(outcome);
         ring_bell.ring();
-    });
+    };
+    let snapshots = cores.with_all(|| SnapshotThread::start(started.snapshots.clone(), started.manifest, tell));
     let snapshots = Arc::new(snapshots);
     let execution = Execution::new(started.service, started.snapshots, snapshots.clone(), executed);
     let execution = if remotes.is_empty() {
         ExecutionHandle::Inline(Box::new(execution))
     } else {
-        ExecutionHandle::Thread(ExecutionThread::start(execution, bell))
+        ExecutionHandle::Thread(cores.with_all(|| ExecutionThread::start(execution, bell)))
     };
     let counters = Arc::new(OrderingCounters::default());
     let words =

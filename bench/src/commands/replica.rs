@@ -1,0 +1,96 @@
+//! `bft-bench replica`: what `local` starts. One replica with a service that is built in, until it is told to stop.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bft_server::Control;
+use bft_server::children::{READY, inherited_listener};
+use bft_server::config::{ReplicaConfig, VARIABLE_PREFIX};
+use bft_services::named::by_name;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::{Failure, Reason, because};
+
+/// Longer than any disk takes to read a journal back.
+const START_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The exit code of one who was told twice to stop.
+const STOPPED_AT_ONCE: i32 = 1;
+
+/// Run one replica of a local cluster
+#[derive(clap::Args)]
+pub struct Args {
+    /// The replica's bftd.toml
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Cores granted
+    #[arg(long, value_name = "K")]
+    cores: Option<u32>,
+}
+
+/// Runs it.
+pub fn replica(args: &Args) -> Result<(), Failure> {
+    // First of all: descriptor 3 is taken by whatever is opened next otherwise.
+    let handed_down = inherited_listener().map_err(because(Reason::Config))?;
+    let listener = handed_down.ok_or_else(|| {
+        Failure::new(Reason::Usage, "a replica of bft-bench takes its listener from its parent: use `bft-bench local`")
+    })?;
+    let config = ReplicaConfig::load_with(&args.config, variables(args)).map_err(because(Reason::Config))?;
+    start_log(&config.log.level)?;
+    let service = by_name(&config.service.name, &config.service.config).map_err(because(Reason::Config))?;
+    let control = Control::new().map_err(because(Reason::Unavailable))?;
+    stop_on_signals(&control)?;
+    tell_when_ready(&control, &config, &listener)?;
+    bft_server::run(config.into_server_config(listener), service, control).map_err(because(Reason::Failed))
+}
+
+/// The environment's, and what the command line says, which goes before them.
+fn variables(args: &Args) -> Vec<(String, String)> {
+    let all = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let ours = all.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX));
+    let mut ours: Vec<_> = ours.map(|(name, value)| (name, value.to_string_lossy().into_owned())).collect();
+    if let Some(cores) = args.cores {
+        ours.retain(|(name, _)| name != "BFTD_CORES");
+        ours.push(("BFTD_CORES".into(), cores.to_string()));
+    }
+    ours
+}
+
+fn start_log(level: &str) -> Result<(), Failure> {
+    let filter = EnvFilter::builder().parse(level).map_err(because(Reason::Config))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    log.log_internal_errors(false).init();
+    Ok(())
+}
+
+fn stop_on_signals(control: &Control) -> Result<(), Failure> {
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(because(Reason::Unavailable))?;
+    let control = control.clone();
+    spawn("bft-signals", move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            control.stop();
+        }
+        if signals.next().is_some() {
+            std::process::exit(STOPPED_AT_ONCE);
+        }
+    })
+}
+
+fn tell_when_ready(control: &Control, config: &ReplicaConfig, listener: &TcpListener) -> Result<(), Failure> {
+    let listen = listener.local_addr().map_err(because(Reason::Unavailable))?;
+    let (replica, control) = (config.me, control.clone());
+    spawn("bft-ready", move || {
+        if control.wait_ready(START_MAX) {
+            tracing::info!(%replica, %listen, "{READY}");
+        }
+    })
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
+    thread.map(drop).map_err(because(Reason::Unavailable))
+}

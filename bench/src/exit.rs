@@ -1,0 +1,51 @@
+//! How a command ends: a code that scripts can rely on, and a sentence for people on stderr. The codes are those of
+//! `bftd`.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug)]
+pub struct Failure {
+    reason: Reason,
+    message: String,
+}
+
+/// What kind of failure; the numbers are the exit codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reason {
+    /// Something broke.
+    Failed = 1,
+    /// The command line is wrong, in a way that clap cannot see.
+    Usage = 2,
+    /// What is needed is not to be had now.
+    Unavailable = 69,
+    /// A configuration is wrong.
+    Config = 78,
+    /// A signal ended it.
+    Interrupted = 130,
+}
+
+impl Failure {
+    /// A failure that is told as `message`.
+    pub fn new(reason: Reason, message: impl fmt::Display) -> Self {
+        Self { reason, message: message.to_string() }
+    }
+}
+
+/// For `map_err`: the error as a failure of this kind.
+pub fn because<E: fmt::Display>(reason: Reason) -> impl Fn(E) -> Failure {
+    move |error| Failure::new(reason, error)
+}
+
+/// Tells about a failure, and gives the exit code.
+pub fn report(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { reason, message }) => {
+            crate::output::complain(&format!("bft-bench: {message}"));
+            ExitCode::from(reason as u8)
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The door: a step of the core, and everything it wants done.
+
+use bft_core::door::{Effects, Halt, Input};
+use bft_core::ids::Nanos;
+use bft_core::service::Service;
+
+use super::told::{note, note_persist};
+use super::{Character, Crash, Gone, Job, Machine};
+use crate::checkers::Oracle;
+use crate::images;
+use crate::trace::Actor;
+use crate::world::{Event, InLife, ToMachine, World};
+
+/// Steps between two thorough checks of a core's invariants.
+const STEPS_BETWEEN_CHECKS: u64 = 256;
+
+impl Machine {
+    pub(super) fn step(&mut self, world: &mut World, input: Input) {
+        let now = self.now(world);
+        let process = self.process.as_mut().expect("only a running process steps");
+        world.counters.steps += 1;
+        note(world, self.id, &input);
+        let mut effects = std::mem::take(&mut process.effects);
+        process.replica.step(now, input, &mut effects);
+        process.steps += 1;
+        if process.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
+            process.replica.check_invariants();
+        }
+        self.carry_out(world, effects);
+    }
+
+    pub(super) fn carry_out(&mut self, world: &mut World, mut effects: Effects) {
+        world.trace.number(effects.persist.len() as u64);
+        for persist in effects.persist.drain(..) {
+            world.checks.persisted(self.id, &persist);
+            note_persist(world, &persist.place, persist.position);
+            self.running().journal.append(persist);
+        }
+        self.pump(world);
+        for outgoing in effects.send.drain(..) {
+            let process = self.running();
+            if outgoing.needs <= process.journal.durable() {
+                self.let_go(world, outgoing);
+            } else {
+                process.held.entry(outgoing.needs).or_default().push(outgoing);
+            }
+        }
+        for (link, answer) in effects.answer.drain(..) {
+            self.answer(world, link, answer);
+        }
+        self.order_jobs(world, &mut effects);
+        for at in effects.load.drain(..) {
+            let delay = self.disk_delay(world);
+            self.later(world, delay, InLife::Loaded(at));
+        }
+        self.throw_away(world, &effects);
+        self.set_deadline(world, effects.deadline);
+        if let Some(halt) = effects.halt.take() {
+            return self.halt(world, &halt);
+        }
+        effects.clear();
+        self.running().effects = effects;
+    }
+
+    fn order_jobs(&mut self, world: &mut World, effects: &mut Effects) {
+        let process = self.process.as_mut().expect("only a running process has effects");
+        let was_idle = process.jobs.is_empty();
+        process.jobs.extend(effects.install.take().map(Job::Install));
+        let snapshot = effects.snapshot.take();
+        let (before, after): (Vec<_>, Vec<_>) = effects
+            .execute
+            .drain(..)
+            .partition(|order| snapshot.as_ref().is_none_or(|snapshot| order.seq <= snapshot.seq));
+        for order in before.iter().chain(&after) {
+            world.checks.execute(self.id, order);
+            world.counters.refused += (order.body.entries().len() - order.admitted.len()) as u64;
+            world.trace.number(order.seq.0);
+            world.trace.detail(|| format!("execute Seq {}: {} Requests", order.seq, order.admitted.len()));
+        }
+        process.jobs.extend(before.into_iter().map(Job::Execute));
+        process.jobs.extend(snapshot.map(Job::Snapshot));
+        process.jobs.extend(after.into_iter().map(Job::Execute));
+        if was_idle {
+            self.start_job(world);
+        }
+    }
+
+    fn throw_away(&mut self, world: &mut World, effects: &Effects) {
+        let process = self.process.as_mut().expect("only a running process has effects");
+        if let Some(seq) = effects.snapshot_stable {
+            world.counters.snapshots_stable += 1;
+            process.service.snapshot_stable(seq);
+        }
+        if let Some(below) = effects.drop_journal_below {
+            world.counters.journal_drops += 1;
+            world.checks.journal_dropped(self.id, below);
+            for number in process.journal.drop_below(below) {
+                let file = process.segments.remove(&number).expect("a segment has a file");
+                process.free.push(file);
+            }
+        }
+        if let Some(below) = effects.remove_snapshots_below {
+            world.checks.snapshots_removed(self.id, below);
+            images::remove_below(&mut self.disk, below, process.writer.unfinished());
+        }
+    }
+
+    fn halt(&mut self, world: &mut World, halt: &Halt) {
+        world.trace.event(world.now, Actor::Replica(self.id.index()), 92, || format!("halts: {halt}"));
+        match halt {
+            Halt::LeftBehind { .. } => {
+                world.counters.left_behind += 1;
+                self.gone = Some(Gone::LeftBehind);
+                self.crash(world, Crash::Killed);
+            }
+            Halt::Diverged { .. } | Halt::ReplayDiverged { .. } if self.character == Character::Drifter => {
+                world.counters.drifts_found += 1;
+                self.gone = Some(Gone::Drifted);
+                self.crash(world, Crash::Killed);
+            }
+            Halt::TwoCommitted { .. } | Halt::Diverged { .. } | Halt::ReplayDiverged { .. } => {
+                world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
+                self.crash(world, Crash::Killed);
+            }
+        }
+    }
+
+    fn set_deadline(&mut self, world: &mut World, deadline: Option<Nanos>) {
+        let offset = self.mono_offset;
+        let process = self.process.as_mut().expect("only a running process has effects");
+        if let Some(deadline) = deadline.filter(|deadline| *deadline != process.deadline) {
+            process.deadline = deadline;
+            process.deadline_generation += 1;
+            let event = InLife::Deadline { generation: process.deadline_generation };
+            let event = Event::Machine(self.id, ToMachine::InLife(self.life, event));
+            world.deadline(deadline.0.saturating_sub(offset), event);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! What reaches the core: each event on its machine becomes an input, as the server's shards, journal and threads would
+//! make it.
+
+use bft_core::door::{InfoTo, Input, LinkState};
+use bft_core::execution::execute;
+use bft_core::ids::{LinkId, LogPosition, ReplicaId, Seq};
+use bft_core::journal::{Ticket, read_record};
+use bft_core::service::Service;
+use bft_core::wire::message::Message;
+use bytes::Bytes;
+
+use super::{Job, Machine};
+use crate::checkers::Oracle;
+use crate::disk::FileName;
+use crate::images;
+use crate::world::{Event, InLife, Life, World};
+
+impl Machine {
+    pub(super) fn on_message(&mut self, world: &mut World, from: ReplicaId, message: Message) {
+        let Some(process) = &mut self.process else { return };
+        if let Message::Slot(_) = &message {
+            world.counters.certificates += 1;
+        } else if let Message::Log(slots) = &message {
+            world.counters.certificates += slots.len() as u64;
+        }
+        match process.verifier.check(from, message) {
+            Ok(message) => self.step(world, Input::Message { from, message }),
+            Err(_) if world.cluster.liars.contains(from) => world.counters.lies_refused += 1,
+            Err(rejected) => {
+                let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
+                world.checks.report(Oracle::Certificates, text);
+            }
+        }
+    }
+
+    /// A link that goes down late, after a newer one has come up, takes nothing with it.
+    pub(super) fn on_peer(&mut self, world: &mut World, peer: ReplicaId, life: Life, state: LinkState) {
+        let known = self.running().peers.entry(peer).or_default();
+        if life >= *known {
+            *known = life;
+            self.step(world, Input::Link { peer, state });
+        }
+    }
+
+    pub(super) fn on_client_message(&mut self, world: &mut World, link: LinkId, message: Message) {
+        let Some(process) = &mut self.process else { return };
+        if !process.clients.contains_key(&link) {
+            return;
+        }
+        match message {
+            Message::Request(request) => {
+                process.gathered.push(request);
+                if process.gathered.len() == 1 {
+                    let delay = world.options.machine.gather;
+                    self.later(world, delay, InLife::Gathered);
+                }
+            }
+            Message::InfoQuery { .. } => self.step(world, Input::InfoQuery { to: InfoTo(link) }),
+            other => world.checks.report(Oracle::Assertion, format!("a client sends {:?}", other.kind())),
+        }
+    }
+
+    pub(super) fn on_gathered(&mut self, world: &mut World) {
+        let process = self.running();
+        let gathered = std::mem::take(&mut process.gathered);
+        let (requests, refused) = process.verifier.check_requests(gathered);
+        if !refused.is_empty() {
+            world.checks.report(Oracle::Certificates, format!("{:?} refuses a correct client's Request", self.id));
+        }
+        self.step(world, Input::Requests(requests));
+    }
+
+    pub(super) fn on_client_up(&mut self, world: &mut World, client: usize, life: Life) {
+        let link = world.draw_link();
+        self.running().clients.insert(link, (client, life));
+        let key = world.cluster.clients[client].public_key();
+        self.step(world, Input::Client { client: key, link, state: LinkState::Up });
+        let event = crate::world::ToClient::LinkUp { replica: self.id, link };
+        world.after(0, Event::Client(client, life, event));
+    }
+
+    pub(super) fn on_client_down(&mut self, world: &mut World, link: LinkId) {
+        let Some((client, _)) = self.running().clients.remove(&link) else { return };
+        let key = world.cluster.clients[client].public_key();
+        self.step(world, Input::Client { client: key, link, state: LinkState::Down });
+    }
+
+    pub(super) fn on_landed(&mut self, world: &mut World, ticket: Ticket) {
+        let under_way = self.running().under_way.get_mut(&ticket).expect("a write lands once");
+        let (name, write) = (under_way.name, under_way.write.take().expect("a write lands once"));
+        self.disk.land(name, write);
+        let delay = self.disk_delay(world);
+        self.later(world, delay, InLife::Flushed(ticket));
+    }
+
+    pub(super) fn on_flushed(&mut self, world: &mut World, ticket: Ticket) {
+        let process = self.process.as_mut().expect("events in a life find its process");
+        let under_way = process.under_way.remove(&ticket).expect("a write is flushed once");
+        self.disk.flush(under_way.name);
+        let before = process.journal.durable();
+        process.journal.written(ticket);
+        let durable = process.journal.durable();
+        self.pump(world);
+        if durable > before {
+            world.checks.durable(self.id, durable);
+            self.release(world, durable);
+            if self.rng.chance(world.options.machine.late) {
+                let delay = self.disk_delay(world);
+                self.later(world, delay, InLife::Durable);
+            } else {
+                self.tell_durable(world);
+            }
+        }
+    }
+
+    /// Says once more, or at last, up to where everything is durable.
+    pub(super) fn tell_durable(&mut self, world: &mut World) {
+        let durable = self.running().journal.durable();
+        self.step(world, Input::Durable(durable));
+    }
+
+    pub(super) fn on_job_done(&mut self, world: &mut World) {
+        let process = self.process.as_mut().expect("events in a life find its process");
+        let job = process.jobs.pop_front().expect("the execution thread had a job");
+        let input = match job {
+            Job::Execute(order) => {
+                let outcome = execute(&mut process.service, &order, &mut process.buffer);
+                let outcome = outcome.expect("the simulated service has no fault");
+                world.checks.executed(self.id, order.seq, &outcome);
+                Some(Input::Executed { seq: order.seq, outcome })
+            }
+            Job::Snapshot(order) => {
+                let image = process.service.snapshot(order.seq).expect("the simulated service has no fault");
+                if process.writer.order(&order, image) {
+                    self.later_snapshot_step(world);
+                }
+                None
+            }
+            Job::Install(seq) => self.install(world, seq),
+        };
+        self.start_job(world);
+        if let Some(input) = input {
+            self.step(world, input);
+        }
+    }
+
+    fn install(&mut self, world: &mut World, seq: Seq) -> Option<Input> {
+        let process = self.process.as_mut().expect("a job is of a process");
+        let named = process.snapshot.filter(|(at, _)| *at == seq);
+        let restored = named
+            .ok_or_else(|| format!("asked to install {seq}, which the superblock does not name"))
+            .and_then(|(_, root)| images::read(&self.disk, seq, root))
+            .and_then(|read| images::restore(&mut process.service, seq, &read.chunks));
+        if let Err(why) = restored {
+            world.checks.report(Oracle::Durable, format!("{:?}: {why}", self.id));
+            return None;
+        }
+        world.checks.state_at(self.id, seq);
+        world.counters.restarts_from_snapshot += 1;
+        Some(Input::Installed { seq })
+    }
+
+    pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
+        let process = self.process.as_mut().expect("events in a life find its process");
+        let finished = process.writer.step(&mut self.disk);
+        if process.writer.is_busy() {
+            self.later_snapshot_step(world);
+        }
+        if let Some((seq, outcome)) = finished {
+            world.counters.snapshots += 1;
+            self.step(world, Input::Snapshot { seq, outcome });
+        }
+    }
+
+    pub(super) fn on_loaded(&mut self, world: &mut World, at: LogPosition) {
+        let process = self.process.as_mut().expect("events in a life find its process");
+        world.counters.loads += 1;
+        let record = process.journal.locate(at).and_then(|extent| {
+            let mut bytes = vec![0; extent.len as usize];
+            let name = FileName::Segment(process.segments[&extent.segment]);
+            self.disk
+                .read_at(name, extent.offset as usize, &mut bytes)
+                .then(|| read_record(&Bytes::from(bytes)).ok())?
+        });
+        if record.is_none() {
+            let text = format!("{:?}: record {at} is to be loaded and cannot be read", self.id);
+            world.checks.report(Oracle::Durable, text);
+        }
+        self.step(world, Input::Loaded { at, record });
+    }
+}

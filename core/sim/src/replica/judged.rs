@@ -1,0 +1,72 @@
+//! What judges and people see of a machine.
+
+use bft_core::ids::{Digest, Seq};
+
+use super::Machine;
+use crate::boot::{self, BootError};
+use crate::checkers::Oracle;
+use crate::checkers::convergence::Standing;
+use crate::images;
+use crate::ledger::Entry;
+use crate::world::World;
+
+impl Machine {
+    /// Compares what a power loss would leave for certain with what was reported durable.
+    pub fn audit(&self, world: &mut World) {
+        if !self.is_up() || self.rotten {
+            return;
+        }
+        world.counters.audits += 1;
+        let image = self.disk.durable_image();
+        let found = boot::superblock_of(&image).map_err(BootError::Broken).and_then(|(superblock, _)| {
+            let (records, _) = boot::records_of(&image, &superblock)?;
+            Ok((superblock, records))
+        });
+        match found {
+            Ok((superblock, records)) => world.checks.audited(self.id, &superblock, &records),
+            Err(BootError::Damage(why) | BootError::Broken(why)) => {
+                world
+                    .checks
+                    .report(Oracle::Durable, format!("{:?} could not start after a power loss: {why}", self.id));
+            }
+        }
+    }
+
+    /// Where the replica is; the state's digest only where it is wanted, because it costs.
+    pub fn standing(&mut self) -> Option<Standing> {
+        let process = self.process.as_mut()?;
+        let executed = process.replica.executed();
+        let idle = process.jobs.is_empty() && process.under_way.is_empty();
+        Some(Standing { replica: self.id, executed, idle, state: Digest::ZERO })
+    }
+
+    /// The service's state: its digest and everything in it.
+    pub fn state(&mut self) -> Option<(Seq, Digest, Vec<Entry>)> {
+        let process = self.process.as_mut()?;
+        process.replica.check_invariants();
+        let executed = process.replica.executed();
+        Some((executed, images::state_digest(&mut process.service, executed), process.service.entries()))
+    }
+
+    /// A line about the replica, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match (&self.process, self.gone) {
+            (Some(process), _) => {
+                let replica = &process.replica;
+                let (executed, stable) = (replica.executed(), replica.stable());
+                let counters: Vec<_> = replica.counters().named().into_iter().filter(|(_, count)| *count > 0).collect();
+                format!(
+                    "{:?}: executed {executed}, stable {stable}, snapshot {}, jobs {}, writes {}, held {}; {counters:?}",
+                    self.id,
+                    replica.stable_snapshot(),
+                    process.jobs.len(),
+                    process.under_way.len(),
+                    process.held.len(),
+                )
+            }
+            (None, Some(gone)) => format!("{:?}: gone, {gone:?}", self.id),
+            (None, None) => format!("{:?}: down", self.id),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! How a process begins and ends, and what becomes of its disk when it does.
+
+use bft_core::door::Effects;
+use bft_core::ids::Seq;
+
+use super::{Character, Crash, Gone, Machine, Process, UnderWay};
+use crate::boot::{self, BootError};
+use crate::checkers::Oracle;
+use crate::options::Fault;
+use crate::trace::Actor;
+use crate::world::{Life, World};
+
+impl Machine {
+    pub(super) fn start(&mut self, world: &mut World) {
+        if self.is_up() || self.gone.is_some() {
+            return;
+        }
+        self.life = Life(self.life.0 + 1);
+        // Monotonic clocks begin anew with the machine.
+        self.mono_offset = self.fate.below(1 << 40);
+        let may_lose_power = world.options.has(Fault::PowerLoss) || world.options.has(Fault::PowerLossOfAll);
+        if self.life.0 > 1 && !self.rotten && may_lose_power && self.fate.chance(150) {
+            world.counters.starts_cut_short += 1;
+            boot::cut_short(&mut self.disk, &mut self.fate, &mut world.counters);
+        }
+        let booted = match boot::boot(&mut self.disk) {
+            Ok(booted) => booted,
+            Err(BootError::Damage(why)) if self.rotten => {
+                world.counters.damage_found += 1;
+                world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || format!("does not start: {why}"));
+                self.gone = Some(Gone::Damaged);
+                return;
+            }
+            Err(BootError::Damage(why) | BootError::Broken(why)) => {
+                return world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
+            }
+        };
+        if self.rotten {
+            world
+                .checks
+                .report(Oracle::Durable, format!("{:?} starts and does not see that its disk is damaged", self.id));
+        }
+        world.checks.recovered(self.id, &booted.superblock, &booted.records);
+        world.checks.state_at(self.id, Seq(0));
+        let mut effects = Effects::default();
+        let now = self.now(world);
+        let recovered = boot::recover(&booted, &world.cluster, &world.options, self.id, now, &mut effects);
+        let replica = match recovered {
+            Ok(replica) => replica,
+            Err(error) => {
+                return world.checks.report(Oracle::Durable, format!("{:?} does not recover: {error}", self.id));
+            }
+        };
+        world.counters.restarts += u64::from(self.life.0 > 1);
+        world.trace.event(world.now, Actor::Replica(self.id.index()), 91, || {
+            let records = booted.records.len();
+            format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
+        });
+        let stable = replica.stable();
+        let mut process = Process::new(replica, booted, world, self.id);
+        if self.character == Character::Drifter && self.life.0 > 1 {
+            process.service.drift(stable.next());
+        }
+        self.process = Some(Box::new(process));
+        self.carry_out(world, effects);
+    }
+
+    /// The process ends. Says whether there was one.
+    pub fn crash(&mut self, world: &mut World, crash: Crash) -> bool {
+        let Some(process) = self.process.take() else { return false };
+        process.replica.check_invariants();
+        if crash == Crash::Stopped {
+            self.process = Some(process);
+            self.close(world);
+            self.process = None;
+            world.checks.crashed(self.id);
+            return true;
+        }
+        let under_way = process.under_way.into_values();
+        let under_way =
+            under_way.filter_map(|under_way| under_way.write.map(|write| (under_way.name, write))).collect();
+        match crash {
+            Crash::Killed => self.disk.process_killed(under_way, &mut self.fate, &mut world.counters),
+            Crash::PowerLost => self.disk.power_lost(under_way, &mut self.fate, &mut world.counters),
+            Crash::Stopped => unreachable!("nothing is under way after a clean stop"),
+        }
+        world.checks.crashed(self.id);
+        self.paused_until = 0;
+        true
+    }
+
+    /// Writes everything that is queued, and the mark of a clean stop.
+    fn close(&mut self, world: &mut World) {
+        self.running().journal.close();
+        loop {
+            self.pump(world);
+            let process = self.process.as_mut().expect("it is being closed");
+            let Some((ticket, UnderWay { name, write })) = process.under_way.pop_first() else { break };
+            write.into_iter().for_each(|write| self.disk.land(name, write));
+            self.disk.flush(name);
+            process.journal.written(ticket);
+            world.checks.durable(self.id, process.journal.durable());
+        }
+        assert!(self.running().journal.is_idle(), "a closed journal has nothing left to do");
+    }
+
+    /// The machine, whose process is down, loses its power.
+    pub fn lose_power_while_down(&mut self, world: &mut World) {
+        self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
+    }
+
+    /// A bit of what is provably durable in the journal flips while the process is down. Says whether there was one.
+    pub fn rot(&mut self, world: &mut World) -> bool {
+        self.disk.flush_all();
+        let provable = boot::provable(&self.disk);
+        if provable.is_empty() {
+            return false;
+        }
+        let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
+        let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
+        self.disk.rot(name, byte, self.fate.below(8) as u8);
+        self.rotten = true;
+        world.counters.bits_rotted += 1;
+        true
+    }
+}

@@ -1,0 +1,298 @@
+//! A machine with its disk, and the process of a replica on it: carries out what the core wants, by the contract of
+//! `bft_core::door`, with the production journal on a simulated disk. Decides nothing of the protocol. Here: what a
+//! machine is, and where each event on it goes.
+//!
+//! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
+//! * `outbox`: what leaves, and what a liar makes of it; `machinery`: writes and threads;
+//! * `judged`: what judges see; `told`: what the trace says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bft_core::auth::Verifier;
+use bft_core::door::{Effects, Execute, Input, Now, Outgoing, SnapshotOrder};
+use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
+use bft_core::journal::{Journal, JournalOptions, Ticket};
+use bft_core::replica::Replica;
+use bft_core::service::ReplyBuffer;
+use bft_core::wire::request::SignedRequest;
+
+use crate::boot;
+use crate::disk::{Disk, FileName, Pending};
+use crate::images::Writer;
+use crate::ledger::Ledger;
+use crate::options::Options;
+use crate::rng::{Rng, Seed};
+use crate::villains::lying_backup::LyingBackup;
+use crate::world::{Event, InLife, Life, ToMachine, World};
+
+mod effects;
+mod inputs;
+mod judged;
+mod life;
+mod machinery;
+mod outbox;
+mod told;
+
+/// Nanoseconds since 1970 at the beginning of every run.
+const EPOCH_START: u64 = 1_800_000_000_000_000_000;
+
+/// How a process ends against its will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// The process is killed; the machine runs on.
+    Killed,
+    /// The machine loses its power.
+    PowerLost,
+    /// The process stops as it should: everything queued is written, and a mark behind it.
+    Stopped,
+}
+
+/// Why a replica will not come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// Its peers have dropped what it needs.
+    LeftBehind,
+    /// It found its disk damaged, as it was.
+    Damaged,
+    /// Its service drifted away from the others', and it noticed.
+    Drifted,
+}
+
+/// What is wrong with a machine from the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Character {
+    /// Nothing.
+    Correct,
+    /// It lies.
+    Liar,
+    /// Its service is not deterministic after a restart.
+    Drifter,
+}
+
+/// A machine: a disk, clocks, and perhaps a running process.
+pub struct Machine {
+    id: ReplicaId,
+    disk: Disk,
+    rng: Rng,
+    fate: Rng,
+    life: Life,
+    process: Option<Box<Process>>,
+    gone: Option<Gone>,
+    rotten: bool,
+    character: Character,
+    liar: Option<LyingBackup>,
+    disk_factor: u64,
+    wall_offset: i64,
+    mono_offset: u64,
+    paused_until: u64,
+}
+
+struct Process {
+    replica: Replica,
+    verifier: Verifier,
+    journal: Journal,
+    service: Ledger,
+    buffer: ReplyBuffer,
+    effects: Effects,
+    /// What waits for its record, by record.
+    held: BTreeMap<LogPosition, Vec<Outgoing>>,
+    under_way: BTreeMap<Ticket, UnderWay>,
+    jobs: VecDeque<Job>,
+    writer: Writer,
+    /// What the superblock named at the start.
+    snapshot: Option<(Seq, Digest)>,
+    gathered: Vec<SignedRequest>,
+    clients: BTreeMap<LinkId, (usize, Life)>,
+    /// The newest life of each peer that a link came up to.
+    peers: BTreeMap<ReplicaId, Life>,
+    /// Which file holds which segment, and files that hold nothing.
+    segments: BTreeMap<u32, u32>,
+    free: Vec<u32>,
+    next_file: u32,
+    deadline: Nanos,
+    deadline_generation: u64,
+    steps: u64,
+}
+
+/// A write of the journal between its submission and its end.
+struct UnderWay {
+    name: FileName,
+    /// `None`: landed.
+    write: Option<Pending>,
+}
+
+/// What the execution thread does, in order.
+enum Job {
+    Execute(Execute),
+    Snapshot(SnapshotOrder),
+    Install(Seq),
+}
+
+impl Machine {
+    /// A machine with a new directory on its disk, not yet running.
+    #[must_use]
+    pub fn new(id: ReplicaId, character: Character, world: &World) -> Self {
+        let seed = Seed::root(world.options.seed).child("machine").nth(id.0.into());
+        let mut disk = Disk::default();
+        boot::format(&mut disk, &world.cluster, id, seed);
+        let mut machine = Self {
+            id,
+            disk,
+            rng: seed.child("latency").rng(),
+            fate: seed.child("fate").rng(),
+            life: Life(0),
+            process: None,
+            gone: None,
+            rotten: false,
+            character,
+            liar: (character == Character::Liar).then(|| {
+                let scheme = Arc::clone(&world.cluster.replicas[id.index()]);
+                LyingBackup::new(id, Arc::clone(&world.cluster.config), scheme, seed.child("lies").rng())
+            }),
+            disk_factor: 1,
+            wall_offset: 0,
+            mono_offset: 0,
+            paused_until: 0,
+        };
+        machine.set_wall_clock(world.options.machine.clock_skew);
+        machine
+    }
+
+    /// Whose machine it is.
+    #[must_use]
+    pub fn id(&self) -> ReplicaId {
+        self.id
+    }
+
+    /// Whether its process runs.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Why it will not come back, if so.
+    #[must_use]
+    pub fn gone(&self) -> Option<Gone> {
+        self.gone
+    }
+
+    /// The number of the present life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
+    /// What is wrong with it.
+    #[must_use]
+    pub fn character(&self) -> Character {
+        self.character
+    }
+
+    /// From now on it tells the truth.
+    pub fn reform(&mut self) {
+        self.liar = None;
+    }
+
+    /// Sets the wall clock anew, at most `most` nanoseconds wrong.
+    pub fn set_wall_clock(&mut self, most: u64) {
+        self.wall_offset = self.fate.below(2 * most + 1) as i64 - most as i64;
+    }
+
+    /// The disk becomes `factor` times as slow as it should be.
+    pub fn slow_disk(&mut self, factor: u64) {
+        self.disk_factor = factor;
+    }
+
+    /// The process is not scheduled until `until`.
+    pub fn pause(&mut self, until: u64) {
+        self.paused_until = until;
+    }
+
+    /// Something happens here.
+    pub fn on_event(&mut self, world: &mut World, event: ToMachine) {
+        if self.paused_until > world.now {
+            let at = self.paused_until;
+            let is_deadline = matches!(event, ToMachine::InLife(_, InLife::Deadline { .. }));
+            let event = Event::Machine(self.id, event);
+            return if is_deadline { world.deadline(at, event) } else { world.after(at - world.now, event) };
+        }
+        match event {
+            ToMachine::Start => self.start(world),
+            ToMachine::Message { from, message } => self.on_message(world, from, message),
+            ToMachine::FromClient { link, message } => self.on_client_message(world, link, message),
+            ToMachine::InLife(life, event) if life == self.life && self.is_up() => self.in_life(world, event),
+            ToMachine::InLife(..) => {}
+        }
+    }
+
+    fn in_life(&mut self, world: &mut World, event: InLife) {
+        match event {
+            InLife::Peer { peer, life, state } => self.on_peer(world, peer, life, state),
+            InLife::ClientUp { client, life } => self.on_client_up(world, client, life),
+            InLife::ClientDown(link) => self.on_client_down(world, link),
+            InLife::Gathered => self.on_gathered(world),
+            InLife::Landed(ticket) => self.on_landed(world, ticket),
+            InLife::Flushed(ticket) => self.on_flushed(world, ticket),
+            InLife::Durable => self.tell_durable(world),
+            InLife::JobDone => self.on_job_done(world),
+            InLife::SnapshotStep => self.on_snapshot_step(world),
+            InLife::Loaded(at) => self.on_loaded(world, at),
+            InLife::Deadline { generation } => {
+                if self.running().deadline_generation == generation {
+                    self.step(world, Input::Deadline);
+                }
+            }
+        }
+    }
+
+    fn later(&self, world: &mut World, delay: u64, event: InLife) {
+        world.after(delay, Event::Machine(self.id, ToMachine::InLife(self.life, event)));
+    }
+
+    fn running(&mut self) -> &mut Process {
+        self.process.as_mut().expect("events in a life find its process")
+    }
+
+    fn now(&self, world: &World) -> Now {
+        let wall = (EPOCH_START + world.now).saturating_add_signed(self.wall_offset);
+        Now { mono: Nanos(world.now + self.mono_offset), wall: WallNanos(wall) }
+    }
+}
+
+impl Process {
+    fn new(replica: Replica, booted: boot::Booted, world: &World, me: ReplicaId) -> Self {
+        let options: &Options = &world.options;
+        let journal = JournalOptions {
+            segment_bytes: options.machine.segment_bytes,
+            group_bytes_max: options.machine.group_bytes_max,
+            flushes_in_flight: options.machine.flushes_in_flight,
+        };
+        let segments: BTreeMap<u32, u32> = booted.tail.files().iter().map(|(file, number)| (*number, *file)).collect();
+        let free = booted.tail.free().to_vec();
+        let next_file = segments.values().chain(&free).copied().max().unwrap_or(0);
+        let scheme = Arc::clone(&world.cluster.replicas[me.index()]);
+        Self {
+            verifier: Verifier::new(Arc::clone(&world.cluster.config), scheme),
+            snapshot: booted.superblock.snapshot,
+            journal: Journal::new(&booted.superblock, booted.tail, journal),
+            replica,
+            service: Ledger::default(),
+            buffer: ReplyBuffer::default(),
+            effects: Effects::default(),
+            held: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            jobs: VecDeque::new(),
+            writer: Writer::default(),
+            gathered: Vec::new(),
+            clients: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            segments,
+            free,
+            next_file,
+            deadline: Nanos(u64::MAX),
+            deadline_generation: 0,
+            steps: 0,
+        }
+    }
+}

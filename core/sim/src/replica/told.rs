@@ -1,0 +1,115 @@
+//! What is written into the trace of a run about a replica.
+
+use bft_core::door::{Input, Place, To};
+use bft_core::ids::{LogPosition, ReplicaId, Seq};
+use bft_core::wire::message::Message;
+
+use crate::trace::Actor;
+use crate::world::World;
+
+pub(super) fn note(world: &mut World, id: ReplicaId, input: &Input) {
+    let kind = match input {
+        Input::Requests(_) => 1,
+        Input::Message { message, .. } => 100 + message.kind() as u64,
+        Input::Link { .. } => 2,
+        Input::Client { .. } => 3,
+        Input::Durable(_) => 4,
+        Input::Executed { .. } => 5,
+        Input::Snapshot { .. } => 6,
+        Input::Loaded { .. } => 7,
+        Input::Installed { .. } => 8,
+        Input::InfoQuery { .. } => 9,
+        Input::Deadline => 10,
+    };
+    world.trace.event(world.now, Actor::Replica(id.index()), kind, || describe_input(input));
+}
+
+fn describe_input(input: &Input) -> String {
+    match input {
+        Input::Requests(requests) => {
+            let numbers = requests.iter().map(|request| format!("{:?}/{}", request.entry.client, request.entry.req_no));
+            format!("Requests {}", numbers.collect::<Vec<_>>().join(" "))
+        }
+        Input::Message { from, message } => format!("{from:?} says {}", describe(message)),
+        Input::Link { peer, state } => format!("link to {peer:?} {state:?}"),
+        Input::Client { client, link, state } => format!("client {client:?} on link {link} {state:?}"),
+        Input::Durable(through) => format!("durable through {through}"),
+        Input::Executed { seq, .. } => format!("executed Seq {seq}"),
+        Input::Snapshot { seq, outcome } => format!("snapshot {seq} written: {:?}", outcome.root),
+        Input::Loaded { at, record } => format!("loaded {at}: {:?}", record.as_ref().map(|record| record.kind())),
+        Input::Installed { seq } => format!("installed {seq}"),
+        Input::InfoQuery { .. } => "INFO-QUERY".into(),
+        Input::Deadline => "deadline".into(),
+    }
+}
+
+fn describe(message: &Message) -> String {
+    match message {
+        Message::Request(request) => format!("Request {:?}/{}", request.entry.client, request.entry.req_no),
+        Message::PrePrepare(proposal) => {
+            let at = &proposal.position;
+            format!("PRE-PREPARE {} {:?}, {} Requests", at.seq, at.digest, proposal.body.entries().len())
+        }
+        Message::Prepare(vote) => format!("PREPARE {} {:?}", vote.position.seq, vote.position.digest),
+        Message::Commit(commit) => format!("COMMIT {} {:?}", commit.position.seq, commit.position.digest),
+        Message::Checkpoint(vote) => format!("CHECKPOINT {} {:?} of {}", vote.seq, vote.root, vote.signatures.len()),
+        Message::Snapshot(vote) => format!("SNAPSHOT {} {:?} of {}", vote.seq, vote.root, vote.signatures.len()),
+        Message::Status(status) => {
+            format!("STATUS stable {} executed {} snapshot {}", status.stable, status.executed, status.snapshot)
+        }
+        Message::FetchSlot(seq) => format!("FETCH-SLOT {seq}"),
+        Message::FetchLog(seq) => format!("FETCH-LOG {seq}"),
+        Message::Slot(slot) => format!("SLOT {}", slot.certificate.position.seq),
+        Message::Log(slots) => {
+            let seq = |slot: Option<&bft_core::wire::message::CommittedSlot>| {
+                slot.map_or(Seq(0), |slot| slot.certificate.position.seq)
+            };
+            format!("LOG {}..={}", seq(slots.first()), seq(slots.last()))
+        }
+        Message::Reply(reply) => format!("REPLY {}/{} {:?}", reply.session, reply.req_no, reply.code),
+        Message::Busy(_)
+        | Message::InfoQuery { .. }
+        | Message::Info(_)
+        | Message::ClientJoin(_)
+        | Message::ViewChange(_) => format!("{:?}", message.kind()),
+    }
+}
+
+pub(super) fn note_persist(world: &mut World, place: &Place, position: LogPosition) {
+    world.trace.number(position.0);
+    world.trace.detail(|| match place {
+        Place::Journal(record) => format!("persist {position}: {:?} Seq {}", record.kind(), record.place().2),
+        Place::Superblock(superblock) => format!(
+            "persist {position}: superblock, stable {:?}, snapshot {:?}, start {}",
+            superblock.stable.as_ref().map(|stable| stable.seq),
+            superblock.snapshot.map(|(seq, _)| seq),
+            superblock.journal_start
+        ),
+    });
+}
+
+pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
+    world.trace.number(message.kind() as u64);
+    match message {
+        Message::PrePrepare(proposal) => world.trace.digest(&proposal.position.digest),
+        Message::Prepare(vote) => world.trace.digest(&vote.position.digest),
+        Message::Commit(commit) => world.trace.digest(&commit.nonce),
+        Message::Checkpoint(vote) => world.trace.digest(&vote.root),
+        Message::Snapshot(vote) => world.trace.digest(&vote.root),
+        Message::Status(status) => world.trace.number(status.executed.0 << 32 | status.stable.0),
+        Message::FetchSlot(seq) | Message::FetchLog(seq) => world.trace.number(seq.0),
+        Message::Request(_)
+        | Message::Slot(_)
+        | Message::Log(_)
+        | Message::Reply(_)
+        | Message::Busy(_)
+        | Message::InfoQuery { .. }
+        | Message::Info(_)
+        | Message::ClientJoin(_)
+        | Message::ViewChange(_) => {}
+    }
+    world.trace.detail(|| match to {
+        To::All => format!("send all {}", describe(message)),
+        To::One(peer) => format!("send {peer:?} {}", describe(message)),
+    });
+}

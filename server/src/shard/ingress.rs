@@ -1,0 +1,137 @@
+//! What comes over links: records opened, frames cut and decoded, signatures checked, Requests gathered for one check.
+
+use bft_core::auth::Rejected;
+use bft_core::door::{Answer, Input};
+use bft_core::ids::{LinkId, Nanos};
+use bft_core::limits;
+use bft_core::wire::archive::decode;
+use bft_core::wire::message::{Busy, ClientJoin, Message};
+use bft_core::wire::request::SignedRequest;
+
+use super::fault::Fault;
+use super::link::State;
+use super::refusals::Source;
+use super::{Admitting, Arrival, Shard};
+
+/// What a client is told to wait when this replica takes no Requests.
+const STOPPING_RETRY_MS: u32 = 1000;
+
+impl Shard {
+    /// Bytes came over a link.
+    pub fn received(&mut self, now: Nanos, link: LinkId, bytes: &[u8]) {
+        let Some(held) = self.links.get_mut(&link) else { return };
+        held.heard = now;
+        let taken = match held.state {
+            State::Handshake { .. } => self.take_handshake(now, link, bytes),
+            State::Up(_) => self.take_records(now, link, bytes),
+        };
+        if let Err(fault) = taken {
+            self.fail(now, link, &fault);
+        }
+    }
+
+    /// Checks the Requests that were gathered. At the end of a turn, before [`Self::arrivals`].
+    pub fn finish_turn(&mut self, now: Nanos) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(&mut self.gathered);
+        let from = std::mem::take(&mut self.gathered_from);
+        self.counters.requests_checked.add(requests.len() as u64);
+        let (valid, refused) = self.verifier.check_requests(requests);
+        self.counters.requests_bad_signature.add(refused.len() as u64);
+        for index in refused {
+            self.fail(now, from[index], &Fault::Rejected(Rejected::BadSignature));
+        }
+        if !valid.is_empty() {
+            self.arrivals.push(Arrival::Input(Input::Requests(valid)));
+        }
+    }
+
+    pub(super) fn take_records(&mut self, now: Nanos, link: LinkId, bytes: &[u8]) -> Result<(), Fault> {
+        let State::Up(up) = &mut self.links.get_mut(&link).expect("the caller has it").state else {
+            unreachable!("the caller has brought it up")
+        };
+        self.plain.clear();
+        let opened = up.channel.open(bytes, &mut self.plain);
+        up.cutter.push(&self.plain);
+        self.counters.bytes_received.add(self.plain.len() as u64);
+        // What was opened before the fault was sealed by the peer.
+        self.take_frames(now, link)?;
+        Ok(opened?)
+    }
+
+    fn take_frames(&mut self, now: Nanos, link: LinkId) -> Result<(), Fault> {
+        // A frame can close the link: a second link of the same replica ends the first.
+        while let Some(State::Up(up)) = self.links.get_mut(&link).map(|held| &mut held.state) {
+            let Some((header, payload)) = up.cutter.next()? else { break };
+            let replica = up.peer.replica;
+            self.counters.frames_received.add(1);
+            let message = decode(header.kind, &payload, self.bounds)?;
+            match replica {
+                Some(peer) => {
+                    let message = self.verifier.check(peer, message)?;
+                    self.arrivals.push(Arrival::Input(Input::Message { from: peer, message }));
+                }
+                None => self.take_client_message(now, link, message)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn take_client_message(&mut self, now: Nanos, link: LinkId, message: Message) -> Result<(), Fault> {
+        match message {
+            Message::Request(request) => self.take_request(now, link, request),
+            Message::InfoQuery { want_digest } => {
+                self.arrivals.push(Arrival::InfoQuery { to: link, want_digest });
+                Ok(())
+            }
+            Message::ClientJoin(join) => self.take_join(now, link, &join),
+            Message::Reply(_)
+            | Message::Busy(_)
+            | Message::Info(_)
+            | Message::PrePrepare(_)
+            | Message::Prepare(_)
+            | Message::Commit(_)
+            | Message::Checkpoint(_)
+            | Message::Snapshot(_)
+            | Message::ViewChange(_)
+            | Message::Status(_)
+            | Message::FetchSlot(_)
+            | Message::Slot(_)
+            | Message::FetchLog(_)
+            | Message::Log(_) => Err(Rejected::NotAllowed.into()),
+        }
+    }
+
+    fn take_request(&mut self, now: Nanos, link: LinkId, request: SignedRequest) -> Result<(), Fault> {
+        let State::Up(up) = &self.links[&link].state else { unreachable!("the caller has read from it") };
+        if !up.keys.contains(&request.entry.client) {
+            return Err(Fault::ForeignKey);
+        }
+        match self.admission {
+            Admitting::Yes => {
+                self.gathered.push(request);
+                self.gathered_from.push(link);
+            }
+            Admitting::No => {
+                let busy = Busy { request: request.entry.digest, retry_after_ms: STOPPING_RETRY_MS };
+                self.answer(now, link, Answer::Busy(busy));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_join(&mut self, now: Nanos, link: LinkId, join: &ClientJoin) -> Result<(), Fault> {
+        let State::Up(up) = &self.links[&link].state else { unreachable!("the caller has read from it") };
+        if up.keys.len() >= limits::CLIENT_KEYS_PER_LINK {
+            return Err(Fault::TooManyKeys);
+        }
+        bft_link::check_join(&self.setup.config, &self.verifier, &up.peer.handshake_hash, join)?;
+        if self.refusals.is_refused(now, Source::Key(join.public_key)) {
+            return Err(Fault::Refused);
+        }
+        self.client_up(link, join.public_key);
+        Ok(())
+    }
+}
