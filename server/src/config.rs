@@ -16,13 +16,14 @@ use bft_core::auth::SecretKey;
 use bft_core::auth::keys::KeyError;
 use bft_core::config::ClusterConfig;
 use bft_core::config::file::parse_cluster;
-use bft_core::config::strict::{ByteSize, Document, FILE_BYTES_MAX, FileError};
+use bft_core::config::strict::{ByteSize, Document, FILE_BYTES_MAX, FileError, HumanDuration};
 use bft_core::door::Tuning;
 use bft_core::ids::ReplicaId;
 use bft_core::journal::JournalOptions;
 use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
 use serde::Deserialize;
 
+use crate::shard::refusals;
 use crate::{Pin, ServerConfig};
 
 /// The version of the file that is read and written.
@@ -91,6 +92,8 @@ pub struct ReplicaConfig {
     pub service: ServiceSection,
     /// How the journal is written.
     pub journal: JournalOptions,
+    /// How links are held to account.
+    pub links: LinksSection,
     /// What is told to people.
     pub log: LogSection,
     document: Document,
@@ -104,6 +107,20 @@ pub struct ServiceSection {
     /// The service's own words; what they mean is its business.
     #[serde(default)]
     pub config: String,
+}
+
+/// `[links]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct LinksSection {
+    /// The longest time for which a source of what only an enemy sends is refused; 0: nobody is.
+    pub refusal_max: HumanDuration,
+}
+
+impl Default for LinksSection {
+    fn default() -> Self {
+        Self { refusal_max: HumanDuration(refusals::LONGEST) }
+    }
 }
 
 /// `[log]`.
@@ -143,6 +160,8 @@ struct ReplicaFile {
     service: ServiceSection,
     #[serde(default)]
     journal: JournalSection,
+    #[serde(default)]
+    links: LinksSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -197,6 +216,7 @@ impl ReplicaConfig {
             pin: if file.pin { Pin::Pinned } else { Pin::Free },
             service: file.service,
             journal: file.journal.options(&document)?,
+            links: file.links,
             log: file.log,
             cluster: Arc::new(cluster),
             document,
@@ -222,6 +242,7 @@ impl ReplicaConfig {
             pin: self.pin,
             journal: self.journal,
             tuning: Tuning::default(),
+            refusal_max: self.links.refusal_max.0,
         }
     }
 }
@@ -302,6 +323,7 @@ mod tests {
         assert_eq!(config.secret_key.public_key(), config.cluster.member(config.me).unwrap().public_key);
         assert_eq!(config.service, ServiceSection { name: "kv".into(), config: String::new() });
         assert_eq!(config.log, LogSection::default());
+        assert_eq!(config.links, LinksSection::default());
         assert_eq!(config.journal, JournalOptions::default());
     }
 
@@ -309,10 +331,16 @@ mod tests {
     fn variables_go_before_the_file_and_errors_name_them() {
         let dir = tempfile::tempdir().unwrap();
         let path = testnet(dir.path()).config(ReplicaId(0));
-        let variables =
-            [("BFTD_CORES", "2"), ("BFTD_LOG__FORMAT", "json"), ("BFTD_JOURNAL__SEGMENT_BYTES", "8MiB"), ("PIN", "x")];
+        let variables = [
+            ("BFTD_CORES", "2"),
+            ("BFTD_LOG__FORMAT", "json"),
+            ("BFTD_JOURNAL__SEGMENT_BYTES", "8MiB"),
+            ("PIN", "x"),
+            ("BFTD_LINKS__REFUSAL_MAX", "0s"),
+        ];
         let config = load(&path, &variables).unwrap();
         assert_eq!((config.cores, config.log.format, config.journal.segment_bytes), (2, LogFormat::Json, 8 << 20));
+        assert_eq!(config.links.refusal_max, HumanDuration(0));
         let wrong = |name, value| message(load(&path, &[(name, value)]), dir.path());
         assert_eq!(wrong("BFTD_CORES", "0"), "BFTD_CORES: cores: is 0, but must be 1 to 64");
         assert_eq!(

@@ -57,6 +57,9 @@ pub struct ServerConfig {
     pub journal: JournalOptions,
     /// Intervals and bounds of the core.
     pub tuning: Tuning,
+    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is. Usually
+    /// [`shard::refusals::LONGEST`].
+    pub refusal_max: u64,
 }
 
 /// Whether executors stay on their cores.

@@ -72,6 +72,8 @@ pub struct ShardSetup {
     pub scheme: Arc<dyn Scheme>,
     /// What it says of itself in handshakes.
     pub identity: LocalIdentity,
+    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is.
+    pub refusal_max: u64,
 }
 
 /// What a shard has for the ordering executor.
@@ -165,7 +167,7 @@ impl Shard {
             peers: vec![None; members],
             instances: Instances::new(members),
             replica_addresses,
-            refusals: Refusals::default(),
+            refusals: Refusals::new(setup.refusal_max),
             budget: Budget::default(),
             admission: Admitting::Yes,
             gathered: Vec::new(),

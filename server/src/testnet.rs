@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use bft_core::auth::SecretKey;
 use bft_core::config::file::{is_address, write_cluster};
-use bft_core::config::strict::ByteSize;
+use bft_core::config::strict::{ByteSize, HumanDuration};
 use bft_core::config::{Admission, ClusterConfig, ConfigInvalid, Member, ProtocolParams};
 use bft_core::ids::{ClusterId, Epoch, ReplicaId};
 use bft_core::journal::JournalOptions;
@@ -28,6 +28,7 @@ use bft_core::journal::JournalOptions;
 use crate::config::{LogFormat, LogSection, ServiceSection, VERSION};
 use crate::data_dir::{self, DataDirError, flush_folder};
 use crate::entropy;
+use crate::shard::refusals::LONGEST;
 
 /// The port of the first replica where nobody names one.
 pub const BASE_PORT: u16 = 4710;
@@ -262,6 +263,11 @@ name = {name}
 # The size of its files.
 segment_bytes = \"{segment}\"
 
+[links]
+# Who sends what only an enemy sends is refused, each time for twice as long, up to this: the address that it came from
+# and the key that it holds. \"0s\" refuses nobody. Addresses of replicas are never refused.
+refusal_max = \"{refusal_max}\"
+
 [log]
 # \"pretty\" or \"json\".
 format = \"{format}\"
@@ -270,6 +276,7 @@ level = {level}
 ",
         listen = quoted(&listen),
         name = quoted(&service.name),
+        refusal_max = HumanDuration(LONGEST),
         segment = ByteSize(journal.segment_bytes.into()),
         level = quoted(&log.level),
     )

@@ -250,3 +250,32 @@ fn an_image_says_what_it_cannot_give() {
     assert_eq!(image.read(1, &mut out).unwrap_err().0, "kv: chunk 1 was asked for; there are 1");
     assert_eq!(image.read(0, &mut out[..50]).unwrap_err().0, "kv: a chunk does not fit the 50 bytes given");
 }
+
+/// What is restored gives the chunks that it was restored from: so entries in another order, or in another chunk than
+/// theirs, are no state.
+#[test]
+fn k5_chunks_that_no_image_gives_are_refused() {
+    let mut map = Model::new();
+    for n in 0..8u8 {
+        map.insert(vec![n; 3], vec![n; 200 << 10]);
+    }
+    let mut kv = kv_of(&map);
+    let chunks = chunks_at(&mut kv, 1);
+    assert!(chunks.len() > 3, "{} chunks", chunks.len());
+    let fails = |chunks: &[Vec<u8>]| {
+        let mut kv = Kv::new();
+        kv.restore_begin(Seq(9), chunks.len() as u32).unwrap();
+        let read = (0..).zip(chunks).try_for_each(|(index, chunk)| kv.restore_chunk(index, chunk));
+        read.and_then(|()| kv.restore_finish()).expect_err("no image gives these").0
+    };
+    let mut swapped = chunks.clone();
+    let (first, second) = (0, (1..chunks.len()).find(|at| chunks[*at] != chunks[0]).unwrap());
+    swapped.swap(first, second);
+    assert_eq!(fails(&swapped), "kv: chunk 0 of Seq 9 has entries that belong into another one");
+    let entry = |key: &[u8]| [&[6, 0, 0, 0, 3, 0][..], key, b"v"].concat();
+    let in_order = chunks_at(&mut kv_of(&Model::from([(b"one".into(), b"v".into()), (b"two".into(), b"v".into())])), 1);
+    let (one, two) = (entry(b"one"), entry(b"two"));
+    let turned = [[&[1][..], &one, &two].concat(), [&[1][..], &two, &one].concat()];
+    let turned = turned.into_iter().find(|chunk| *chunk != in_order[0]).unwrap();
+    assert_eq!(fails(&[turned]), "kv: chunk 0 of Seq 9 is no chunk of kv: its entries are not in their order");
+}

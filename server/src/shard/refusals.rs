@@ -9,8 +9,8 @@ use bft_core::limits::{MILLISECOND, SECOND};
 
 /// Refusal after the first offence; doubled with each further one.
 const FIRST: u64 = 100 * MILLISECOND;
-/// The longest refusal.
-const LONGEST: u64 = 30 * SECOND;
+/// The longest refusal, where nothing else is configured.
+pub const LONGEST: u64 = 30 * SECOND;
 /// Good conduct after which offences are forgotten.
 const FORGOTTEN: u64 = 600 * SECOND;
 /// Sources in the table.
@@ -46,12 +46,19 @@ struct Offences {
 }
 
 /// The table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Refusals {
     offences: BTreeMap<Source, Offences>,
+    longest: u64,
 }
 
 impl Refusals {
+    /// An empty one. `longest`: how long a refusal may become, in nanoseconds; 0: nobody is refused.
+    #[must_use]
+    pub fn new(longest: u64) -> Self {
+        Self { offences: BTreeMap::new(), longest }
+    }
+
     /// Whether `source` is refused at `now`.
     #[must_use]
     pub fn is_refused(&self, now: Nanos, source: Source) -> bool {
@@ -66,7 +73,7 @@ impl Refusals {
             self.offences.remove(&mildest.expect("a full table is not empty"));
         }
         let offences = self.offences.entry(source).or_insert(Offences { count: 0, until: now });
-        let time = (FIRST << offences.count.min(16)).min(LONGEST);
+        let time = (FIRST << offences.count.min(16)).min(self.longest);
         *offences = Offences { count: offences.count.saturating_add(1), until: now.after(time) };
     }
 }
@@ -77,7 +84,7 @@ mod tests {
 
     #[test]
     fn pf6_the_refusal_grows_and_is_forgotten() {
-        let mut refusals = Refusals::default();
+        let mut refusals = Refusals::new(LONGEST);
         let source = Source::address([10, 0, 0, 1].into());
         let mut now = Nanos(0);
         let mut last = 0;
@@ -95,8 +102,19 @@ mod tests {
     }
 
     #[test]
+    fn pf6_the_longest_refusal_is_what_was_configured() {
+        let source = Source::address([10, 0, 0, 1].into());
+        for (longest, expected) in [(0, 0), (150 * MILLISECOND, 150 * MILLISECOND), (LONGEST, 400 * MILLISECOND)] {
+            let mut refusals = Refusals::new(longest);
+            (0..3).for_each(|_| refusals.strike(Nanos(0), source));
+            assert!(!refusals.is_refused(Nanos(expected), source));
+            assert!(expected == 0 || refusals.is_refused(Nanos(expected - 1), source));
+        }
+    }
+
+    #[test]
     fn mem1_the_table_is_bounded() {
-        let mut refusals = Refusals::default();
+        let mut refusals = Refusals::new(LONGEST);
         for i in 0..2 * SOURCES_MAX as u32 {
             refusals.strike(Nanos(u64::from(i)), Source::Address(std::net::Ipv4Addr::from_bits(i).into()));
         }

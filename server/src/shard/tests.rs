@@ -38,7 +38,8 @@ fn config() -> Arc<ClusterConfig> {
 fn shard_of(id: u16, instance: u64, shards: u16) -> Shard {
     let (config, scheme) = (config(), scheme(id as u8 + 1));
     let identity = LocalIdentity::replica(config.clone(), scheme.clone(), ReplicaId(id), instance).unwrap();
-    let setup = ShardSetup { index: 0, shards, config, me: ReplicaId(id), scheme, identity };
+    let refusal_max = refusals::LONGEST;
+    let setup = ShardSetup { index: 0, shards, config, me: ReplicaId(id), scheme, identity, refusal_max };
     Shard::new(setup, Arc::default())
 }
 

@@ -141,7 +141,10 @@ impl ChunkWriter<'_> {
 }
 
 /// Calls `put` with every entry of a chunk; says what is wrong with the chunk otherwise.
-pub(super) fn read_chunk(bytes: &[u8], mut put: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+pub(super) fn read_chunk<'a>(
+    bytes: &'a [u8],
+    mut put: impl FnMut(&'a [u8]) -> Result<(), String>,
+) -> Result<(), String> {
     let mut reader = Reader::new(bytes);
     let ends_early = |_| "it ends inside an entry".to_owned();
     match reader.u8() {
@@ -171,6 +174,11 @@ impl Layout {
             }
         }
         layout
+    }
+
+    /// Whether entries with these hashes lie in that chunk.
+    pub(super) fn holds(&self, index: u32, lowest: u64, highest: u64) -> bool {
+        self.piece(index).is_some_and(|piece| piece.range.contains(&lowest) && piece.range.contains(&highest))
     }
 
     pub(super) fn chunks(&self) -> u32 {

@@ -42,6 +42,8 @@ struct Restoring {
     chunks: u32,
     next: u32,
     tree: Tree,
+    /// The lowest and the highest hash of each chunk that has entries.
+    spans: Vec<Option<(u64, u64)>>,
 }
 
 impl Default for Kv {
@@ -136,7 +138,7 @@ impl Service for Kv {
     }
 
     fn restore_begin(&mut self, at: Seq, chunks: u32) -> Result<(), ServiceFault> {
-        self.restoring = Some(Restoring { at, chunks, next: 0, tree: Tree::new(at) });
+        self.restoring = Some(Restoring { at, chunks, next: 0, tree: Tree::new(at), spans: Vec::new() });
         Ok(())
     }
 
@@ -148,11 +150,21 @@ impl Service for Kv {
         }
         restoring.next += 1;
         let (at, tree) = (restoring.at, &mut restoring.tree);
-        let put = |entry: &[u8]| match tree.put(Key::of_entry(entry), entry, at) {
-            Prior::Absent => Ok(()),
-            Prior::Present => Err("it has a key that came before".to_owned()),
-        };
-        let read = read_chunk(bytes, put);
+        let mut last: Option<Key<'_>> = None;
+        let mut span = None;
+        let read = read_chunk(bytes, |entry| {
+            let key = Key::of_entry(entry);
+            if last.is_some_and(|last| (last.hash, last.bytes) > (key.hash, key.bytes)) {
+                return Err("its entries are not in their order".to_owned());
+            }
+            last = Some(key);
+            span = Some((span.map_or(key.hash, |(lowest, _)| lowest), key.hash));
+            match tree.put(key, entry, at) {
+                Prior::Absent => Ok(()),
+                Prior::Present => Err("it has a key that came before".to_owned()),
+            }
+        });
+        restoring.spans.push(span);
         if read.is_err() {
             self.restoring = None;
         }
@@ -160,13 +172,18 @@ impl Service for Kv {
     }
 
     fn restore_finish(&mut self) -> Result<(), ServiceFault> {
-        let Restoring { at, chunks, next, tree } = self.restoring.take().ok_or_else(no_restore)?;
+        let Restoring { at, chunks, next, tree, spans } = self.restoring.take().ok_or_else(no_restore)?;
         if next != chunks {
             return Err(fault(format!("the restore of Seq {at} ended after {next} of {chunks} chunks")));
         }
         let layout = Layout::of(&tree);
         if chunks != layout.chunks() {
             return Err(fault(format!("the state of Seq {at} came in {chunks} chunks and makes {}", layout.chunks())));
+        }
+        for (index, span) in (0..).zip(spans) {
+            if span.is_some_and(|(lowest, highest)| !layout.holds(index, lowest, highest)) {
+                return Err(fault(format!("chunk {index} of Seq {at} has entries that belong into another one")));
+            }
         }
         self.tree = tree;
         self.at = at;

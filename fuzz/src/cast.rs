@@ -1,0 +1,211 @@
+//! Who could have said what is mutated: a cluster's configuration, the keys that somebody holds, and one genuine message
+//! of every kind. A fixed cluster for the targets; a running one's keys for the test on a live replica.
+
+use std::sync::Arc;
+
+use bft_core::auth::{Ed25519, Scheme};
+use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
+use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::wire::canonical::{self, Tag, commit_nonce, opening, signing_bytes};
+use bft_core::wire::message::{
+    Ballot, Busy, Checkpoint, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, Info, Kind, Message,
+    Position, PrePrepare, Prepare, Reply, SnapshotVote, Status,
+};
+use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request, result_digest};
+use bft_services::kv::Operation;
+
+/// The session that Requests are of where nobody opened one.
+const SESSION: SessionId = SessionId(9 << 20 | 1);
+
+/// Keys, and the cluster that they are of.
+#[derive(Clone)]
+pub struct Cast {
+    /// The cluster.
+    pub config: Arc<ClusterConfig>,
+    /// What each replica signs with, by id. Who holds one key only puts it everywhere, and is then found out.
+    pub replicas: Vec<Arc<dyn Scheme>>,
+    /// The replica that speaks.
+    pub speaker: ReplicaId,
+    /// The client that signs Requests.
+    pub client: Arc<dyn Scheme>,
+}
+
+/// The scheme of the fixed secret key number `key`.
+#[must_use]
+pub fn scheme(key: u8) -> Arc<dyn Scheme> {
+    Arc::new(Ed25519::new(&[key; 32], [key; 32]))
+}
+
+impl Cast {
+    /// Four replicas that admit every client.
+    ///
+    /// # Panics
+    /// Never: the configuration is a constant.
+    #[must_use]
+    pub fn fixed() -> Self {
+        let replicas: Vec<_> = (1..=4).map(scheme).collect();
+        let member = |scheme: &Arc<dyn Scheme>| Member {
+            weight: 1,
+            public_key: scheme.public_key(),
+            address: "127.0.0.1:4710".into(),
+        };
+        let members = replicas.iter().map(member).collect();
+        let params = ProtocolParams::default();
+        let config = ClusterConfig::new(ClusterId([7; 32]), Epoch(3), params, Admission::Any, members);
+        let config = Arc::new(config.expect("a constant that is valid"));
+        Self { config, replicas, speaker: ReplicaId(3), client: scheme(100) }
+    }
+
+    /// What bounds Requests.
+    #[must_use]
+    pub fn bounds(&self) -> RequestBounds {
+        RequestBounds::from(self.config.params())
+    }
+
+    /// A Request of the client.
+    ///
+    /// # Panics
+    /// If it passes the cluster's bounds.
+    #[must_use]
+    pub fn request(&self, session: SessionId, req_no: RequestNo, operations: &[&[u8]]) -> SignedRequest {
+        let cluster = self.config.cluster_id();
+        let sign = |digest| self.client.sign(&signing_bytes(Tag::Request, cluster, digest));
+        let key = self.client.public_key();
+        let ack = RequestNo(req_no.0.saturating_sub(1));
+        let bytes = encode_request(key, session, req_no, ack, 0, operations.iter().copied(), sign);
+        SignedRequest::parse(bytes, self.bounds()).expect("within the bounds")
+    }
+
+    /// One message of every kind, in the order of [`Kind::ALL`], at `seq`.
+    ///
+    /// # Panics
+    /// Never: what it encodes is short.
+    #[must_use]
+    pub fn messages(&self, seq: Seq) -> Vec<Message> {
+        let put = Operation::Put { key: b"key", value: b"value" }.to_bytes().expect("short");
+        let add = Operation::Add { key: b"counter", delta: 1 }.to_bytes().expect("short");
+        let request = self.request(SESSION, RequestNo(seq.0), &[&put, &add]);
+        let slot = |seq| self.slot(seq, &request);
+        let pre_prepare = self.pre_prepare(seq, &request);
+        let position = pre_prepare.position;
+        let interval = self.config.params().checkpoint_interval;
+        let checkpoint = Seq(seq.0.next_multiple_of(interval));
+        vec![
+            Message::Request(request.clone()),
+            Message::Reply(self.reply(seq)),
+            Message::Busy(Busy { request: request.entry.digest, retry_after_ms: 20 }),
+            Message::InfoQuery { want_digest: true },
+            Message::Info(Box::new(self.info(seq))),
+            Message::ClientJoin(ClientJoin {
+                public_key: self.client.public_key(),
+                certificate: None,
+                signature: self.client.sign(&signing_bytes(Tag::Join, self.config.cluster_id(), Digest::ZERO)),
+            }),
+            Message::PrePrepare(pre_prepare),
+            Message::Prepare(Prepare { position, replica: self.speaker, ballot: self.ballot(&position, self.speaker) }),
+            Message::Commit(Commit { position, replica: self.speaker, nonce: self.nonce(&position, self.speaker) }),
+            Message::Checkpoint(self.checkpoint(checkpoint)),
+            Message::Snapshot(self.snapshot(checkpoint)),
+            Message::ViewChange(Kind::ViewChange),
+            Message::ViewChange(Kind::NewView),
+            Message::Status(self.status(seq)),
+            Message::FetchSlot(seq),
+            Message::Slot(slot(seq)),
+            Message::FetchLog(seq),
+            Message::Log(vec![slot(seq), slot(seq.next())]),
+        ]
+    }
+
+    fn view(&self) -> View {
+        let views = (0..self.config.n() as u64).map(View);
+        views.into_iter().find(|view| self.config.primary(*view) == self.speaker).expect("each is primary of some view")
+    }
+
+    fn scheme(&self, replica: ReplicaId) -> &dyn Scheme {
+        &*self.replicas[replica.index()]
+    }
+
+    fn nonce(&self, at: &Position, replica: ReplicaId) -> Digest {
+        commit_nonce(&self.scheme(replica).commit_secret(), at)
+    }
+
+    /// The vote of a replica: as the primary, where it is the one of the view.
+    fn ballot(&self, at: &Position, replica: ReplicaId) -> Ballot {
+        let commitment = opening(&self.nonce(at, replica));
+        let cluster = self.config.cluster_id();
+        let bytes = if self.config.primary(at.view) == replica {
+            canonical::pre_prepare(cluster, at, commitment)
+        } else {
+            canonical::prepare(cluster, at, replica, commitment)
+        };
+        Ballot { commitment, signature: self.scheme(replica).sign(&bytes) }
+    }
+
+    fn pre_prepare(&self, seq: Seq, request: &SignedRequest) -> PrePrepare {
+        let body = Body::join(std::slice::from_ref(request));
+        let header = body.header(1_700_000_000_000_000_000 + seq.0 % 1_000_000);
+        let epoch = self.config.epoch();
+        let digest = header.digest(self.config.cluster_id(), epoch);
+        let position = Position { epoch, view: self.view(), seq, digest };
+        let primary = self.config.primary(position.view);
+        PrePrepare { position, ballot: self.ballot(&position, primary), header, body: Arc::new(body) }
+    }
+
+    fn slot(&self, seq: Seq, request: &SignedRequest) -> CommittedSlot {
+        let PrePrepare { position, ballot: proposal, header, body } = self.pre_prepare(seq, request);
+        let primary = self.config.primary(position.view);
+        let backups = self.config.replicas().filter(|replica| *replica != primary);
+        let commit = |backup| (backup, self.ballot(&position, backup), self.nonce(&position, backup));
+        let opening = Some(self.nonce(&position, primary));
+        let certificate =
+            CommitCertificate { position, header, proposal, opening, commits: backups.map(commit).collect() };
+        CommittedSlot { certificate: Arc::new(certificate), body }
+    }
+
+    fn checkpoint(&self, seq: Seq) -> Checkpoint {
+        let (cluster, epoch, root, epoch_end) =
+            (self.config.cluster_id(), self.config.epoch(), Digest([5; 32]), Seq(0));
+        let sign = |id| (id, self.scheme(id).sign(&canonical::checkpoint(cluster, epoch, seq, root, epoch_end, id)));
+        Checkpoint { epoch, seq, root, epoch_end, signatures: self.config.replicas().map(sign).collect() }
+    }
+
+    fn snapshot(&self, seq: Seq) -> SnapshotVote {
+        let (cluster, epoch, root) = (self.config.cluster_id(), self.config.epoch(), Digest([6; 32]));
+        let sign = |id| (id, self.scheme(id).sign(&canonical::snapshot(cluster, epoch, seq, root, id)));
+        SnapshotVote { epoch, seq, root, signatures: self.config.replicas().map(sign).collect() }
+    }
+
+    fn status(&self, seq: Seq) -> Status {
+        let words = self.config.params().window.div_ceil(64);
+        let map = || vec![0; usize::try_from(words).expect("a window is short")];
+        let (epoch, view) = (self.config.epoch(), self.view());
+        let (proposed, prepared, committed) = (map(), map(), map());
+        Status { epoch, view, stable: Seq(0), executed: seq, snapshot: Seq(0), proposed, prepared, committed }
+    }
+
+    fn reply(&self, seq: Seq) -> Reply {
+        let results = bytes::Bytes::from_static(b"\x02\0\0\0ok\0\0\0\0");
+        let digest = result_digest(Code::Ok, &results);
+        let (epoch, session, req_no) = (self.config.epoch(), SESSION, RequestNo(seq.0));
+        Reply { epoch, session, req_no, seq, code: Code::Ok, digest, results: Some(results) }
+    }
+
+    fn info(&self, seq: Seq) -> Info {
+        Info {
+            replica: self.speaker,
+            epoch: self.config.epoch(),
+            executed: seq,
+            state: Some((seq, Digest([8; 32]))),
+            write_path: "linked fdatasync".into(),
+            counters: vec![("steps".into(), 7)],
+            ..Info::default()
+        }
+    }
+}
+
+/// The signature with one bit of it changed.
+#[must_use]
+pub fn forged(mut signature: Signature, bit: usize) -> Signature {
+    signature.0[bit / 8 % 64] ^= 1 << (bit % 8);
+    signature
+}
