@@ -3,6 +3,7 @@
 //!
 //! * `pool`: Requests that wait; `sessions`: exactly once; `idle`: whose session may give way to a new one; `executing`:
 //!   committed batches into the service, in order;
+//! * `forwarding`: what a backup passes on to its primary;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
@@ -27,6 +28,7 @@ mod catch_up;
 mod checkpoints;
 mod counters;
 mod executing;
+mod forwarding;
 mod idle;
 pub mod index;
 mod pool;
@@ -42,6 +44,7 @@ use batches::Batches;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use executing::Executing;
+use forwarding::Forwarding;
 use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
@@ -77,6 +80,7 @@ pub struct Replica {
     catch_up: CatchUp,
     views: Views,
     batches: Batches,
+    forwarding: Forwarding,
     index: JournalIndex,
     superblock: Superblock,
     /// The last record emitted.
@@ -114,7 +118,7 @@ impl Replica {
         match input {
             Input::Requests(requests) => {
                 for request in requests.into_inner() {
-                    self.on_request(request, None, out);
+                    self.on_request(now, request, None, out);
                 }
             }
             Input::Message { from, message } => self.on_message(now, from, message, out),
@@ -200,7 +204,7 @@ impl Replica {
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         let result = match message.into_inner() {
             Message::Request(request) => {
-                self.on_request(request, Some(from), out);
+                self.on_request(now, request, Some(from), out);
                 Ok(())
             }
             Message::PrePrepare(pre_prepare) => self.pbft.on_pre_prepare(now, pre_prepare, &mut outbox),
@@ -229,7 +233,7 @@ impl Replica {
     }
 
     /// A Request from its client's link, or forwarded by a peer.
-    fn on_request(&mut self, request: SignedRequest, forwarded_by: Option<ReplicaId>, out: &mut Effects) {
+    fn on_request(&mut self, now: Now, request: SignedRequest, forwarded_by: Option<ReplicaId>, out: &mut Effects) {
         if let Some(reply) = self.sessions.answered(&request.entry) {
             self.answer(&request.entry, &reply, Detail::Full, out);
             return;
@@ -239,14 +243,10 @@ impl Replica {
         }
         match self.pool.add(&request) {
             Added::Full => self.refuse_for_now(&request, BUSY_RETRY_MS, out),
-            Added::New | Added::Known
-                if self.pbft.is_primary() || forwarded_by.is_some() || !self.pbft.is_normal() => {}
-            // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
-            Added::New | Added::Known => {
-                let to = To::One(self.pbft.primary());
-                let message = Message::Request(request);
-                Outbox::new(out, &mut self.last, &mut self.index).send(to, Lane::Bulk, message, LogPosition(0));
+            Added::New | Added::Known if forwarded_by.is_none() && !self.pbft.is_primary() => {
+                self.forwarding.note(now.mono, &request.entry);
             }
+            Added::New | Added::Known => {}
         }
     }
 
@@ -321,6 +321,7 @@ impl Replica {
             };
             self.pbft.describe(&mut status);
             self.restore_bodies(now, out);
+            self.forward_when_due(now, out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
                 Lane::Control,
@@ -336,6 +337,21 @@ impl Replica {
         }
         self.next_status = self.next_status.min(now.mono.after(interval));
         out.deadline = Some(self.views.tell(self.next_status));
+    }
+
+    fn forward_when_due(&mut self, now: Now, out: &mut Effects) {
+        if self.pbft.is_normal() && !self.pbft.is_primary() {
+            let due = self.forwarding.due(now.mono, self.tuning.status_busy, &self.pool);
+            self.forward(due, out);
+        }
+    }
+
+    fn forward(&mut self, requests: Vec<SignedRequest>, out: &mut Effects) {
+        let primary = self.pbft.primary();
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        for request in requests {
+            outbox.send(To::One(primary), Lane::Bulk, Message::Request(request), LogPosition(0));
+        }
     }
 
     fn purge_pool(&mut self) {

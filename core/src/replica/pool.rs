@@ -233,6 +233,12 @@ impl Pool {
         self.turns = clients;
     }
 
+    /// A Request that waits.
+    #[must_use]
+    pub fn find(&self, client: &PublicKey, digest: &Digest) -> Option<&SignedRequest> {
+        self.queues.get(client)?.requests.iter().find(|request| request.entry.digest == *digest)
+    }
+
     /// How many Requests wait.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -10,6 +10,7 @@ use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
 use super::counters::Counters;
 use super::executing::Executing;
+use super::forwarding::Forwarding;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
@@ -100,6 +101,7 @@ impl Recovery {
             catch_up: CatchUp::new(&tuning),
             views: Views::new(config.n()),
             batches: Batches::default(),
+            forwarding: Forwarding::default(),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
             index: JournalIndex::new(superblock.collected),

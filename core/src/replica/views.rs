@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Replica;
 use crate::door::{Effects, Halt, Lane, Now, To};
-use crate::ids::{LogPosition, Nanos, ReplicaId, Seq, View};
+use crate::ids::{Nanos, ReplicaId, Seq, View};
 use crate::journal::record::Record;
 use crate::limits::{LATE_MAX, VIEW_TIMEOUT_MAX};
 use crate::ordering::Outbox;
@@ -82,6 +82,8 @@ impl Views {
 
     /// The present view is left.
     fn leave(&mut self) {
+        // What a failed view took says nothing about how long a batch takes in one that does not fail.
+        self.sample = None;
         if !std::mem::take(&mut self.has_progressed) {
             self.failed = self.failed.saturating_add(1);
         }
@@ -309,11 +311,7 @@ impl Replica {
         if let Some(timer) = &mut self.views.timer {
             timer.forward_at = None;
         }
-        let primary = self.pbft.primary();
-        let oldest: Vec<_> = self.pool.iter().take(FORWARDED_AGAIN).cloned().collect();
-        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
-        for request in oldest {
-            outbox.send(To::One(primary), Lane::Bulk, Message::Request(request), LogPosition(0));
-        }
+        let oldest = self.pool.iter().take(FORWARDED_AGAIN).cloned().collect();
+        self.forward(oldest, out);
     }
 }
