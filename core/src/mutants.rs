@@ -55,8 +55,8 @@ mutants! {
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.
     M27RepliesCountedTwice = "m27",
-    /// One replica that changes its view takes the others with it.
-    M30JoinsOne = "m30",
+    /// What is said of views is said once.
+    M28ViewChangesNotSentAgain = "m28",
     /// Damage inside the durable journal is cut off like a torn tail.
     M37DamageCutOff = "m37",
     /// Batch times may stand still.

@@ -65,7 +65,8 @@ impl Cluster {
             Member { weight: 1, public_key: scheme.public_key(), address }
         };
         let members = schemes.iter().map(member).collect();
-        let params = ProtocolParams { checkpoint_interval: 8, window: 16, pipeline_max: 8, ..ProtocolParams::default() };
+        let params =
+            ProtocolParams { checkpoint_interval: 8, window: 16, pipeline_max: 8, ..ProtocolParams::default() };
         let epoch = bft_core::ids::Epoch(3);
         let config = Arc::new(ClusterConfig::new(CLUSTER, epoch, params, Admission::Any, members).expect("valid"));
         let client: Arc<dyn Scheme> = Arc::new(scheme("client"));
@@ -174,9 +175,7 @@ impl Cluster {
             let up = self.others(&self.down);
             for replica in up.into_iter().filter(|replica| to == To::All || to == To::One(*replica)) {
                 let input = match &message {
-                    Message::Request(request) => {
-                        Input::Requests(self.verifier.check_requests(vec![request.clone()]).0)
-                    }
+                    Message::Request(request) => Input::Requests(self.verifier.check_requests(vec![request.clone()]).0),
                     Message::InfoQuery { .. } => Input::InfoQuery { to: bft_core::door::InfoTo(LINK) },
                     other => panic!("a client does not send {other:?}"),
                 };
@@ -354,7 +353,8 @@ fn v12_a_request_that_waits_for_a_dead_primary_is_executed_once_in_the_next_view
     let took = cluster.pass_until(5 * SECOND, |cluster| cluster.done == 2);
     assert!(cluster.all_are_in(1));
     assert!(took <= 2 * T0 + 100 * MILLISECOND, "{took} ns");
-    let executed: Vec<_> = cluster.others(&cluster.down).iter().map(|r| cluster.hosts[r.index()].executed.len()).collect();
+    let executed: Vec<_> =
+        cluster.others(&cluster.down).iter().map(|r| cluster.hosts[r.index()].executed.len()).collect();
     assert!(executed.iter().all(|count| *count == executed[0]), "{executed:?}");
 }
 
@@ -408,7 +408,8 @@ fn v7_a_commit_that_waits_for_its_record_does_not_leave_after_the_view_is_left()
     cluster.submit();
     cluster.pass(T0 + 200 * MILLISECOND);
     assert_eq!(cluster.view(backup), (View(1), false));
-    let held = |cluster: &Cluster, kind| cluster.hosts[backup.index()].held.iter().any(|out| out.message.kind() == kind);
+    let held =
+        |cluster: &Cluster, kind| cluster.hosts[backup.index()].held.iter().any(|out| out.message.kind() == kind);
     assert!(!held(&cluster, Kind::Commit) && !held(&cluster, Kind::Prepare), "cancelled");
     assert!(cluster.sent_of(Kind::ViewChange).all(|(from, _)| *from != backup), "the promise is not durable");
     cluster.start_disk(backup);

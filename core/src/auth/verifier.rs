@@ -272,8 +272,7 @@ impl Verifier {
     fn checkpoint_but_for(&self, checkpoint: &Checkpoint, claims: &mut Vec<Claim>) -> Result<ReplicaSet, Rejected> {
         let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
         self.checkpoint_seq(*epoch, *seq)?;
-        let bytes =
-            |replica| canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica);
+        let bytes = |replica| canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica);
         self.signatures(signatures, bytes, claims)
     }
 

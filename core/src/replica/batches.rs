@@ -83,12 +83,7 @@ impl Replica {
     }
 
     /// A peer asks for a batch.
-    pub(super) fn on_fetch_body(
-        &mut self,
-        from: ReplicaId,
-        batch: BatchId,
-        out: &mut Effects,
-    ) -> Result<(), Ignored> {
+    pub(super) fn on_fetch_body(&mut self, from: ReplicaId, batch: BatchId, out: &mut Effects) -> Result<(), Ignored> {
         let Some(header) = self.pbft.header_of(batch) else { return Err(Ignored::NotNeeded) };
         if let Some(body) = self.pbft.slot(batch.seq).and_then(|slot| slot.body_of(batch.digest)) {
             let body = Arc::clone(body);

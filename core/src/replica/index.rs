@@ -60,7 +60,10 @@ impl JournalIndex {
                 self.choose(certificate.position.batch(), body);
             }
             Record::NewView(_)
-            | Record::CkptVote { .. } | Record::SnapVote { .. } | Record::SnapStable(_) | Record::Stable(_) => {}
+            | Record::CkptVote { .. }
+            | Record::SnapVote { .. }
+            | Record::SnapStable(_)
+            | Record::Stable(_) => {}
         }
     }
 

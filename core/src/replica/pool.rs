@@ -127,9 +127,12 @@ impl Pool {
 
     /// Batches that were not executed may never be: their Requests may be added and taken again.
     pub fn forget_ordered(&mut self) {
-        let waiting: Set<Digest> = self.iter().map(|request| request.entry.digest).collect();
-        self.known = waiting;
-        self.openings.retain(|digest| self.known.contains(digest));
+        let digests = |opens: Option<SessionId>| -> Set<Digest> {
+            let waiting = self.iter().map(|request| &request.entry);
+            waiting.filter(|entry| opens.is_none_or(|id| entry.session == id)).map(|entry| entry.digest).collect()
+        };
+        let (known, openings) = (digests(None), digests(Some(SessionId(0))));
+        (self.known, self.openings) = (known, openings);
     }
 
     /// A batch that holds this Request is proposed: it waits no longer, and is known until it is executed.

@@ -302,8 +302,7 @@ impl Replica {
             return (has_work && !self.pbft.is_primary()).then_some(WaitsFor::Execution(self.views.effective));
         }
         // Nobody goes on from a view that a quorum has not come to (V8).
-        let quorum = crate::mutant!(M31RunsAway, self.pbft.quorum_is_going(), true);
-        quorum.then_some(WaitsFor::NewView(self.pbft.view()))
+        self.pbft.quorum_is_going().then_some(WaitsFor::NewView(self.pbft.view()))
     }
 
     /// Sends the primary what it may have missed.

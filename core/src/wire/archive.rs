@@ -21,8 +21,8 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Portable, Serialize};
 
-use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::canonical::NotCanonical;
+use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
 use crate::ids::Epoch;

@@ -144,7 +144,11 @@ impl Durable {
         let store = &self.stores[replica.index()];
         let found = Anchors::of(superblock);
         let Anchors { promised, stable, snapshot, journal_start } = store.anchors;
-        if found.promised < promised || found.stable < stable || found.snapshot < snapshot || found.journal_start < journal_start {
+        if found.promised < promised
+            || found.stable < stable
+            || found.snapshot < snapshot
+            || found.journal_start < journal_start
+        {
             return Err(format!("the superblock went back: {found:?}, but {:?} was durable", store.anchors));
         }
         let read: BTreeMap<_, _> = records.iter().map(|(position, record)| (*position, Fact::of(record))).collect();

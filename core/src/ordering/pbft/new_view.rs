@@ -39,7 +39,8 @@ pub struct TwoPrepared {
 impl Beginning {
     /// What `view_changes`, valid and of a quorum, make of a view. `null` is the digest of the null batch.
     pub fn of(view_changes: &[Arc<ViewChange>], null: Digest) -> Result<Self, TwoPrepared> {
-        let certificate = view_changes.iter().filter_map(|message| message.certificate.as_ref()).max_by_key(|sc| sc.seq);
+        let certificate =
+            view_changes.iter().filter_map(|message| message.certificate.as_ref()).max_by_key(|sc| sc.seq);
         let stable = certificate.map_or(Seq(0), |certificate| certificate.seq);
         let mut highest: BTreeMap<Seq, (View, Chosen)> = BTreeMap::new();
         let prepared = view_changes.iter().flat_map(|message| &message.prepared);
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn s2_two_batches_prepared_in_one_view_are_never_chosen_between() {
+    fn v5_two_batches_prepared_in_one_view_are_never_chosen_between() {
         let view_changes = [view_change(0, 0, vec![prepared(2, 1, 1)]), view_change(1, 0, vec![prepared(2, 1, 9)])];
         assert_eq!(Beginning::of(&view_changes, NULL), Err(TwoPrepared { seq: Seq(1), view: View(2) }));
     }

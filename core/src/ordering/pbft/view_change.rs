@@ -190,10 +190,7 @@ impl Pbft {
             let replicas = (0..).map(ReplicaId).zip(&self.views.going_to);
             replicas.filter(|(replica, going)| *replica != self.me && **going >= view).map(|(id, _)| id).collect()
         };
-        let enough = |view: View| {
-            let set = at_or_above(view);
-            crate::mutant!(M30JoinsOne, self.config.weights().is_blocking(set), !set.is_empty())
-        };
+        let enough = |view: View| self.config.weights().is_blocking(at_or_above(view));
         views.into_iter().rev().find(|view| enough(*view)).filter(|view| *view > self.view)
     }
 

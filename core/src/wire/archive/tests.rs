@@ -335,8 +335,11 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
         seqs().prop_map(Message::FetchSlot),
         slots().prop_map(Message::Slot),
         (seqs(), digests()).prop_map(|(seq, digest)| Message::FetchBody(BatchId { seq, digest })),
-        (seqs(), headers(), bodies())
-            .prop_map(|(seq, header, body)| Message::Body(BatchBody { seq, header, body: Arc::new(body) })),
+        (seqs(), headers(), bodies()).prop_map(|(seq, header, body)| Message::Body(BatchBody {
+            seq,
+            header,
+            body: Arc::new(body)
+        })),
         seqs().prop_map(Message::FetchLog),
         vec(slots(), 0..4).prop_map(Message::Log),
     ]
@@ -523,8 +526,9 @@ fn a_text_that_is_none_is_refused() {
 fn malformed_bodies_and_requests_are_named() {
     let mut tight = BOUNDS;
     tight.requests = 1;
-    let (with_body, others): (Vec<_>, Vec<_>) =
-        examples().into_iter().partition(|message| [Kind::PrePrepare, Kind::Slot, Kind::Body, Kind::Log].contains(&message.kind()));
+    let (with_body, others): (Vec<_>, Vec<_>) = examples()
+        .into_iter()
+        .partition(|message| [Kind::PrePrepare, Kind::Slot, Kind::Body, Kind::Log].contains(&message.kind()));
     for message in with_body {
         let refused = Err(DecodeError::Request(RequestMalformed::Requests));
         assert_eq!(decode(message.kind(), &payload(&message), tight), refused);
