@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Replica;
 use crate::door::{Effects, Halt, Lane, Now, To};
-use crate::ids::{LogPosition, Nanos, ReplicaId, Seq, View};
+use crate::ids::{Nanos, ReplicaId, Seq, View};
 use crate::journal::record::Record;
 use crate::limits::{LATE_MAX, VIEW_TIMEOUT_MAX};
 use crate::ordering::Outbox;
@@ -223,7 +223,7 @@ impl Replica {
     fn send_view_change_when_promised(&mut self, out: &mut Effects) {
         if self.pbft.has_promised(self.durable) {
             let message = self.pbft.make_view_change(self.superblock.stable.clone());
-            let needs = crate::mutant!(M12PromiseNotWaitedFor, self.views_need, LogPosition(0));
+            let needs = crate::mutant!(M12PromiseNotWaitedFor, self.views_need, crate::ids::LogPosition(0));
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
             outbox.send(To::All, Lane::Control, Message::ViewChange(message), needs);
         }
