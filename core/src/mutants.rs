@@ -43,8 +43,6 @@ mutants! {
     M12PromiseNotWaitedFor = "m12",
     /// A VIEW-CHANGE leaves out the lowest slot that was prepared.
     M14LowestSlotLeftOut = "m14",
-    /// A new view takes whatever certificate comes first.
-    M16FirstCertificate = "m16",
     /// A checkpoint is stable with a blocking set of votes.
     M21StableWithBlockingSet = "m21",
     /// Memory and journal are freed before the stable checkpoint is durable.
@@ -55,8 +53,6 @@ mutants! {
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.
     M27RepliesCountedTwice = "m27",
-    /// What is said of views is said once.
-    M28ViewChangesNotSentAgain = "m28",
     /// Damage inside the durable journal is cut off like a torn tail.
     M37DamageCutOff = "m37",
     /// Batch times may stand still.
@@ -67,6 +63,8 @@ mutants! {
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.
     M58LaterGroupProves = "m58",
+    /// What waits for its record when a view is left leaves all the same.
+    M59VotesNotCancelled = "m59",
 }
 
 /// Whether this build holds the planted faults.

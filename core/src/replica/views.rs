@@ -184,8 +184,7 @@ impl Replica {
             let own = self.pbft.own_view_change().filter(|_| !has_it);
             own.map(|own| Message::ViewChange(Arc::clone(own)))
         };
-        let resend = crate::mutant!(M28ViewChangesNotSentAgain, true, false);
-        if let Some(message) = message.filter(|_| resend) {
+        if let Some(message) = message {
             let needs = self.views_need;
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
             outbox.send(To::One(from), Lane::Control, message, needs);
