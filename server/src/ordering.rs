@@ -188,6 +188,7 @@ impl Node {
         }
         if self.deadline.is_some_and(|deadline| now.mono >= deadline) {
             self.deadline = None;
+            self.journal.hurry();
             self.step(now, Input::Deadline)?;
         }
         Ok(())
