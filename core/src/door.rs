@@ -16,16 +16,18 @@
 //! 7. A failed write or flush is never an input: the shell ends the process. What destroys (`drop_journal_below`,
 //!    `remove_snapshots`) is emitted only after the core was told `Durable(p)` of the superblock record that no longer
 //!    needs it and no `load` below it is open.
-//! 8. In the steady state a step allocates what the messages, records and orders in [`Effects`] hold, so many times for
+//! 8. `cancel_votes_below` is carried out before what the same step sends: a COMMIT that waits for its record must not leave
+//!    after a VIEW-CHANGE that lacks its certificate.
+//! 9. In the steady state a step allocates what the messages, records and orders in [`Effects`] hold, so many times for
 //!    each batch, and nothing for each Request or message.
-//! 9. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
+//! 10. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::auth::Verified;
-use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, WallNanos};
+use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, View, WallNanos};
 use crate::journal::record::Record;
 use crate::journal::superblock::Superblock;
 use crate::snapshot::ClientsImage;
@@ -240,6 +242,14 @@ pub enum Halt {
         /// Certified elsewhere.
         there: Digest,
     },
+    /// Two batches are prepared at one Seq in one view: more replicas are faulty than the configuration allows for.
+    #[error("safety is broken: Seq {seq} is prepared with two digests in {view:?}")]
+    TwoPrepared {
+        /// The Seq.
+        seq: Seq,
+        /// The view.
+        view: View,
+    },
     /// A blocking set of replicas executed the same order to another state: at least one of them is correct.
     #[error(
         "this replica's {what} at Seq {seq} is {here:?}, {others} others have {there:?}: its service, disk or memory is at fault"
@@ -279,6 +289,9 @@ pub struct Effects {
     pub persist: Vec<Persist>,
     /// To be sent to replicas.
     pub send: Vec<Outgoing>,
+    /// Of what `send` of this or of former steps still holds: every PRE-PREPARE, PREPARE and COMMIT of a lower view is
+    /// to be dropped, even if its record becomes durable. Comes before what this step sends.
+    pub cancel_votes_below: Option<View>,
     /// To be sent to clients' links.
     pub answer: Vec<(LinkId, Answer)>,
     /// To be executed, in this order. At most one is outstanding.
@@ -307,6 +320,7 @@ impl Effects {
         let Self {
             persist,
             send,
+            cancel_votes_below,
             answer,
             execute,
             snapshot,
@@ -323,7 +337,7 @@ impl Effects {
         answer.clear();
         execute.clear();
         load.clear();
-        (*snapshot, *snapshot_stable, *install) = (None, None, None);
+        (*cancel_votes_below, *snapshot, *snapshot_stable, *install) = (None, None, None, None);
         (*drop_journal_below, *remove_snapshots_below, *deadline, *halt) = (None, None, None, None);
     }
 }

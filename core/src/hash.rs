@@ -43,6 +43,10 @@ contexts! {
     PrePrepare = "pp",
     /// Signed bytes of a PREPARE.
     Prepare = "prepare",
+    /// Signed bytes of a VIEW-CHANGE.
+    ViewChange = "vc",
+    /// Signed bytes of a NEW-VIEW.
+    NewView = "nv",
     /// Signed bytes of a CHECKPOINT, and its root.
     Checkpoint = "ckpt",
     /// Signed bytes of a SNAPSHOT, and its root.

@@ -52,6 +52,10 @@ pub const SNAPSHOT_BYTES: u64 = 256 * MIB as u64;
 pub const SNAPSHOT_SLOTS: u64 = 131_072;
 /// Default base of the view-change timeout, in nanoseconds.
 pub const VIEW_TIMEOUT: u64 = 500 * MILLISECOND;
+/// The longest view-change timeout, in nanoseconds.
+pub const VIEW_TIMEOUT_MAX: u64 = 60 * SECOND;
+/// A replica that is called later than it asked for by more than this was not scheduled, in nanoseconds.
+pub const LATE_MAX: u64 = 50 * MILLISECOND;
 /// How far a primary's clock may be ahead of ours, in nanoseconds.
 pub const CLOCK_AHEAD_MAX: u64 = 2 * SECOND;
 /// How many windows old the Seq in an OPEN_SESSION may be.

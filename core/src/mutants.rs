@@ -39,6 +39,12 @@ mutants! {
     M10CommitBeforeCertificate = "m10",
     /// PREPARE leaves before its vote is durable.
     M11PrepareBeforeVote = "m11",
+    /// VIEW-CHANGE does not wait until the promise is durable.
+    M12PromiseNotWaitedFor = "m12",
+    /// A VIEW-CHANGE leaves out the lowest slot that was prepared.
+    M14LowestSlotLeftOut = "m14",
+    /// A new view takes whatever certificate comes first.
+    M16FirstCertificate = "m16",
     /// A checkpoint is stable with a blocking set of votes.
     M21StableWithBlockingSet = "m21",
     /// Memory and journal are freed before the stable checkpoint is durable.
@@ -49,6 +55,8 @@ mutants! {
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.
     M27RepliesCountedTwice = "m27",
+    /// What is said of views is said once.
+    M28ViewChangesNotSentAgain = "m28",
     /// Damage inside the durable journal is cut off like a torn tail.
     M37DamageCutOff = "m37",
     /// Batch times may stand still.

@@ -7,7 +7,7 @@ use bft_core::auth::{Claim, Ed25519, Scheme, ed25519, is_usable_key};
 use bft_core::hash::{Context, hash};
 use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
 use bft_core::wire::canonical::{self, SigningBytes, Tag, commit_nonce, signing_bytes};
-use bft_core::wire::message::Position;
+use bft_core::wire::message::{NewView, Position, ViewChange};
 use common::{CLUSTER, scheme};
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
@@ -380,6 +380,10 @@ fn every_kind(cluster: ClusterId, at: &Position) -> Vec<SigningBytes> {
         canonical::snapshot(cluster, at.epoch, at.seq, digest, replica),
         canonical::client_certificate(cluster, client, at.epoch),
     ];
+    let (epoch, view, signature) = (at.epoch, at.view, Signature::ZERO);
+    let view_change = ViewChange { epoch, view, replica, certificate: None, prepared: Vec::new(), signature };
+    kinds.push(view_change.signing_bytes(cluster));
+    kinds.push(NewView { epoch, view, view_changes: Vec::new(), signature }.signing_bytes(cluster));
     // The crudest case (Z1): every kind signs one and the same digest.
     kinds.extend(Tag::ALL.map(|tag| signing_bytes(tag, cluster, digest)));
     kinds
@@ -396,7 +400,7 @@ fn x1_s10_a_signature_of_one_kind_is_worth_nothing_as_another() {
     let at = Position { epoch: Epoch(1), view: View(1), seq: Seq(128), digest: Digest([1; 32]) };
     let signer = scheme("signer");
     let kinds = every_kind(CLUSTER, &at);
-    assert_eq!(kinds.len(), 13);
+    assert_eq!(kinds.len(), 17);
     assert_all_differ(&kinds);
     let signatures: Vec<_> = kinds.iter().map(|bytes| signer.sign(bytes)).collect();
     for (signed, signature) in signatures.iter().enumerate() {

@@ -8,8 +8,8 @@ use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::wire::canonical::{self, Tag, commit_nonce, opening, signing_bytes};
 use bft_core::wire::message::{
-    Ballot, Busy, Checkpoint, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, Info, Kind, Message,
-    Position, PrePrepare, Prepare, Reply, SnapshotVote, Status,
+    Ballot, BatchBody, Busy, Checkpoint, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, Info, Message,
+    NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status, ViewChange,
 };
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request, result_digest};
 use bft_services::kv::Operation;
@@ -76,7 +76,7 @@ impl Cast {
         SignedRequest::parse(bytes, self.bounds()).expect("within the bounds")
     }
 
-    /// One message of every kind, in the order of [`Kind::ALL`], at `seq`.
+    /// One message of every kind, in the order of [`bft_core::wire::message::Kind::ALL`], at `seq`.
     ///
     /// # Panics
     /// Never: what it encodes is short.
@@ -106,11 +106,13 @@ impl Cast {
             Message::Commit(Commit { position, replica: self.speaker, nonce: self.nonce(&position, self.speaker) }),
             Message::Checkpoint(self.checkpoint(checkpoint)),
             Message::Snapshot(self.snapshot(checkpoint)),
-            Message::ViewChange(Kind::ViewChange),
-            Message::ViewChange(Kind::NewView),
+            Message::ViewChange(Arc::new(self.view_change(self.speaker, checkpoint, &request))),
+            Message::NewView(Arc::new(self.new_view(checkpoint, &request))),
             Message::Status(self.status(seq)),
             Message::FetchSlot(seq),
             Message::Slot(slot(seq)),
+            Message::FetchBody(position.batch()),
+            Message::Body(BatchBody { seq, header: slot(seq).certificate.header, body: slot(seq).body }),
             Message::FetchLog(seq),
             Message::Log(vec![slot(seq), slot(seq.next())]),
         ]
@@ -162,6 +164,34 @@ impl Cast {
         CommittedSlot { certificate: Arc::new(certificate), body }
     }
 
+    /// Of the next view that the speaker is primary of, with one prepared certificate above the checkpoint.
+    fn view_change(&self, replica: ReplicaId, checkpoint: Seq, request: &SignedRequest) -> ViewChange {
+        let PrePrepare { position, ballot: proposal, header, .. } = self.pre_prepare(checkpoint.next(), request);
+        let primary = self.config.primary(position.view);
+        let backups = self.config.replicas().filter(|replica| *replica != primary);
+        let prepares = backups.map(|backup| (backup, self.ballot(&position, backup))).collect();
+        let mut message = ViewChange {
+            epoch: self.config.epoch(),
+            view: View(self.view().0 + self.config.n() as u64),
+            replica,
+            certificate: Some(self.checkpoint(checkpoint)),
+            prepared: vec![PreparedCertificate { position, header, proposal, prepares }],
+            signature: Signature::ZERO,
+        };
+        message.signature = self.scheme(replica).sign(&message.signing_bytes(self.config.cluster_id()));
+        message
+    }
+
+    fn new_view(&self, checkpoint: Seq, request: &SignedRequest) -> NewView {
+        let quorum = self.config.replicas().skip(1);
+        let view_changes: Vec<_> =
+            quorum.map(|replica| Arc::new(self.view_change(replica, checkpoint, request))).collect();
+        let (epoch, view) = (self.config.epoch(), view_changes[0].view);
+        let mut message = NewView { epoch, view, view_changes, signature: Signature::ZERO };
+        message.signature = self.scheme(self.speaker).sign(&message.signing_bytes(self.config.cluster_id()));
+        message
+    }
+
     fn checkpoint(&self, seq: Seq) -> Checkpoint {
         let (cluster, epoch, root, epoch_end) =
             (self.config.cluster_id(), self.config.epoch(), Digest([5; 32]), Seq(0));
@@ -180,7 +210,8 @@ impl Cast {
         let map = || vec![0; usize::try_from(words).expect("a window is short")];
         let (epoch, view) = (self.config.epoch(), self.view());
         let (proposed, prepared, committed) = (map(), map(), map());
-        Status { epoch, view, stable: Seq(0), executed: seq, snapshot: Seq(0), proposed, prepared, committed }
+        let (changing, stable, snapshot) = (None, Seq(0), Seq(0));
+        Status { epoch, view, changing, stable, executed: seq, snapshot, proposed, prepared, committed }
     }
 
     fn reply(&self, seq: Seq) -> Reply {

@@ -271,6 +271,10 @@ impl Node {
             self.last_work = now.mono;
         }
         effects.persist.drain(..).for_each(|persist| self.journal.append(persist));
+        if let Some(view) = effects.cancel_votes_below.take() {
+            let holds = |outgoing: &Outgoing| outgoing.message.voted_in().is_none_or(|voted_in| voted_in >= view);
+            self.waiting.values_mut().for_each(|waiting| waiting.retain(holds));
+        }
         for outgoing in effects.send.drain(..) {
             if outgoing.needs <= self.durable {
                 self.send(outgoing);

@@ -53,6 +53,8 @@ fn role(kind: Kind) -> PeerRole {
         | Kind::Status
         | Kind::FetchSlot
         | Kind::Slot
+        | Kind::FetchBody
+        | Kind::Body
         | Kind::FetchLog
         | Kind::Log => PeerRole::Replica,
     }

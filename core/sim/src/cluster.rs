@@ -55,7 +55,7 @@ impl Cluster {
         let id = ClusterId(seed.child("cluster").rng().bytes());
         let config = ClusterConfig::new(id, Epoch(0), options.params.clone(), Admission::Any, members.collect());
         let config = Arc::new(config.expect("options stay within the bounds of a configuration"));
-        let (liars, drifters) = draw_faulty(options, config.primary(View(0)));
+        let (liars, drifters) = draw_faulty(options);
         Self { config, replicas, clients, witness: scheme("witness", 0), liars, drifters }
     }
 
@@ -72,14 +72,14 @@ impl Cluster {
     }
 }
 
-/// At most F of the weight is faulty from the beginning, and never the primary: there is no view change yet.
-fn draw_faulty(options: &Options, primary: ReplicaId) -> (ReplicaSet, ReplicaSet) {
+/// At most F of the weight is faulty from the beginning.
+fn draw_faulty(options: &Options) -> (ReplicaSet, ReplicaSet) {
     let mut rng = Seed::root(options.seed).child("faulty").rng();
     let (mut left, mut liars, mut drifters) = (options.faulty_max(), ReplicaSet::EMPTY, ReplicaSet::EMPTY);
     for (fault, set) in [(Fault::Liar, &mut liars), (Fault::Drift, &mut drifters)] {
         let id = ReplicaId(rng.below(options.weights.len() as u64) as u16);
         let weight = options.weights[id.index()];
-        if options.has(fault) && weight <= left && id != primary {
+        if options.has(fault) && weight <= left {
             set.insert(id);
             left -= weight;
         }

@@ -75,6 +75,14 @@ counters! {
     restarts: Must = "restarts",
     /// Of those, from a snapshot that the service had to restore.
     restarts_from_snapshot: Must = "restarts from a snapshot",
+    /// VIEW-CHANGEs sent.
+    view_changes: Must = "view changes",
+    /// NEW-VIEWs sent.
+    new_views: Must = "new views",
+    /// Votes that waited for their record when their view was left.
+    votes_cancelled: Must = "votes cancelled",
+    /// Bodies sent to new primaries.
+    bodies_sent: Must = "bodies fetched",
     /// Commit certificates that peers sent.
     certificates: Must = "certificates fetched",
     /// Snapshots written.

@@ -4,7 +4,7 @@
 
 use bft_core::config::{Cipher, ProtocolParams};
 use bft_core::door::Tuning;
-use bft_core::limits::{KIB, MILLISECOND, SECOND};
+use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
 
 use crate::rng::{Rng, Seed};
 
@@ -214,13 +214,15 @@ impl Options {
         let has = |fault| faults.contains(&fault);
         let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
         let params = draw_params(root.child("params"));
+        let weights = draw_weights(&mut rng("weights"));
+        let n = weights.len();
         Self {
             seed,
             fidelity,
-            weights: draw_weights(&mut rng("weights")),
+            weights,
             clients: draw_clients(root.child("clients"), &params, safety),
             network: draw_network(root.child("network"), &has),
-            machine: draw_machine(root.child("machine"), &params),
+            machine: draw_machine(root.child("machine"), &params, n),
             tuning: draw_tuning(root.child("tuning"), &params),
             params,
             strike_mean: rng("strikes").range(150 * MILLISECOND, 900 * MILLISECOND),
@@ -336,14 +338,17 @@ fn draw_network(seed: Seed, has: &impl Fn(Fault) -> bool) -> NetworkOptions {
     }
 }
 
-fn draw_machine(seed: Seed, params: &ProtocolParams) -> MachineOptions {
+fn draw_machine(seed: Seed, params: &ProtocolParams, n: usize) -> MachineOptions {
     let rng = |name: &str| seed.child(name).rng();
+    // A segment holds any one record, the largest NEW-VIEW too.
+    let new_view = n * (params.window as usize * prepared_certificate_bytes(n) + 4 * KIB);
     let group_bytes_max = (2 * params.batch_bytes_max).next_multiple_of(4096).max(32 * KIB as u32);
     MachineOptions {
         disk_min: rng("disk min").range(10, 100) * MICROSECOND,
         disk_mean: rng("disk mean").pick(&[50, 500, 3_000]) * MICROSECOND,
         slow_disk_factor: rng("slow disk").pick(&[10, 30, 100]),
-        segment_bytes: group_bytes_max * rng("segment").pick(&[2, 4, 8]) as u32,
+        segment_bytes: (group_bytes_max * rng("segment").pick(&[2, 4, 8]) as u32)
+            .max((new_view + 8 * KIB).next_multiple_of(4096) as u32),
         group_bytes_max,
         flushes_in_flight: rng("flushes").range(1, 4) as usize,
         execute_mean: rng("execute").pick(&[5, 50, 1_000]) * MICROSECOND,

@@ -283,9 +283,7 @@ impl Run {
         }
         self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
         self.went_down(id);
-        // Rot takes a replica out for good; the primary must come back: there is no view change yet.
-        let is_primary = id == self.world.cluster.primary();
-        if self.striker.may_rot() && !is_primary && self.machines[which].rot(&mut self.world) {
+        if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
         }
         self.world.after(outage, Event::Machine(id, ToMachine::Start));

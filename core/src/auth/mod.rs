@@ -17,7 +17,7 @@ pub use keys::SecretKey;
 pub use verifier::{Rejected, Verifier};
 
 /// One signature to be checked.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
     /// Who is said to have signed.
     pub public_key: PublicKey,

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use super::known_requests::KnownRequests;
 use super::{Claim, Scheme, Verified, is_usable_key};
 use crate::config::{Admission, ClusterConfig};
-use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature};
+use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
 use crate::limits::LOG_SLOTS_MAX;
 use crate::quorum::ReplicaSet;
 use crate::wire::canonical::{self, SigningBytes, Tag, opening};
 use crate::wire::message::{
-    Ballot, BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, Position,
-    PrePrepare, Prepare, PreparedCertificate, SnapshotVote,
+    Ballot, BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, NewView, Position,
+    PrePrepare, Prepare, PreparedCertificate, SnapshotVote, ViewChange,
 };
 use crate::wire::request::{Body, RequestBounds, RequestEntry, RequestMalformed, SignedRequest};
 
@@ -41,6 +41,8 @@ pub enum Rejected {
     NotAllowed,
     #[error("Seqs of zero, too many, or not one after the other")]
     BadSeq,
+    #[error("a view that the message cannot be about")]
+    BadView,
     #[error("a map of another length than the window")]
     BadMap,
 }
@@ -83,13 +85,21 @@ impl Verifier {
             Message::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
             Message::Snapshot(vote) => self.snapshot(vote)?,
             Message::Status(status) => {
+                self.members(status.changing.unwrap_or_default())?;
                 [&status.proposed, &status.prepared, &status.committed]
                     .into_iter()
                     .try_for_each(|map| self.map(map))?;
             }
             Message::Slot(slot) => self.slots(std::slice::from_ref(slot))?,
             Message::Log(slots) => self.slots(slots)?,
-            Message::ViewChange(_) | Message::FetchSlot(_) | Message::FetchLog(_) => {}
+            Message::ViewChange(view_change) => {
+                let mut claims = Vec::new();
+                self.view_change_but_for(view_change, &mut claims)?;
+                self.all(&claims)?;
+            }
+            Message::NewView(new_view) => self.new_view(new_view)?,
+            Message::Body(batch) => self.body(&batch.header, &batch.body)?,
+            Message::FetchSlot(_) | Message::FetchBody(_) | Message::FetchLog(_) => {}
             Message::InfoQuery { .. }
             | Message::Reply(_)
             | Message::Busy(_)
@@ -139,13 +149,78 @@ impl Verifier {
 
     /// Checks a prepared certificate.
     pub fn prepared(&self, certificate: &PreparedCertificate) -> Result<(), Rejected> {
+        let mut claims = Vec::new();
+        self.prepared_but_for(certificate, &mut claims)?;
+        self.all(&claims)
+    }
+
+    /// Checks everything of a prepared certificate but its signatures, which it adds to `claims`.
+    fn prepared_but_for(&self, certificate: &PreparedCertificate, claims: &mut Vec<Claim>) -> Result<(), Rejected> {
         let PreparedCertificate { position, header, proposal, prepares } = certificate;
         self.header(position, header)?;
         let primary = self.config.primary(position.view);
         let backups = self.ascending(prepares.iter().map(|(replica, _)| *replica), Some(primary))?;
         self.quorum(backups.with(primary))?;
-        let mut claims = vec![self.proposal_claim(position, proposal)];
+        claims.push(self.proposal_claim(position, proposal));
         claims.extend(prepares.iter().map(|(replica, ballot)| self.prepare_claim(position, *replica, ballot)));
+        Ok(())
+    }
+
+    /// Checks everything of a VIEW-CHANGE but its signatures, which it adds to `claims` (validate_vc of PROTOCOL §8).
+    fn view_change_but_for(&self, message: &ViewChange, claims: &mut Vec<Claim>) -> Result<(), Rejected> {
+        let ViewChange { epoch, view, replica, certificate, prepared, signature } = message;
+        self.epoch(*epoch)?;
+        self.ascending(std::iter::once(*replica), None)?;
+        if *view == View(0) {
+            return Err(Rejected::BadView);
+        }
+        if let Some(certificate) = certificate {
+            let signers = self.checkpoint_but_for(certificate, claims)?;
+            self.quorum(signers)?;
+        }
+        let stable = message.stable();
+        let mut last = stable;
+        for certificate in prepared {
+            let Position { view: of, seq, .. } = certificate.position;
+            if seq <= last || seq > stable.plus(self.config.params().window) {
+                return Err(Rejected::BadSeq);
+            }
+            if of >= *view {
+                return Err(Rejected::BadView);
+            }
+            self.prepared_but_for(certificate, claims)?;
+            last = seq;
+        }
+        claims.push(self.claim(*replica, message.signing_bytes(self.cluster()), *signature));
+        Ok(())
+    }
+
+    /// A NEW-VIEW of the view's primary, with valid VIEW-CHANGEs of a minimal quorum. What they share is checked once.
+    fn new_view(&self, message: &NewView) -> Result<(), Rejected> {
+        let NewView { epoch, view, view_changes, signature } = message;
+        self.epoch(*epoch)?;
+        let senders = self.ascending(view_changes.iter().map(|view_change| view_change.replica), None)?;
+        self.quorum(senders)?;
+        let without = |replica| {
+            let mut rest = senders;
+            rest.remove(replica);
+            rest
+        };
+        if senders.iter().any(|replica| self.config.weights().is_quorum(without(replica))) {
+            return Err(Rejected::NoQuorum);
+        }
+        // The primary first: whoever is not it does not get a window's worth of work out of us.
+        let primary = self.config.primary(*view);
+        self.all(&[self.claim(primary, message.signing_bytes(self.cluster()), *signature)])?;
+        let mut claims = Vec::new();
+        for view_change in view_changes {
+            if view_change.view != *view {
+                return Err(Rejected::BadView);
+            }
+            self.view_change_but_for(view_change, &mut claims)?;
+        }
+        claims.sort_unstable_by_key(|claim| (claim.public_key, claim.bytes, claim.signature));
+        claims.dedup();
         self.all(&claims)
     }
 
@@ -195,17 +270,26 @@ impl Verifier {
     }
 
     fn checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Rejected> {
+        let mut claims = Vec::new();
+        self.checkpoint_but_for(checkpoint, &mut claims)?;
+        self.all(&claims)
+    }
+
+    /// Checks everything of a checkpoint but its signatures, which it adds to `claims`. Gives who signed.
+    fn checkpoint_but_for(&self, checkpoint: &Checkpoint, claims: &mut Vec<Claim>) -> Result<ReplicaSet, Rejected> {
         let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
         self.checkpoint_seq(*epoch, *seq)?;
-        self.signatures(signatures, |replica| {
-            canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica)
-        })
+        let bytes = |replica| canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica);
+        self.signatures(signatures, bytes, claims)
     }
 
     fn snapshot(&self, vote: &SnapshotVote) -> Result<(), Rejected> {
         let SnapshotVote { epoch, seq, root, signatures } = vote;
         self.checkpoint_seq(*epoch, *seq)?;
-        self.signatures(signatures, |replica| canonical::snapshot(self.cluster(), *epoch, *seq, *root, replica))
+        let mut claims = Vec::new();
+        let bytes = |replica| canonical::snapshot(self.cluster(), *epoch, *seq, *root, replica);
+        self.signatures(signatures, bytes, &mut claims)?;
+        self.all(&claims)
     }
 
     /// Committed slots of consecutive Seqs. Their signatures are checked together: few signers, many signatures.
@@ -300,18 +384,24 @@ impl Verifier {
         Claim { public_key: self.config.members()[replica.index()].public_key, bytes, signature }
     }
 
-    /// At least one signature, of members in ascending order, all valid.
+    /// At least one signature, of members in ascending order; what is to be checked of them is added to `claims`.
     fn signatures(
         &self,
         signatures: &[(ReplicaId, Signature)],
         bytes: impl Fn(ReplicaId) -> SigningBytes,
-    ) -> Result<(), Rejected> {
+        claims: &mut Vec<Claim>,
+    ) -> Result<ReplicaSet, Rejected> {
         let signers = self.ascending(signatures.iter().map(|(replica, _)| *replica), None)?;
         if signers.is_empty() {
             return Err(Rejected::NoQuorum);
         }
         let claim = |(replica, signature): &(_, _)| self.claim(*replica, bytes(*replica), *signature);
-        self.all(&signatures.iter().map(claim).collect::<Vec<_>>())
+        claims.extend(signatures.iter().map(claim));
+        Ok(signers)
+    }
+
+    fn members(&self, set: ReplicaSet) -> Result<(), Rejected> {
+        self.ascending(set.iter(), None).map(drop)
     }
 
     fn all(&self, claims: &[Claim]) -> Result<(), Rejected> {

@@ -12,7 +12,7 @@ use crate::ids::{Digest, Epoch, ReplicaId, Seq, Signature, View};
 use crate::limits::REPLICAS_MAX;
 use crate::wire::canonical::{NotCanonical, Reader};
 use crate::wire::message::{
-    Ballot, BatchHeader, Checkpoint, CommitCertificate, Position, PreparedCertificate, SnapshotVote,
+    Ballot, BatchHeader, Checkpoint, CommitCertificate, NewView, Position, PreparedCertificate, SnapshotVote,
 };
 use bytes::Bytes;
 
@@ -98,6 +98,8 @@ pub enum Record {
     Vote(Vote),
     /// A prepared certificate, P3.
     Cert(PreparedCertificate),
+    /// What began a view: at its primary before anyone else hears of it, P7.
+    NewView(Arc<NewView>),
     /// A commit certificate. Has no flush of its own.
     Committed(Committed),
     /// The root that this replica signs at a checkpoint, P5.
@@ -131,6 +133,7 @@ impl Record {
         match self {
             Self::Vote(_) => RecordKind::Vote,
             Self::Cert(_) => RecordKind::Cert,
+            Self::NewView(_) => RecordKind::NewView,
             Self::Committed(_) => RecordKind::Committed,
             Self::CkptVote { .. } => RecordKind::CkptVote,
             Self::SnapVote { .. } => RecordKind::SnapVote,
@@ -147,6 +150,7 @@ impl Record {
             Self::Committed(_) => false,
             Self::Vote(_)
             | Self::Cert(_)
+            | Self::NewView(_)
             | Self::CkptVote { .. }
             | Self::SnapVote { .. }
             | Self::SnapStable(_)
@@ -161,6 +165,7 @@ impl Record {
         match self {
             Self::Vote(vote) => of(&vote.position),
             Self::Cert(cert) => of(&cert.position),
+            Self::NewView(new_view) => (new_view.epoch, new_view.view, Seq(0)),
             Self::Committed(committed) => of(&committed.certificate.position),
             Self::CkptVote { epoch, seq, .. } | Self::SnapVote { epoch, seq, .. } => (*epoch, View(0), *seq),
             Self::SnapStable(vote) => (vote.epoch, View(0), vote.seq),
@@ -207,6 +212,7 @@ impl Record {
                 let prepares = read_list(&mut reader, |reader| Ok((read_replica(reader)?, read_ballot(reader)?)))?;
                 Self::Cert(PreparedCertificate { position, header, proposal, prepares })
             }
+            RecordKind::NewView => Self::NewView(Arc::new(NewView::decode(reader.take(reader.rest().len())?)?)),
             RecordKind::Committed => {
                 let position = place(Digest(reader.array()?));
                 let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
@@ -229,7 +235,7 @@ impl Record {
                 let signatures = read_signatures(&mut reader)?;
                 Self::Stable(Checkpoint { epoch: at.0, seq: at.2, root, epoch_end, signatures })
             }
-            kind @ (RecordKind::Promise | RecordKind::NewView | RecordKind::Epoch | RecordKind::Evidence) => {
+            kind @ (RecordKind::Promise | RecordKind::Epoch | RecordKind::Evidence) => {
                 return Err(RecordInvalid::Kind { kind: kind as u16 });
             }
         };
@@ -241,9 +247,12 @@ impl Record {
     fn body(&self) -> Option<&Bytes> {
         match self {
             Self::Vote(Vote { body, .. }) | Self::Committed(Committed { body, .. }) => body.as_ref(),
-            Self::Cert(_) | Self::CkptVote { .. } | Self::SnapVote { .. } | Self::SnapStable(_) | Self::Stable(_) => {
-                None
-            }
+            Self::Cert(_)
+            | Self::NewView(_)
+            | Self::CkptVote { .. }
+            | Self::SnapVote { .. }
+            | Self::SnapStable(_)
+            | Self::Stable(_) => None,
         }
     }
 
@@ -265,6 +274,7 @@ impl Record {
                 let opening = 1 + certificate.opening.map_or(0, |opening| opening.0.len());
                 proposed + opening + 2 + certificate.commits.len() * (2 + BALLOT_BYTES + 32)
             }
+            Self::NewView(new_view) => new_view.encode().len(),
             Self::CkptVote { .. } | Self::SnapVote { .. } => 32,
             Self::SnapStable(vote) => 32 + 2 + vote.signatures.len() * SIGNATURE_BYTES,
             Self::Stable(vote) => 32 + 8 + 2 + vote.signatures.len() * SIGNATURE_BYTES,
@@ -283,6 +293,7 @@ impl Record {
                     put_ballot(out, ballot);
                 }
             }
+            Self::NewView(new_view) => out.put(&new_view.encode()),
             Self::Committed(Committed { certificate, .. }) => put_commit_certificate(out, certificate),
             Self::CkptVote { root, .. } | Self::SnapVote { root, .. } => out.put(&root.0),
             Self::SnapStable(SnapshotVote { root, signatures, .. }) => {

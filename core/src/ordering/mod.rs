@@ -2,7 +2,7 @@
 //! replica around them is here.
 
 use crate::door::{Effects, Lane, Outgoing, Persist, Place, To};
-use crate::ids::LogPosition;
+use crate::ids::{Digest, LogPosition, Seq};
 use crate::journal::record::Record;
 use crate::journal::superblock::Superblock;
 use crate::replica::index::JournalIndex;
@@ -37,6 +37,12 @@ impl<'a> Outbox<'a> {
     /// Sends `message` as soon as everything up to `needs` is durable.
     pub fn send(&mut self, to: To, lane: Lane, message: Message, needs: LogPosition) {
         self.effects.send.push(Outgoing { to, lane, message, needs });
+    }
+
+    /// Whether a record holds the body of this batch at this Seq.
+    #[must_use]
+    pub fn holds_body(&self, seq: Seq, digest: Digest) -> bool {
+        self.index.body(seq, digest).is_some()
     }
 
     /// Everything else.

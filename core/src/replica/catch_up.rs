@@ -190,6 +190,7 @@ impl Replica {
         if status.epoch != self.config.epoch() {
             return Err(Ignored::OtherView);
         }
+        self.on_status_of_view(now, from, status, out);
         self.pbft.retransmit(from, status, &mut Outbox::new(out, &mut self.last, &mut self.index));
         self.retransmit_checkpoints(from, status.stable, out);
         self.retransmit_snapshot_votes(from, status.snapshot, out);
@@ -265,6 +266,7 @@ impl Replica {
     /// A record was read back.
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
+        self.on_loaded_body(at, record, out);
         let bounds = RequestBounds::from(self.config.params());
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
@@ -347,9 +349,7 @@ impl Replica {
             Ok(false) => false,
             Ok(true) => {
                 self.counters.certificates_fetched += 1;
-                let held = self.index.get(seq).is_some_and(|records| {
-                    records.body != LogPosition(0) && records.digest == digest && !self.catch_up.is_lost(seq)
-                });
+                let held = self.index.body(seq, digest).is_some() && !self.catch_up.is_lost(seq);
                 let body = (!held).then(|| body.bytes().clone());
                 let record = Record::Committed(Committed { certificate, body });
                 Outbox::new(out, &mut self.last, &mut self.index).persist(record);

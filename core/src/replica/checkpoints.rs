@@ -95,6 +95,13 @@ impl Replica {
         result
     }
 
+    /// The certificate of a quorum, from the beginning of a view.
+    pub(super) fn adopt_checkpoint(&mut self, certificate: Checkpoint, out: &mut Effects) {
+        if certificate.seq > self.pending_stable() {
+            self.make_stable(certificate, out);
+        }
+    }
+
     /// Own votes and stable certificates that have become durable.
     pub(super) fn checkpoints_durable(&mut self, out: &mut Effects) {
         let durable = self.durable;
@@ -217,6 +224,7 @@ impl Replica {
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         let (catch_up, executed) = (&mut self.catch_up, self.executing.last);
         self.pbft.advance(seq, &mut outbox, |slot| catch_up.keep_committed(executed, slot));
+        self.forget_bodies_through(seq);
     }
 
     /// A blocking set that has another root than we do: at least one of them is right.

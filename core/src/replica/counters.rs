@@ -29,6 +29,12 @@ counters! {
     ignored_conflicting,
     /// Of those: kinds that this version knows and does not act on.
     ignored_not_acted_on,
+    /// Primaries given up.
+    suspected,
+    /// Views left, whoever began it.
+    views_left,
+    /// Views begun, with a NEW-VIEW.
+    views_begun,
     /// Batches executed.
     batches,
     /// Requests executed or refused in order.
@@ -71,6 +77,7 @@ impl Counters {
             | Ignored::OwnMessage
             | Ignored::ClockAhead
             | Ignored::MemoryFull
+            | Ignored::NotInBeginning
             | Ignored::NotNeeded => {}
         }
     }

@@ -11,7 +11,7 @@ use crate::hash::{Context, Hasher, hash, merkle_root};
 use crate::ids::{Digest, LogPosition, Seq};
 use crate::journal::record::{Committed, Record, Vote};
 use crate::snapshot::{CachedReply, Scalars};
-use crate::wire::message::BatchHeader;
+use crate::wire::message::{BatchHeader, Code};
 use crate::wire::opening::Opening;
 use crate::wire::request::{Body, RequestBounds};
 
@@ -248,7 +248,7 @@ impl Replica {
                 Verdict::Answer(reply) => {
                     let repeated = reply.seq != seq;
                     self.counters.repeated += u64::from(repeated);
-                    self.counters.refused += u64::from(!repeated && reply.code != crate::wire::message::Code::Ok);
+                    self.counters.refused += u64::from(!repeated && reply.code != Code::Ok);
                     reply
                 }
             };
@@ -256,6 +256,9 @@ impl Replica {
             replies.push(reply);
         }
         assert_eq!(results.next, outcome.ends.len(), "the shell gives results of exactly the admitted Requests");
+        if replies.iter().any(|reply| reply.seq == seq && reply.code == Code::Ok) {
+            self.views.executed_effective();
+        }
         self.counters.requests += replies.len() as u64;
         self.counters.batches += 1;
         self.advance_chains(seq, ready.digest, &replies, outcome.delta);
@@ -321,6 +324,7 @@ pub(super) fn read_batch(record: &Record, bounds: RequestBounds) -> Option<Ready
             (&certificate.position, &certificate.header, body.as_ref()?)
         }
         Record::Cert(_)
+        | Record::NewView(_)
         | Record::CkptVote { .. }
         | Record::SnapVote { .. }
         | Record::SnapStable(_)

@@ -1,10 +1,11 @@
 //! Where in the journal the records of each Seq lie, for every slot that a restart or a peer may still ask for: those
 //! above the older of the two newest stable snapshots.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::ids::{Digest, LogPosition, Seq};
 use crate::journal::record::{Committed, Record, Vote};
+use crate::wire::message::BatchId;
 
 /// The records of one Seq. Positions of 0: there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -13,7 +14,7 @@ pub struct SlotRecords {
     pub first: LogPosition,
     /// The VOTE or COMMITTED that holds the body of `digest`.
     pub body: LogPosition,
-    /// The digest of that body.
+    /// The committed batch's digest, or until one is committed that of the batch voted for last.
     pub digest: Digest,
     /// The bytes of that body.
     pub body_len: u32,
@@ -27,13 +28,15 @@ pub struct JournalIndex {
     /// The Seq before the first entry.
     base: Seq,
     slots: VecDeque<SlotRecords>,
+    /// Bodies of batches that were voted for at a Seq in another view than the one that `slots` names.
+    others: BTreeMap<(Seq, Digest), (LogPosition, u32)>,
 }
 
 impl JournalIndex {
     /// An empty index of the Seqs above `base`.
     #[must_use]
     pub fn new(base: Seq) -> Self {
-        Self { base, slots: VecDeque::new() }
+        Self { base, slots: VecDeque::new(), others: BTreeMap::new() }
     }
 
     /// Notes where `record` lies.
@@ -41,21 +44,26 @@ impl JournalIndex {
         match record {
             Record::Vote(Vote { position, body, .. }) => {
                 let Some(records) = self.note(position.seq, at) else { return };
-                if let Some(body) = body {
-                    (records.body, records.digest, records.body_len) = (at, position.digest, body.len() as u32);
+                let is_chosen = records.committed == LogPosition(0) || records.digest == position.digest;
+                let body = body.as_ref().map(|body| (at, body.len() as u32));
+                if is_chosen {
+                    self.choose(position.batch(), body);
+                } else if let Some(body) = body {
+                    self.others.insert((position.seq, position.digest), body);
                 }
             }
             Record::Cert(certificate) => drop(self.note(certificate.position.seq, at)),
             Record::Committed(Committed { certificate, body }) => {
                 let Some(records) = self.note(certificate.position.seq, at) else { return };
                 records.committed = at;
-                if let Some(body) = body {
-                    records.body = at;
-                    records.digest = certificate.position.digest;
-                    records.body_len = body.len() as u32;
-                }
+                let body = body.as_ref().map(|body| (at, body.len() as u32));
+                self.choose(certificate.position.batch(), body);
             }
-            Record::CkptVote { .. } | Record::SnapVote { .. } | Record::SnapStable(_) | Record::Stable(_) => {}
+            Record::NewView(_)
+            | Record::CkptVote { .. }
+            | Record::SnapVote { .. }
+            | Record::SnapStable(_)
+            | Record::Stable(_) => {}
         }
     }
 
@@ -70,6 +78,31 @@ impl JournalIndex {
             records.first = at;
         }
         Some(records)
+    }
+
+    /// The batch at its Seq is `batch` from now on; `body` holds it, or a record that was noted before.
+    fn choose(&mut self, batch: BatchId, body: Option<(LogPosition, u32)>) {
+        let BatchId { seq, digest } = batch;
+        let body = body.or_else(|| self.others.remove(&(seq, digest)));
+        let index = usize::try_from(seq.0 - self.base.0 - 1).expect("noted before");
+        let records = &mut self.slots[index];
+        if records.digest == digest && records.body != LogPosition(0) && body.is_none() {
+            return;
+        }
+        let former = (records.digest, (records.body, records.body_len));
+        let (at, len) = body.unwrap_or_default();
+        (records.digest, records.body, records.body_len) = (digest, at, len);
+        if former.0 != digest && former.1.0 != LogPosition(0) {
+            self.others.insert((seq, former.0), former.1);
+        }
+    }
+
+    /// The record that holds the body of `digest` at `seq`.
+    #[must_use]
+    pub fn body(&self, seq: Seq, digest: Digest) -> Option<LogPosition> {
+        let records = self.get(seq)?;
+        let chosen = (records.digest == digest && records.body != LogPosition(0)).then_some(records.body);
+        chosen.or_else(|| self.others.get(&(seq, digest)).map(|(at, _)| *at))
     }
 
     /// What is known of `seq`.
@@ -110,6 +143,7 @@ impl JournalIndex {
             let count = usize::try_from(seq.0 - self.base.0).unwrap_or(usize::MAX);
             self.slots.drain(..count.min(self.slots.len()));
             self.base = seq;
+            self.others = self.others.split_off(&(seq.next(), Digest::ZERO));
         }
     }
 }

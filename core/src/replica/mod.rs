@@ -3,7 +3,9 @@
 //!
 //! * `pool`: Requests that wait; `sessions`: exactly once; `idle`: whose session may give way to a new one; `executing`:
 //!   committed batches into the service, in order;
+//! * `forwarding`: what a backup passes on to its primary;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
+//! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
 
@@ -21,28 +23,34 @@ use crate::quorum::ReplicaSet;
 use crate::wire::message::{Busy, Info, Message, Reply, Status};
 use crate::wire::request::{Body, SignedRequest};
 
+mod batches;
 mod catch_up;
 mod checkpoints;
 mod counters;
 mod executing;
+mod forwarding;
 mod idle;
 pub mod index;
 mod pool;
 mod recovery;
 pub mod sessions;
 mod snapshots;
+mod views;
 
 pub use counters::Counters;
 pub use recovery::{RecoverError, Recovery};
 
+use batches::Batches;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use executing::Executing;
+use forwarding::Forwarding;
 use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
 use sessions::Sessions;
 use snapshots::Snapshots;
+use views::Views;
 
 /// Results up to this many bytes are sent by every replica: a digest would save nothing.
 const RESULTS_ALWAYS_SENT: usize = 256;
@@ -70,12 +78,19 @@ pub struct Replica {
     checkpoints: Checkpoints,
     snapshots: Snapshots,
     catch_up: CatchUp,
+    views: Views,
+    batches: Batches,
+    forwarding: Forwarding,
     index: JournalIndex,
     superblock: Superblock,
     /// The last record emitted.
     last: LogPosition,
     /// Every record up to here is durable.
     durable: LogPosition,
+    /// The promise of the current view, or the record of its NEW-VIEW: what is said of that view needs it.
+    views_need: LogPosition,
+    /// Where the NEW-VIEW of the current view lies.
+    new_view_at: LogPosition,
     clients: HashMap<PublicKey, LinkId, foldhash::fast::FixedState>,
     peers: ReplicaSet,
     next_status: Nanos,
@@ -98,10 +113,12 @@ impl Replica {
 
     /// Pure: the same state, `now` and `input` always give the same effects.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Effects) {
+        self.note_time(now);
+        let is_deadline = matches!(input, Input::Deadline);
         match input {
             Input::Requests(requests) => {
                 for request in requests.into_inner() {
-                    self.on_request(request, None, out);
+                    self.on_request(now, request, None, out);
                 }
             }
             Input::Message { from, message } => self.on_message(now, from, message, out),
@@ -124,6 +141,7 @@ impl Replica {
             Input::Deadline => {}
         }
         self.execute_ready(out);
+        self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
         self.status_when_due(now, out);
     }
@@ -192,7 +210,7 @@ impl Replica {
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         let result = match message.into_inner() {
             Message::Request(request) => {
-                self.on_request(request, Some(from), out);
+                self.on_request(now, request, Some(from), out);
                 Ok(())
             }
             Message::PrePrepare(pre_prepare) => self.pbft.on_pre_prepare(now, pre_prepare, &mut outbox),
@@ -205,7 +223,10 @@ impl Replica {
             Message::FetchLog(seq) => self.on_fetch(from, seq, catch_up::Shape::Log, out),
             Message::Slot(slot) => self.on_log(now, from, vec![slot], out),
             Message::Log(slots) => self.on_log(now, from, slots, out),
-            Message::ViewChange(_) => Err(Ignored::NotActedOn),
+            Message::ViewChange(view_change) => self.on_view_change(&view_change),
+            Message::NewView(new_view) => self.on_new_view(new_view, out),
+            Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),
+            Message::Body(batch) => self.on_body(batch),
             Message::Reply(_)
             | Message::Busy(_)
             | Message::InfoQuery { .. }
@@ -218,7 +239,7 @@ impl Replica {
     }
 
     /// A Request from its client's link, or forwarded by a peer.
-    fn on_request(&mut self, request: SignedRequest, forwarded_by: Option<ReplicaId>, out: &mut Effects) {
+    fn on_request(&mut self, now: Now, request: SignedRequest, forwarded_by: Option<ReplicaId>, out: &mut Effects) {
         if let Some(reply) = self.sessions.answered(&request.entry) {
             self.answer(&request.entry, &reply, Detail::Full, out);
             return;
@@ -228,13 +249,10 @@ impl Replica {
         }
         match self.pool.add(&request) {
             Added::Full => self.refuse_for_now(&request, BUSY_RETRY_MS, out),
-            Added::New | Added::Known if self.pbft.is_primary() || forwarded_by.is_some() => {}
-            // A client that sends again to a backup may not reach the primary, and what was forwarded before may be lost.
-            Added::New | Added::Known => {
-                let to = To::One(self.pbft.primary());
-                let message = Message::Request(request);
-                Outbox::new(out, &mut self.last, &mut self.index).send(to, Lane::Bulk, message, LogPosition(0));
+            Added::New | Added::Known if forwarded_by.is_none() && !self.pbft.is_primary() => {
+                self.forwarding.note(now.mono, &request.entry);
             }
+            Added::New | Added::Known => {}
         }
     }
 
@@ -277,6 +295,13 @@ impl Replica {
     /// self-clocking, no linger). With k batches in flight the next one waits for k Requests: under load batches grow,
     /// and a lone Request never waits longer than one of them takes.
     fn propose_ready(&mut self, now: Now, out: &mut Effects) {
+        if self.pbft.is_normal() && !self.pbft.has_begun() {
+            self.propose_again(now, out);
+        }
+        // A primary that lacks what was ordered before its view does not know what is executed already (V12).
+        if self.executing.last < self.pbft.beginning().stable {
+            return;
+        }
         while self.pool.waiting() > 0
             && self.pbft.room() > 0
             && self.pool.waiting() >= self.pbft.in_flight()
@@ -301,6 +326,8 @@ impl Replica {
                 ..Status::default()
             };
             self.pbft.describe(&mut status);
+            self.restore_bodies(now, out);
+            self.forward_when_due(now, out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
                 Lane::Control,
@@ -312,14 +339,35 @@ impl Replica {
         if now.mono >= self.next_purge {
             self.next_purge = now.mono.after(PURGE_INTERVAL);
             self.idle.tick(now.mono, self.sessions.next_recency());
-            self.pool.purge(&|request| self.sessions.is_open(&request.entry));
+            self.purge_pool();
         }
         self.next_status = self.next_status.min(now.mono.after(interval));
-        out.deadline = Some(self.next_status);
+        out.deadline = Some(self.views.tell(self.next_status));
+    }
+
+    fn forward_when_due(&mut self, now: Now, out: &mut Effects) {
+        if self.pbft.is_normal() && !self.pbft.is_primary() {
+            let due = self.forwarding.due(now.mono, self.tuning.status_busy, &self.pool);
+            self.forward(due, out);
+        }
+    }
+
+    fn forward(&mut self, requests: Vec<SignedRequest>, out: &mut Effects) {
+        let primary = self.pbft.primary();
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        for request in requests {
+            outbox.send(To::One(primary), Lane::Bulk, Message::Request(request), LogPosition(0));
+        }
+    }
+
+    fn purge_pool(&mut self) {
+        let sessions = &self.sessions;
+        self.pool.purge(&|request| sessions.is_open(&request.entry));
     }
 
     fn has_outstanding_work(&self) -> bool {
         self.pool.waiting() > 0
+            || !self.pbft.is_normal()
             || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
             || self.checkpoints.has_unstable(self.pbft.stable())

@@ -125,6 +125,22 @@ impl Pool {
         self.known.insert(digest);
     }
 
+    /// Batches that were not executed may never be: their Requests may be added and taken again.
+    pub fn forget_ordered(&mut self) {
+        let digests = |opens: Option<SessionId>| -> Set<Digest> {
+            let waiting = self.iter().map(|request| &request.entry);
+            waiting.filter(|entry| opens.is_none_or(|id| entry.session == id)).map(|entry| entry.digest).collect()
+        };
+        let (known, openings) = (digests(None), digests(Some(SessionId(0))));
+        (self.known, self.openings) = (known, openings);
+    }
+
+    /// A batch that holds this Request is proposed: it waits no longer, and is known until it is executed.
+    pub fn ordered(&mut self, client: &PublicKey, digest: &Digest) {
+        self.executed(client, digest);
+        self.known.insert(*digest);
+    }
+
     /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
     pub fn take(&mut self, out: &mut Vec<SignedRequest>) {
         let mut room = self.bounds.batch_bytes;
@@ -218,6 +234,12 @@ impl Pool {
             keep
         });
         self.turns = clients;
+    }
+
+    /// A Request that waits.
+    #[must_use]
+    pub fn find(&self, client: &PublicKey, digest: &Digest) -> Option<&SignedRequest> {
+        self.queues.get(client)?.requests.iter().find(|request| request.entry.digest == *digest)
     }
 
     /// How many Requests wait.

@@ -5,21 +5,25 @@
 use std::sync::Arc;
 
 use super::Replica;
+use super::batches::Batches;
 use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
 use super::counters::Counters;
 use super::executing::Executing;
+use super::forwarding::Forwarding;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
 use super::sessions::Sessions;
 use super::snapshots::Snapshots;
+use super::views::Views;
 use crate::auth::{Scheme, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Effects, Now, Tuning};
 use crate::ids::{Epoch, LogPosition, Nanos, ReplicaId, Seq};
 use crate::journal::record::{Record, RecordKind};
 use crate::journal::superblock::Superblock;
+use crate::ordering::Outbox;
 use crate::ordering::pbft::Pbft;
 use crate::quorum::ReplicaSet;
 use crate::snapshot::{ClientsImage, Manifest, Scalars};
@@ -39,6 +43,14 @@ pub enum RecoverError {
         found: Epoch,
         /// The configuration's.
         expected: Epoch,
+    },
+    /// A view that began with what cannot be: more replicas are faulty than the configuration allows for.
+    #[error("the NEW-VIEW at position {at} contradicts what is prepared or committed at Seq {seq}: safety is broken")]
+    Safety {
+        /// Where.
+        at: LogPosition,
+        /// The Seq.
+        seq: Seq,
     },
     /// A body that the configuration does not allow.
     #[error("the batch in the VOTE at position {at} is not valid under this configuration: {why}")]
@@ -87,6 +99,11 @@ impl Recovery {
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
             catch_up: CatchUp::new(&tuning),
+            views: Views::new(config.n()),
+            batches: Batches::default(),
+            forwarding: Forwarding::default(),
+            views_need: LogPosition(0),
+            new_view_at: LogPosition(0),
             index: JournalIndex::new(superblock.collected),
             superblock,
             last: LogPosition(0),
@@ -129,6 +146,10 @@ impl Recovery {
                 replica.pbft.restore_vote(&vote, body.map(Arc::new));
             }
             Record::Cert(certificate) => replica.pbft.restore_certificate(&certificate),
+            Record::NewView(new_view) => {
+                replica.new_view_at = at;
+                replica.pbft.restore_new_view(&new_view).map_err(|seq| RecoverError::Safety { at, seq })?;
+            }
             Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),
             Record::SnapVote { root, .. } => replica.restore_snapshot_vote(seq, root),
@@ -150,6 +171,7 @@ impl Recovery {
             out.install = Some(replica.executing.last);
         }
         replica.mark_open_requests();
+        replica.restore_promise(out);
         replica.on_durable(last, out);
         replica.execute_ready(out);
         replica.status_when_due(now, out);
@@ -158,6 +180,20 @@ impl Recovery {
 }
 
 impl Replica {
+    /// A NEW-VIEW may have reached the disk before its promise did: the promise first. Without a NEW-VIEW the replica is on
+    /// its way to the view that it promised, and says so again.
+    fn restore_promise(&mut self, out: &mut Effects) {
+        let view = self.pbft.view();
+        if self.superblock.promised < view {
+            self.superblock.promised = view;
+            let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+            self.views_need = outbox.persist_superblock(self.superblock.clone());
+        }
+        if !self.pbft.is_normal() {
+            self.pbft.make_view_change(self.superblock.stable.clone());
+        }
+    }
+
     /// Requests in batches that are open must not be proposed again when their clients send them again.
     fn mark_open_requests(&mut self) {
         let open: Vec<_> = self

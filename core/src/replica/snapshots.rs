@@ -163,7 +163,10 @@ impl Replica {
 
     /// Frees the journal as soon as nothing below the cut is being read.
     pub(super) fn drop_when_unread(&mut self, out: &mut Effects) {
-        let lowest = [self.executing.lowest_load(), self.catch_up.lowest_load()].into_iter().flatten().min();
+        let lowest = [self.executing.lowest_load(), self.catch_up.lowest_load(), self.batches.lowest_load()]
+            .into_iter()
+            .flatten()
+            .min();
         let unread = |below: &mut LogPosition| lowest.is_none_or(|lowest| lowest >= *below);
         if let Some(below) = self.snapshots.drop_below.take_if(unread) {
             out.drop_journal_below = Some(below);
@@ -239,6 +242,10 @@ impl Replica {
         let cut = self.index.first_above(through).unwrap_or(self.last.next());
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         outbox.persist(Record::SnapStable(certificate));
+        // What began the view outlives the cut: a copy, durable before the superblock that names the cut (S9).
+        if let Some(new_view) = self.pbft.new_view().filter(|_| self.new_view_at < cut) {
+            self.new_view_at = outbox.persist(Record::NewView(Arc::clone(new_view)));
+        }
         self.superblock.snapshot = Some((seq, root));
         self.superblock.journal_start = self.superblock.journal_start.max(cut);
         self.superblock.collected = self.superblock.collected.max(through);

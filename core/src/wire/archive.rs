@@ -1,5 +1,5 @@
-//! Payloads: messages to and from bytes. A REQUEST is its canonical bytes; every other payload is one rkyv archive of a
-//! plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
+//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE and a NEW-VIEW are their canonical bytes; every other
+//! payload is one rkyv archive of a plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
 //! results as slices of the payload. Nothing here is ever hashed or signed (X7): archives are not canonical.
 //!
 //! Kept here: every vector has a bound, on both sides; no input panics, recurses or costs more than in proportion to its
@@ -8,6 +8,7 @@
 mod shape;
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rkyv::api::{access_with_context, serialize_using};
@@ -20,8 +21,9 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Portable, Serialize};
 
+use super::canonical::NotCanonical;
 use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
-use super::message::{CommittedSlot, Kind, Message};
+use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
 use crate::ids::Epoch;
 use crate::limits::{self, FRAME_ALIGN, FRAME_HEADER_BYTES};
@@ -32,6 +34,14 @@ pub enum DecodeError {
     /// Cut short, or with pointers that lead out of it.
     #[error("the payload of {len} bytes is no archive of a {kind:?}")]
     Archive {
+        /// What it should be.
+        kind: Kind,
+        /// How long it is.
+        len: usize,
+    },
+    /// Not the canonical bytes of its kind.
+    #[error("the payload of {len} bytes is no {kind:?} in canonical bytes")]
+    Canonical {
         /// What it should be.
         kind: Kind,
         /// How long it is.
@@ -53,6 +63,9 @@ pub enum DecodeError {
     /// The byte that says whether a field is there is neither 0 nor 1.
     #[error("a presence byte of {0}, which must be 0 or 1")]
     Flag(u8),
+    /// A set of replicas with a bit that no replica has.
+    #[error("a set of replicas {0:#x}, with a bit that no replica has")]
+    Replicas(u32),
     /// A text that is not UTF-8.
     #[error("a text that is not UTF-8")]
     Text,
@@ -130,10 +143,13 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         Kind::Commit => Message::Commit(access::<shape::ArchivedCommit>(kind, payload)?.native()),
         Kind::Checkpoint => Message::Checkpoint(access::<shape::ArchivedCheckpoint>(kind, payload)?.native()?),
         Kind::Snapshot => Message::Snapshot(access::<shape::ArchivedSnapshotVote>(kind, payload)?.native()?),
-        Kind::ViewChange | Kind::NewView => Message::ViewChange(kind),
+        Kind::ViewChange => Message::ViewChange(Arc::new(canonical(kind, payload, ViewChange::decode)?)),
+        Kind::NewView => Message::NewView(Arc::new(canonical(kind, payload, NewView::decode)?)),
         Kind::Status => Message::Status(access::<shape::ArchivedStatus<'_>>(kind, payload)?.native()?),
         Kind::FetchSlot => Message::FetchSlot(access::<shape::ArchivedFetch>(kind, payload)?.native()),
         Kind::Slot => Message::Slot(access::<shape::ArchivedSlot<'_>>(kind, payload)?.native(payload, bounds)?),
+        Kind::FetchBody => Message::FetchBody(access::<shape::ArchivedFetchBody>(kind, payload)?.native()),
+        Kind::Body => Message::Body(access::<shape::ArchivedBatchBody<'_>>(kind, payload)?.native(payload, bounds)?),
         Kind::FetchLog => Message::FetchLog(access::<shape::ArchivedFetch>(kind, payload)?.native()),
         Kind::Log => Message::Log(access::<shape::ArchivedLog<'_>>(kind, payload)?.native(payload, bounds)?),
     })
@@ -167,7 +183,10 @@ fn assert_bounds(message: &Message) {
         | Message::Prepare(_)
         | Message::Commit(_)
         | Message::ViewChange(_)
+        | Message::NewView(_)
         | Message::FetchSlot(_)
+        | Message::FetchBody(_)
+        | Message::Body(_)
         | Message::FetchLog(_) => {}
     }
 }
@@ -182,6 +201,9 @@ fn payload_estimate(message: &Message) -> usize {
         Message::PrePrepare(proposal) => FIXED + proposal.body.bytes().len(),
         Message::Slot(slot) => FIXED + slot_bytes(slot),
         Message::Log(slots) => FIXED + slots.iter().map(slot_bytes).sum::<usize>(),
+        Message::Body(batch) => FIXED + batch.body.bytes().len(),
+        Message::ViewChange(view_change) => view_change.bytes_at_most(),
+        Message::NewView(new_view) => new_view.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
@@ -190,9 +212,9 @@ fn payload_estimate(message: &Message) -> usize {
         | Message::Commit(_)
         | Message::Checkpoint(_)
         | Message::Snapshot(_)
-        | Message::ViewChange(_)
         | Message::Status(_)
         | Message::FetchSlot(_)
+        | Message::FetchBody(_)
         | Message::FetchLog(_) => FIXED,
     }
 }
@@ -210,13 +232,24 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::Commit(commit) => write(&shape::Commit::from(commit), out),
         Message::Checkpoint(checkpoint) => write(&shape::Checkpoint::from(checkpoint), out),
         Message::Snapshot(vote) => write(&shape::SnapshotVote::from(vote), out),
-        // Known, and not yet acted on: the kind is all there is of it.
-        Message::ViewChange(_) => {}
+        Message::ViewChange(view_change) => out.append(&view_change.encode()),
+        Message::NewView(new_view) => out.append(&new_view.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
         Message::FetchSlot(seq) | Message::FetchLog(seq) => write(&shape::Fetch::from(seq), out),
         Message::Slot(slot) => write(&shape::Slot::from(slot), out),
+        Message::FetchBody(batch) => write(&shape::FetchBody::from(batch), out),
+        Message::Body(batch) => write(&shape::BatchBody::from(batch), out),
         Message::Log(slots) => write(&shape::Log::from(slots), out),
     }
+}
+
+/// The message that `payload` is in canonical bytes.
+fn canonical<T>(
+    kind: Kind,
+    payload: &Bytes,
+    read: impl FnOnce(&[u8]) -> Result<T, NotCanonical>,
+) -> Result<T, DecodeError> {
+    read(payload).map_err(|NotCanonical| DecodeError::Canonical { kind, len: payload.len() })
 }
 
 /// Where rkyv writes an archive: the end of a buffer, counted from where the payload starts.

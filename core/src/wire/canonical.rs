@@ -17,6 +17,8 @@ pub enum Tag {
     Prepare,
     Checkpoint,
     Snapshot,
+    ViewChange,
+    NewView,
     Link,
     Join,
     ClientCertificate,
@@ -24,12 +26,14 @@ pub enum Tag {
 
 impl Tag {
     /// Every tag.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Request,
         Self::PrePrepare,
         Self::Prepare,
         Self::Checkpoint,
         Self::Snapshot,
+        Self::ViewChange,
+        Self::NewView,
         Self::Link,
         Self::Join,
         Self::ClientCertificate,
@@ -42,6 +46,8 @@ impl Tag {
             Self::Prepare => b"bft1.prepare\0\0\0\0",
             Self::Checkpoint => b"bft1.checkpoint\0",
             Self::Snapshot => b"bft1.snapshot\0\0\0",
+            Self::ViewChange => b"bft1.view-change",
+            Self::NewView => b"bft1.new-view\0\0\0",
             Self::Link => b"bft1.link\0\0\0\0\0\0\0",
             Self::Join => b"bft1.join\0\0\0\0\0\0\0",
             Self::ClientCertificate => b"bft1.client\0\0\0\0\0",

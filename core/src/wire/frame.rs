@@ -27,7 +27,8 @@ use crate::limits::{self, FRAME_ALIGN, FRAME_HEADER_BYTES};
 /// The first four bytes of every frame.
 pub const MAGIC: [u8; 4] = *b"BFT1";
 
-/// The version of headers and archives. A change of any byte of `wire_bytes_are_frozen` raises it.
+/// The version of headers and payloads. From the first release on, a change of any byte of `wire_bytes_are_frozen`
+/// raises it.
 pub const WIRE_VERSION: u16 = 1;
 
 /// What the peer of a link is to the one who reads from it.
@@ -134,7 +135,7 @@ impl FrameLimits {
         match kind {
             Kind::Request => self.request,
             Kind::Reply => self.reply,
-            Kind::PrePrepare | Kind::Slot => self.batch,
+            Kind::PrePrepare | Kind::Slot | Kind::Body => self.batch,
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
@@ -148,6 +149,7 @@ impl FrameLimits {
             | Kind::Snapshot
             | Kind::Status
             | Kind::FetchSlot
+            | Kind::FetchBody
             | Kind::FetchLog => limits::SMALL_FRAME_BYTES as u32,
         }
     }
@@ -169,6 +171,8 @@ fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Status
         | Kind::FetchSlot
         | Kind::Slot
+        | Kind::FetchBody
+        | Kind::Body
         | Kind::FetchLog
         | Kind::Log => &[PeerRole::Replica],
     }
@@ -178,7 +182,7 @@ fn senders(kind: Kind) -> &'static [PeerRole] {
 /// that whoever keeps a small Request does not keep everything that came with it.
 pub(super) fn is_kept(kind: Kind) -> bool {
     match kind {
-        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Log => true,
+        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Body | Kind::Log => true,
         Kind::Busy
         | Kind::InfoQuery
         | Kind::Info
@@ -191,6 +195,7 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::NewView
         | Kind::Status
         | Kind::FetchSlot
+        | Kind::FetchBody
         | Kind::FetchLog => false,
     }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::request::{Body, SignedRequest};
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use crate::quorum::ReplicaSet;
 
 /// The kind of a frame (SHAPES §5). The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,13 +30,15 @@ pub enum Kind {
     Status = 23,
     FetchSlot = 32,
     Slot = 33,
+    FetchBody = 34,
+    Body = 35,
     FetchLog = 36,
     Log = 37,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -52,6 +55,8 @@ impl Kind {
         Self::Status,
         Self::FetchSlot,
         Self::Slot,
+        Self::FetchBody,
+        Self::Body,
         Self::FetchLog,
         Self::Log,
     ];
@@ -74,6 +79,14 @@ pub struct Position {
     pub seq: Seq,
     /// The batch's digest D.
     pub digest: Digest,
+}
+
+impl Position {
+    /// Which batch, whatever the view.
+    #[must_use]
+    pub fn batch(&self) -> BatchId {
+        BatchId { seq: self.seq, digest: self.digest }
+    }
 }
 
 /// What a PRE-PREPARE or PREPARE adds to its position: the commitment to the nonce that the sender's COMMIT will
@@ -192,13 +205,73 @@ pub struct SnapshotVote {
     pub signatures: Vec<(ReplicaId, Signature)>,
 }
 
+/// A replica leaves all views below `view`: what is stable and what is prepared, as far as it knows (P, PROTOCOL §8).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewChange {
+    /// The configuration.
+    pub epoch: Epoch,
+    /// The view it goes to.
+    pub view: View,
+    /// Who.
+    pub replica: ReplicaId,
+    /// SC(h), its last stable checkpoint; `None`: there is none yet.
+    pub certificate: Option<Checkpoint>,
+    /// Of every Seq of the window above h that was prepared here, the certificate of the highest view; ascending.
+    pub prepared: Vec<PreparedCertificate>,
+    /// Over the canonical bytes.
+    pub signature: Signature,
+}
+
+impl ViewChange {
+    /// h, the last stable checkpoint of its sender.
+    #[must_use]
+    pub fn stable(&self) -> Seq {
+        self.certificate.as_ref().map_or(Seq(0), |certificate| certificate.seq)
+    }
+}
+
+/// The primary of a view starts it: VIEW-CHANGEs of a quorum, from which everyone computes the same beginning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewView {
+    /// The configuration.
+    pub epoch: Epoch,
+    /// The view.
+    pub view: View,
+    /// For this view, of a minimal quorum, ascending.
+    pub view_changes: Vec<Arc<ViewChange>>,
+    /// Of the primary, over the canonical bytes.
+    pub signature: Signature,
+}
+
+/// A batch by its place and digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchId {
+    /// The place.
+    pub seq: Seq,
+    /// D.
+    pub digest: Digest,
+}
+
+/// The batch that a FETCH-BODY asked for. Its digest proves it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchBody {
+    /// The place it was voted for.
+    pub seq: Seq,
+    /// The header.
+    pub header: BatchHeader,
+    /// The Requests.
+    pub body: Arc<Body>,
+}
+
 /// Where a replica is: the peer sends what it lacks. Bit i of a map is Seq `stable + 1 + i`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Status {
     /// The configuration.
     pub epoch: Epoch,
-    /// The view.
+    /// The view it is in, or the one it goes to.
     pub view: View,
+    /// Whether it goes to `view` and has not arrived: bit i says that it has the VIEW-CHANGE of replica i for it.
+    pub changing: Option<ReplicaSet>,
     /// The last stable checkpoint, h.
     pub stable: Seq,
     /// The last Seq executed.
@@ -376,12 +449,15 @@ pub enum Message {
     Commit(Commit),
     Checkpoint(Checkpoint),
     Snapshot(SnapshotVote),
-    /// VIEW-CHANGE or NEW-VIEW: known, not yet acted on.
-    ViewChange(Kind),
+    ViewChange(Arc<ViewChange>),
+    NewView(Arc<NewView>),
     Status(Status),
     /// Asks for the commit certificate and body of one Seq.
     FetchSlot(Seq),
     Slot(CommittedSlot),
+    /// Asks for the batch with this digest, committed or not.
+    FetchBody(BatchId),
+    Body(BatchBody),
     /// Asks for committed slots from this Seq on.
     FetchLog(Seq),
     /// Committed slots of consecutive Seqs.
@@ -389,6 +465,33 @@ pub enum Message {
 }
 
 impl Message {
+    /// The view that it votes in, if it is a vote: what [`crate::door::Effects::cancel_votes_below`] is about.
+    #[must_use]
+    pub fn voted_in(&self) -> Option<View> {
+        match self {
+            Self::PrePrepare(proposal) => Some(proposal.position.view),
+            Self::Prepare(vote) => Some(vote.position.view),
+            Self::Commit(commit) => Some(commit.position.view),
+            Self::Request(_)
+            | Self::Reply(_)
+            | Self::Busy(_)
+            | Self::InfoQuery { .. }
+            | Self::Info(_)
+            | Self::ClientJoin(_)
+            | Self::Checkpoint(_)
+            | Self::Snapshot(_)
+            | Self::ViewChange(_)
+            | Self::NewView(_)
+            | Self::Status(_)
+            | Self::FetchSlot(_)
+            | Self::Slot(_)
+            | Self::FetchBody(_)
+            | Self::Body(_)
+            | Self::FetchLog(_)
+            | Self::Log(_) => None,
+        }
+    }
+
     /// The kind of the frame that carries it.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -404,10 +507,13 @@ impl Message {
             Self::Commit(_) => Kind::Commit,
             Self::Checkpoint(_) => Kind::Checkpoint,
             Self::Snapshot(_) => Kind::Snapshot,
-            Self::ViewChange(kind) => *kind,
+            Self::ViewChange(_) => Kind::ViewChange,
+            Self::NewView(_) => Kind::NewView,
             Self::Status(_) => Kind::Status,
             Self::FetchSlot(_) => Kind::FetchSlot,
             Self::Slot(_) => Kind::Slot,
+            Self::FetchBody(_) => Kind::FetchBody,
+            Self::Body(_) => Kind::Body,
             Self::FetchLog(_) => Kind::FetchLog,
             Self::Log(_) => Kind::Log,
         }

@@ -6,6 +6,7 @@ pub mod frame;
 pub mod message;
 pub mod opening;
 pub mod request;
+mod view_change;
 
 pub use archive::{DecodeError, decode, encode};
 pub use frame::{FrameBuffer, FrameCutter, FrameError, FrameHeader, FrameLimits, PeerRole};

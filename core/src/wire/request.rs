@@ -312,6 +312,16 @@ impl Body {
         &self.entries
     }
 
+    /// The Requests, each in memory of its own: one of them does not keep the whole body.
+    pub fn requests(&self) -> impl Iterator<Item = SignedRequest> {
+        self.entries.iter().map(|entry| {
+            let bytes = &self.bytes[entry.bytes.start as usize..entry.bytes.end as usize];
+            let bytes = Bytes::copy_from_slice(bytes);
+            let entry = RequestEntry { bytes: 0..entry.bytes.end - entry.bytes.start, ..entry.clone() };
+            SignedRequest { bytes, entry }
+        })
+    }
+
     /// The header of the batch that this body makes at `time_ns`.
     #[must_use]
     pub fn header(&self, time_ns: u64) -> BatchHeader {
@@ -326,9 +336,15 @@ impl Body {
 }
 
 impl BatchHeader {
+    /// The header of the null batch, which fills a gap that a view change found: all zero, without a body.
+    pub const NULL: Self = Self { time_ns: 0, count: 0, body_len: 0, merkle_root: Digest::ZERO, flags: 0 };
+
     /// D of the batch under this header.
     #[must_use]
     pub fn digest(&self, cluster: ClusterId, epoch: Epoch) -> Digest {
+        if *self == Self::NULL {
+            return hash(Context::Null, &[&epoch.0.to_le_bytes(), &cluster.0]);
+        }
         let mut hasher = Hasher::new(Context::Batch);
         hasher.u64(epoch.0).update(&cluster.0).u64(self.time_ns).update(&self.count.to_le_bytes());
         hasher.update(&self.body_len.to_le_bytes()).update(&self.merkle_root.0).update(&self.flags.to_le_bytes());

@@ -57,3 +57,30 @@ fn c16_all_four_killed_at_once_ten_times_keep_every_answered_operation_once() {
     let ends = cluster.stop_all(PATIENCE).unwrap();
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
+
+#[test]
+fn v12_primaries_killed_one_after_the_other_lose_and_double_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+    let observer = Observer::new(&cluster);
+    let adders = Adders::start(&cluster);
+    adders.wait_for_more("the load runs", 500);
+    let mut view = View(0);
+    for round in 0..4 {
+        let primary = cluster.testnet().cluster().primary(view);
+        cluster.kill(primary).unwrap();
+        adders.wait_for_more(&format!("the service goes on without {primary:?}, killed in round {round}"), 300);
+        let others = cluster.testnet().cluster().replicas().filter(|replica| *replica != primary);
+        let known = others.filter_map(|replica| observer.info(replica)).map(|info| info.view).max();
+        assert!(known.is_some_and(|known| known > view), "another is primary: {known:?} after {view:?}");
+        cluster.start(primary).unwrap();
+        cluster.child(primary).wait_ready(PATIENCE).unwrap();
+        let goal = observer.stable();
+        wait_until("it catches up", || observer.info(primary).is_some_and(|info| info.stable.0 >= goal));
+        view = known.expect("asked above");
+    }
+    adders.stop_and_compare();
+    observer.wait_equal();
+    let ends = cluster.stop_all(PATIENCE).unwrap();
+    assert!(ends.iter().all(|end| end.success()), "{ends:?}");
+}

@@ -9,7 +9,7 @@ use bft_core::ids::{Digest, ReplicaId, Seq, Signature};
 use bft_core::journal::record::Record;
 use bft_core::wire::canonical::{self, SigningBytes};
 use bft_core::wire::message::{
-    Ballot, Checkpoint, CommitCertificate, Message, Position, PreparedCertificate, SnapshotVote,
+    Ballot, Checkpoint, CommitCertificate, Message, NewView, Position, PreparedCertificate, SnapshotVote, ViewChange,
 };
 
 use super::{Verdict, is_quorum, weights_of};
@@ -35,6 +35,7 @@ impl Certificates {
             Record::Committed(committed) => self.committed(&committed.certificate),
             Record::Stable(checkpoint) => self.stable(checkpoint),
             Record::SnapStable(vote) => self.snapshot(vote),
+            Record::NewView(message) => self.new_view(message),
             Record::Vote(_) | Record::CkptVote { .. } | Record::SnapVote { .. } => Ok(()),
         }
     }
@@ -47,6 +48,8 @@ impl Certificates {
             // A single signature is a vote, more of them a certificate.
             Message::Checkpoint(checkpoint) if checkpoint.signatures.len() > 1 => self.stable(checkpoint),
             Message::Snapshot(vote) if vote.signatures.len() > 1 => self.snapshot(vote),
+            Message::ViewChange(message) => self.view_change(message),
+            Message::NewView(message) => self.new_view(message),
             Message::Checkpoint(_)
             | Message::Snapshot(_)
             | Message::Request(_)
@@ -58,9 +61,10 @@ impl Certificates {
             | Message::PrePrepare(_)
             | Message::Prepare(_)
             | Message::Commit(_)
-            | Message::ViewChange(_)
             | Message::Status(_)
             | Message::FetchSlot(_)
+            | Message::FetchBody(_)
+            | Message::Body(_)
             | Message::FetchLog(_) => Ok(()),
         }
     }
@@ -94,6 +98,37 @@ impl Certificates {
         }
         let backups = commits.iter().map(|(replica, _, _)| *replica);
         self.quorum(backups.chain(opening.map(|_| primary)), &what)
+    }
+
+    /// A VIEW-CHANGE: its checkpoint, and certificates of lower views above it, one for each Seq.
+    fn view_change(&self, message: &ViewChange) -> Verdict {
+        let what = || format!("the VIEW-CHANGE of {:?} for {:?}", message.replica, message.view);
+        message.certificate.iter().try_for_each(|checkpoint| self.stable(checkpoint))?;
+        let mut last = message.certificate.as_ref().map_or(Seq(0), |checkpoint| checkpoint.seq);
+        for certificate in &message.prepared {
+            let Position { view, seq, .. } = certificate.position;
+            if seq <= last || view >= message.view {
+                return Err(format!("{} has a certificate for Seq {seq} in {view:?} after Seq {last}", what()));
+            }
+            self.prepared(certificate)?;
+            last = seq;
+        }
+        let bytes = message.signing_bytes(self.config.cluster_id());
+        self.signature(message.replica, bytes, message.signature, &what)
+    }
+
+    /// A NEW-VIEW: VIEW-CHANGEs of a quorum for its view.
+    fn new_view(&self, message: &NewView) -> Verdict {
+        let what = || format!("the NEW-VIEW of {:?}", message.view);
+        for view_change in &message.view_changes {
+            if view_change.view != message.view {
+                return Err(format!("{} holds a VIEW-CHANGE for {:?}", what(), view_change.view));
+            }
+            self.view_change(view_change)?;
+        }
+        self.quorum(message.view_changes.iter().map(|view_change| view_change.replica), &what)?;
+        let bytes = message.signing_bytes(self.config.cluster_id());
+        self.signature(self.config.primary(message.view), bytes, message.signature, &what)
     }
 
     /// A stable checkpoint.

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Persist, Place};
+use bft_core::hash::{Context, hash};
 use bft_core::ids::{Digest, LogPosition, ReplicaId, Seq, View};
 use bft_core::journal::record::Record;
 use bft_core::journal::superblock::Superblock;
-use bft_core::wire::message::{Message, Position};
+use bft_core::wire::message::{Message, NewView, Position, ViewChange};
 use std::sync::Arc;
 
 use super::Verdict;
@@ -24,6 +25,7 @@ enum Fact {
     Snapshot(Seq, Digest),
     StableCheckpoint(Seq, Digest),
     StableSnapshot(Seq, Digest),
+    NewView(View, Digest),
 }
 
 impl Fact {
@@ -46,6 +48,7 @@ impl Fact {
             Record::SnapVote { seq, root, .. } => Self::Snapshot(*seq, *root),
             Record::SnapStable(vote) => Self::StableSnapshot(vote.seq, vote.root),
             Record::Stable(checkpoint) => Self::StableCheckpoint(checkpoint.seq, checkpoint.root),
+            Record::NewView(message) => Self::NewView(message.view, content(message)),
         }
     }
 }
@@ -53,6 +56,7 @@ impl Fact {
 /// What of a superblock something rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Anchors {
+    promised: View,
     stable: Seq,
     snapshot: Seq,
     journal_start: LogPosition,
@@ -61,6 +65,7 @@ struct Anchors {
 impl Anchors {
     fn of(superblock: &Superblock) -> Self {
         Self {
+            promised: superblock.promised,
             stable: superblock.stable.as_ref().map_or(Seq(0), |stable| stable.seq),
             snapshot: superblock.snapshot.map_or(Seq(0), |(seq, _)| seq),
             journal_start: superblock.journal_start,
@@ -81,6 +86,8 @@ struct Store {
     /// Every fact that ever was durable, and the last record that says it.
     durable: BTreeMap<Fact, LogPosition>,
     anchors: Anchors,
+    /// The highest view that a VIEW-CHANGE which left names: no vote in a lower one may leave any more.
+    left_for: View,
 }
 
 /// The books of all replicas.
@@ -136,8 +143,12 @@ impl Durable {
     pub fn audited(&self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) -> Verdict {
         let store = &self.stores[replica.index()];
         let found = Anchors::of(superblock);
-        let Anchors { stable, snapshot, journal_start } = store.anchors;
-        if found.stable < stable || found.snapshot < snapshot || found.journal_start < journal_start {
+        let Anchors { promised, stable, snapshot, journal_start } = store.anchors;
+        if found.promised < promised
+            || found.stable < stable
+            || found.snapshot < snapshot
+            || found.journal_start < journal_start
+        {
             return Err(format!("the superblock went back: {found:?}, but {:?} was durable", store.anchors));
         }
         let read: BTreeMap<_, _> = records.iter().map(|(position, record)| (*position, Fact::of(record))).collect();
@@ -150,14 +161,27 @@ impl Durable {
     }
 
     /// A message leaves a replica.
-    pub fn released(&self, replica: ReplicaId, message: &Message) -> Verdict {
+    pub fn released(&mut self, replica: ReplicaId, message: &Message) -> Verdict {
         match message {
+            Message::ViewChange(message) if message.replica == replica => {
+                self.in_promised_view(replica, "VIEW-CHANGE", message.view)?;
+                self.certificates_are_named(replica, message)?;
+                let left_for = &mut self.stores[replica.index()].left_for;
+                *left_for = message.view.max(*left_for);
+                Ok(())
+            }
+            Message::NewView(message) if self.config.primary(message.view) == replica => {
+                self.in_promised_view(replica, "NEW-VIEW", message.view)?;
+                self.rests_on(replica, "NEW-VIEW", Fact::NewView(message.view, content(message)))
+            }
             Message::PrePrepare(proposal) if self.config.primary(proposal.position.view) == replica => {
                 self.vote(replica, "PRE-PREPARE", &proposal.position)
             }
             Message::Prepare(vote) if vote.replica == replica => self.vote(replica, "PREPARE", &vote.position),
             Message::Commit(commit) if commit.replica == replica => {
                 let at = &commit.position;
+                self.in_promised_view(replica, "COMMIT", at.view)?;
+                self.may_still_vote(replica, "COMMIT", at.view)?;
                 self.rests_on(replica, "COMMIT", Fact::Certificate(at.view, at.seq, at.digest))
             }
             Message::Checkpoint(vote) if vote.signatures.iter().any(|(signer, _)| *signer == replica) => {
@@ -178,9 +202,12 @@ impl Durable {
             | Message::Info(_)
             | Message::ClientJoin(_)
             | Message::ViewChange(_)
+            | Message::NewView(_)
             | Message::Status(_)
             | Message::FetchSlot(_)
             | Message::Slot(_)
+            | Message::FetchBody(_)
+            | Message::Body(_)
             | Message::FetchLog(_)
             | Message::Log(_) => Ok(()),
         }
@@ -204,7 +231,49 @@ impl Durable {
         Err(format!("removes the snapshots below {seq} while the durable superblock names {snapshot}"))
     }
 
+    /// The VIEW-CHANGE names, for every Seq above its checkpoint, the certificate of the highest view that is durable: the
+    /// COMMITs that rest on them may have left.
+    fn certificates_are_named(&self, replica: ReplicaId, message: &ViewChange) -> Verdict {
+        let stable = message.certificate.as_ref().map_or(Seq(0), |checkpoint| checkpoint.seq);
+        let mut highest: BTreeMap<Seq, (View, Digest)> = BTreeMap::new();
+        for fact in self.stores[replica.index()].durable.keys() {
+            if let Fact::Certificate(view, seq, digest) = fact
+                && *seq > stable
+                && *view < message.view
+            {
+                let known = highest.entry(*seq).or_insert((*view, *digest));
+                *known = (*known).max((*view, *digest));
+            }
+        }
+        let named = message.prepared.iter().map(|certificate| certificate.position);
+        let named: BTreeMap<_, _> = named.map(|at| (at.seq, (at.view, at.digest))).collect();
+        match highest.iter().find(|(seq, certificate)| named.get(seq) != Some(certificate)) {
+            None => Ok(()),
+            Some((seq, certificate)) => {
+                Err(format!("VIEW-CHANGE for {:?} leaves out {certificate:?} at Seq {seq}", message.view))
+            }
+        }
+    }
+
+    fn in_promised_view(&self, replica: ReplicaId, what: &str, view: View) -> Verdict {
+        let promised = self.stores[replica.index()].anchors.promised;
+        if view <= promised {
+            return Ok(());
+        }
+        Err(format!("{what} of {view:?} leaves while the durable promise is {promised:?}"))
+    }
+
+    fn may_still_vote(&self, replica: ReplicaId, what: &str, view: View) -> Verdict {
+        let left_for = self.stores[replica.index()].left_for;
+        if view >= left_for {
+            return Ok(());
+        }
+        Err(format!("{what} of {view:?} leaves after a VIEW-CHANGE for {left_for:?}"))
+    }
+
     fn vote(&self, replica: ReplicaId, what: &str, at: &Position) -> Verdict {
+        self.in_promised_view(replica, what, at.view)?;
+        self.may_still_vote(replica, what, at.view)?;
         let high = self.stores[replica.index()].anchors.stable.plus(self.config.params().window);
         if at.seq > high {
             return Err(format!("{what} for Seq {} leaves while the durable window ends at {high}", at.seq));
@@ -236,6 +305,10 @@ impl Store {
     }
 }
 
+fn content(message: &NewView) -> Digest {
+    hash(Context::NewView, &[&message.encode()])
+}
+
 fn written(record: &Record) -> Written {
     let merkle_root = match record {
         Record::Cert(certificate) => Some(certificate.header.merkle_root),
@@ -244,7 +317,8 @@ fn written(record: &Record) -> Written {
         | Record::CkptVote { .. }
         | Record::SnapVote { .. }
         | Record::SnapStable(_)
-        | Record::Stable(_) => None,
+        | Record::Stable(_)
+        | Record::NewView(_) => None,
     };
     Written::Record { fact: Fact::of(record), merkle_root }
 }

@@ -37,6 +37,9 @@ impl Machine {
             self.running().journal.append(persist);
         }
         self.pump(world);
+        if let Some(view) = effects.cancel_votes_below {
+            self.cancel_votes_below(world, view);
+        }
         for outgoing in effects.send.drain(..) {
             let process = self.running();
             if outgoing.needs <= process.journal.durable() {
@@ -118,7 +121,10 @@ impl Machine {
                 self.gone = Some(Gone::Drifted);
                 self.crash(world, Crash::Killed);
             }
-            Halt::TwoCommitted { .. } | Halt::Diverged { .. } | Halt::ReplayDiverged { .. } => {
+            Halt::TwoCommitted { .. }
+            | Halt::TwoPrepared { .. }
+            | Halt::Diverged { .. }
+            | Halt::ReplayDiverged { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);
             }

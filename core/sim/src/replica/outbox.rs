@@ -1,7 +1,7 @@
 //! What leaves the replica, when it may: by the truth, or by what a liar makes of it.
 
 use bft_core::door::{Answer, Outgoing, To};
-use bft_core::ids::{LinkId, LogPosition, ReplicaId};
+use bft_core::ids::{LinkId, LogPosition, ReplicaId, View};
 use bft_core::wire::message::Message;
 
 use super::told::note_send;
@@ -11,6 +11,20 @@ use crate::villains::lying_backup::LyingBackup;
 use crate::world::{ToMachine, World};
 
 impl Machine {
+    /// What waits for its record and votes in a view that is left never leaves.
+    pub(super) fn cancel_votes_below(&mut self, world: &mut World, view: View) {
+        let process = self.running();
+        let mut cancelled = 0;
+        for held in process.held.values_mut() {
+            let before = held.len();
+            held.retain(|outgoing| outgoing.message.voted_in().is_none_or(|voted_in| voted_in >= view));
+            cancelled += before - held.len();
+        }
+        process.held.retain(|_, held| !held.is_empty());
+        world.counters.votes_cancelled += cancelled as u64;
+        world.trace.number(view.0);
+    }
+
     pub(super) fn release(&mut self, world: &mut World, durable: LogPosition) {
         let process = self.running();
         let waiting = process.held.split_off(&durable.next());

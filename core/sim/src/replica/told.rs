@@ -2,7 +2,7 @@
 
 use bft_core::door::{Input, Place, To};
 use bft_core::ids::{LogPosition, ReplicaId, Seq};
-use bft_core::wire::message::Message;
+use bft_core::wire::message::{Message, Status};
 
 use crate::trace::Actor;
 use crate::world::World;
@@ -48,15 +48,28 @@ fn describe(message: &Message) -> String {
         Message::Request(request) => format!("Request {:?}/{}", request.entry.client, request.entry.req_no),
         Message::PrePrepare(proposal) => {
             let at = &proposal.position;
-            format!("PRE-PREPARE {} {:?}, {} Requests", at.seq, at.digest, proposal.body.entries().len())
+            let requests = proposal.body.entries().len();
+            format!("PRE-PREPARE {} in {:?} {:?}, {requests} Requests", at.seq, at.view, at.digest)
         }
         Message::Prepare(vote) => format!("PREPARE {} {:?}", vote.position.seq, vote.position.digest),
         Message::Commit(commit) => format!("COMMIT {} {:?}", commit.position.seq, commit.position.digest),
         Message::Checkpoint(vote) => format!("CHECKPOINT {} {:?} of {}", vote.seq, vote.root, vote.signatures.len()),
         Message::Snapshot(vote) => format!("SNAPSHOT {} {:?} of {}", vote.seq, vote.root, vote.signatures.len()),
         Message::Status(status) => {
-            format!("STATUS stable {} executed {} snapshot {}", status.stable, status.executed, status.snapshot)
+            let Status { view, changing, stable, executed, snapshot, .. } = status;
+            format!("STATUS {view:?} {changing:?} stable {stable} executed {executed} snapshot {snapshot}")
         }
+        Message::ViewChange(message) => {
+            let prepared = message.prepared.iter().map(|prepared| prepared.position);
+            let prepared: Vec<_> = prepared.map(|at| format!("{}@{}", at.seq, at.view)).collect();
+            format!("VIEW-CHANGE {:?} stable {} prepared {}", message.view, message.stable(), prepared.join(" "))
+        }
+        Message::NewView(message) => {
+            let of: Vec<_> = message.view_changes.iter().map(|message| message.replica).collect();
+            format!("NEW-VIEW {:?} of {of:?}", message.view)
+        }
+        Message::FetchBody(batch) => format!("FETCH-BODY {} {:?}", batch.seq, batch.digest),
+        Message::Body(batch) => format!("BODY {}", batch.seq),
         Message::FetchSlot(seq) => format!("FETCH-SLOT {seq}"),
         Message::FetchLog(seq) => format!("FETCH-LOG {seq}"),
         Message::Slot(slot) => format!("SLOT {}", slot.certificate.position.seq),
@@ -67,11 +80,9 @@ fn describe(message: &Message) -> String {
             format!("LOG {}..={}", seq(slots.first()), seq(slots.last()))
         }
         Message::Reply(reply) => format!("REPLY {}/{} {:?}", reply.session, reply.req_no, reply.code),
-        Message::Busy(_)
-        | Message::InfoQuery { .. }
-        | Message::Info(_)
-        | Message::ClientJoin(_)
-        | Message::ViewChange(_) => format!("{:?}", message.kind()),
+        Message::Busy(_) | Message::InfoQuery { .. } | Message::Info(_) | Message::ClientJoin(_) => {
+            format!("{:?}", message.kind())
+        }
     }
 }
 
@@ -80,7 +91,8 @@ pub(super) fn note_persist(world: &mut World, place: &Place, position: LogPositi
     world.trace.detail(|| match place {
         Place::Journal(record) => format!("persist {position}: {:?} Seq {}", record.kind(), record.place().2),
         Place::Superblock(superblock) => format!(
-            "persist {position}: superblock, stable {:?}, snapshot {:?}, start {}",
+            "persist {position}: superblock, promised {:?}, stable {:?}, snapshot {:?}, start {}",
+            superblock.promised,
             superblock.stable.as_ref().map(|stable| stable.seq),
             superblock.snapshot.map(|(seq, _)| seq),
             superblock.journal_start
@@ -98,6 +110,19 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
         Message::Snapshot(vote) => world.trace.digest(&vote.root),
         Message::Status(status) => world.trace.number(status.executed.0 << 32 | status.stable.0),
         Message::FetchSlot(seq) | Message::FetchLog(seq) => world.trace.number(seq.0),
+        Message::ViewChange(message) => {
+            world.counters.view_changes += 1;
+            world.trace.number(message.view.0);
+        }
+        Message::NewView(message) => {
+            world.counters.new_views += 1;
+            world.trace.number(message.view.0);
+        }
+        Message::FetchBody(batch) => world.trace.digest(&batch.digest),
+        Message::Body(batch) => {
+            world.counters.bodies_sent += 1;
+            world.trace.number(batch.seq.0);
+        }
         Message::Request(_)
         | Message::Slot(_)
         | Message::Log(_)
@@ -105,8 +130,7 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
         | Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
-        | Message::ClientJoin(_)
-        | Message::ViewChange(_) => {}
+        | Message::ClientJoin(_) => {}
     }
     world.trace.detail(|| match to {
         To::All => format!("send all {}", describe(message)),

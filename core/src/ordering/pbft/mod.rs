@@ -11,15 +11,18 @@ use crate::config::ClusterConfig;
 use crate::ids::{Digest, LogPosition, ReplicaId, Seq, View};
 use crate::limits::EARLY_BODY_BYTES;
 use crate::ordering::Outbox;
-use crate::wire::message::{CommitCertificate, PrePrepare};
+use crate::wire::message::{BatchHeader, BatchId, CommitCertificate, PrePrepare};
 use crate::wire::request::Body;
 
+pub mod new_view;
 mod normal;
 pub mod retransmit;
 pub mod slot;
+mod view_change;
 
 pub use normal::Ignored;
 use slot::Slot;
+use view_change::Views;
 
 /// The ordering core of one replica.
 pub struct Pbft {
@@ -27,7 +30,9 @@ pub struct Pbft {
     me: ReplicaId,
     scheme: Arc<dyn Scheme>,
     commit_secret: Digest,
+    /// The view it is in, or the one it goes to.
     view: View,
+    views: Views,
     /// h: the last stable checkpoint. Slot i of the window is Seq h + 1 + i.
     stable: Seq,
     window: VecDeque<Slot>,
@@ -38,6 +43,8 @@ pub struct Pbft {
     proposed: Seq,
     /// The agreed time of the last batch that this replica proposed.
     proposed_time: u64,
+    /// The highest Seq that is prepared here in the current view.
+    highest_prepared: Seq,
     /// Slots with a proposal that are not committed yet.
     open: usize,
     /// Bytes of bodies in the window.
@@ -65,6 +72,7 @@ impl Pbft {
         body_bytes_max: usize,
     ) -> Self {
         let commit_secret = scheme.commit_secret();
+        let views = Views::new(view, config.n());
         let window = (1..=config.params().window).map(|ahead| Slot::new(stable.plus(ahead), config.n())).collect();
         Self {
             config,
@@ -72,12 +80,14 @@ impl Pbft {
             scheme,
             commit_secret,
             view,
+            views,
             stable,
             window,
             early: BTreeMap::new(),
             early_bytes: 0,
             proposed: stable,
             proposed_time: 0,
+            highest_prepared: Seq(0),
             open: 0,
             body_bytes: 0,
             body_bytes_max,
@@ -85,13 +95,13 @@ impl Pbft {
         }
     }
 
-    /// The current view.
+    /// The view that this replica is in, or the one it goes to.
     #[must_use]
     pub fn view(&self) -> View {
         self.view
     }
 
-    /// The primary of the current view.
+    /// The primary of that view.
     #[must_use]
     pub fn primary(&self) -> ReplicaId {
         self.config.primary(self.view)
@@ -126,16 +136,53 @@ impl Pbft {
         self.open
     }
 
-    /// How many batches may be proposed now: 0 unless this is the primary, the window and the pipeline have room and
-    /// memory holds another body.
+    /// How many batches may be proposed now: 0 unless this is the primary, what its view must begin with is proposed, the
+    /// window and the pipeline have room and memory holds another body.
     #[must_use]
     pub fn room(&self) -> usize {
         let params = self.config.params();
         let room_for_body = self.body_bytes + params.batch_bytes_max as usize <= self.body_bytes_max;
-        if !self.is_primary() || !room_for_body || self.proposed.0 >= self.stable.0 + params.window {
+        if !self.is_primary() || !self.is_normal() || !self.has_begun() {
+            return 0;
+        }
+        if !room_for_body || self.proposed.0 >= self.stable.0 + params.window {
             return 0;
         }
         (params.pipeline_max as usize).saturating_sub(self.in_flight())
+    }
+
+    /// The highest Seq that is prepared here in the current view.
+    #[must_use]
+    pub fn highest_prepared(&self) -> Seq {
+        self.highest_prepared
+    }
+
+    /// The header of a batch that was voted for, prepared or committed here.
+    #[must_use]
+    pub fn header_of(&self, batch: BatchId) -> Option<BatchHeader> {
+        let slot = self.slot(batch.seq)?;
+        let accepted = slot.accepted.as_ref().map(|accepted| (accepted.position, accepted.header));
+        let prepared = slot.prepared_before.as_ref().map(|prepared| (prepared.position, prepared.header));
+        let committed = slot.committed.as_ref().map(|committed| (committed.position, committed.header));
+        let known = [accepted, prepared, committed].into_iter().flatten();
+        known.into_iter().find(|(at, _)| at.batch() == batch).map(|(_, header)| header)
+    }
+
+    /// Own open proposals whose bodies memory does not hold: after a restart.
+    pub fn proposals_without_body(&self) -> impl Iterator<Item = BatchId> {
+        let open = self.window.iter().filter(|slot| self.is_primary() && slot.committed.is_none());
+        let accepted = open.filter_map(|slot| slot.accepted.as_ref());
+        accepted.filter(|accepted| accepted.body.is_none()).map(|accepted| accepted.position.batch())
+    }
+
+    /// Such a body, read back.
+    pub fn restore_body(&mut self, batch: BatchId, body: Arc<Body>) {
+        let Some(index) = self.slot_index(batch.seq) else { return };
+        let Some(accepted) = &mut self.window[index].accepted else { return };
+        if accepted.position.batch() == batch && accepted.body.is_none() {
+            self.body_bytes += body.bytes().len();
+            accepted.body = Some(body);
+        }
     }
 
     /// Moves h to `seq`: the slots up to it are shown to `leaves`, ascending, and forgotten. The certificate is durable.
@@ -153,6 +200,7 @@ impl Pbft {
         }
         self.stable = seq;
         self.proposed = self.proposed.max(seq);
+        self.views.forget_through(seq);
         self.waiting.retain(|(_, waiting, _)| *waiting > seq);
         self.take_early(out);
     }
@@ -180,7 +228,7 @@ impl Pbft {
             slot.committed = Some(Arc::clone(certificate));
             let accepted_it = slot.accepted.as_ref().is_some_and(|accepted| accepted.position.digest == digest);
             // Where memory is full the journal gives the body back in its turn.
-            slot.other_body = (!accepted_it && fits).then_some(body);
+            slot.other = (!accepted_it && fits).then_some((digest, body));
         });
         Ok(true)
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::new_view::Chosen;
 use super::slot::{Accepted, Slot};
 use super::{Milestone, Pbft};
 use crate::door::{Lane, Now, To};
-use crate::ids::{LogPosition, Seq};
+use crate::ids::{Digest, LogPosition, Seq, View};
 use crate::journal::record::{Committed, Record, Vote};
 use crate::limits::{CLOCK_AHEAD_MAX, EARLY_BODY_BYTES};
 use crate::ordering::Outbox;
@@ -27,6 +28,8 @@ pub enum Ignored {
     OwnMessage,
     ClockAhead,
     MemoryFull,
+    /// Not what the view must begin with.
+    NotInBeginning,
     /// Contradicts what its signer said before: proof of misbehaviour, not yet kept as evidence.
     Conflicting,
     /// Of a kind that this version knows and does not act on.
@@ -46,16 +49,32 @@ impl Pbft {
         );
         let header = body.header(time_ns);
         let digest = header.digest(self.config.cluster_id(), self.config.epoch());
+        self.proposed = seq;
+        self.proposed_time = time_ns;
+        self.propose_at(seq, Chosen { digest, header }, Arc::new(body), out);
+        seq
+    }
+
+    /// Proposes at `seq` what this view must begin with there.
+    pub fn propose_again(&mut self, seq: Seq, chosen: Chosen, body: Arc<Body>, out: &mut Outbox<'_>) {
+        self.proposed_again(seq);
+        self.propose_at(seq, chosen, body, out);
+    }
+
+    /// Whether memory holds one more body of this size.
+    #[must_use]
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        self.body_bytes + bytes <= self.body_bytes_max
+    }
+
+    fn propose_at(&mut self, seq: Seq, Chosen { digest, header }: Chosen, body: Arc<Body>, out: &mut Outbox<'_>) {
         let position = Position { epoch: self.config.epoch(), view: self.view, seq, digest };
         let commitment = opening(&commit_nonce(&self.commit_secret, &position));
         let bytes = canonical::pre_prepare(self.config.cluster_id(), &position, commitment);
         let ballot = Ballot { commitment, signature: self.scheme.sign(&bytes) };
-        self.proposed = seq;
-        self.proposed_time = time_ns;
-        let pre_prepare = PrePrepare { position, ballot, header, body: Arc::new(body) };
+        let pre_prepare = PrePrepare { position, ballot, header, body };
         let needs = self.accept(pre_prepare.clone(), None, out);
         out.send(To::All, Lane::Ordering, Message::PrePrepare(pre_prepare), needs);
-        seq
     }
 
     /// A PRE-PREPARE of the view's primary; the verifier checked the signatures and the body.
@@ -65,16 +84,19 @@ impl Pbft {
         if self.is_primary() {
             return Err(Ignored::OwnMessage);
         }
-        if pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX) {
+        let is_new = seq > self.beginning().last();
+        if is_new && pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX) {
             return Err(Ignored::ClockAhead);
         }
+        self.fits_beginning(seq, digest)?;
         let Some(index) = self.slot_index(seq) else { return self.buffer_early(pre_prepare) };
         let slot = &self.window[index];
         if let Some(accepted) = &slot.accepted {
             let same = accepted.position.digest == digest;
             return Err(if same { Ignored::Duplicate } else { Ignored::Conflicting });
         }
-        if slot.committed.is_some() {
+        // What the view begins with is voted for although it is committed here: others may need the votes.
+        if slot.committed.is_some() && is_new {
             return Err(Ignored::NotNeeded);
         }
         if self.body_bytes + pre_prepare.body.bytes().len() > self.body_bytes_max {
@@ -153,6 +175,9 @@ impl Pbft {
     /// A VOTE read back from the journal: it is durable, and stands.
     pub fn restore_vote(&mut self, vote: &Vote, body: Option<Arc<Body>>) {
         let Some(index) = self.slot_index(vote.position.seq) else { return };
+        if vote.position.view != self.view {
+            return;
+        }
         let own = (!self.is_primary()).then(|| self.make_prepare(&vote.position).ballot);
         let accepted = Accepted {
             position: vote.position,
@@ -168,6 +193,7 @@ impl Pbft {
         if self.is_primary() {
             self.proposed = self.proposed.max(vote.position.seq);
             self.proposed_time = self.proposed_time.max(vote.header.time_ns);
+            self.proposed_again(vote.position.seq);
         }
     }
 
@@ -175,10 +201,18 @@ impl Pbft {
     pub fn restore_certificate(&mut self, certificate: &PreparedCertificate) {
         let Some(index) = self.slot_index(certificate.position.seq) else { return };
         let slot = &mut self.window[index];
+        if certificate.position.view != self.view {
+            let known = slot.prepared_before.as_ref().map(|known| known.position.view);
+            if known.is_none_or(|known| known < certificate.position.view) {
+                slot.prepared_before = Some(certificate.clone());
+            }
+            return;
+        }
         for (replica, ballot) in &certificate.prepares {
             slot.prepares.vote(*replica, certificate.position.digest, *ballot);
         }
         slot.cert_at = Some(LogPosition(0));
+        self.highest_prepared = self.highest_prepared.max(certificate.position.seq);
         self.reach(index, Milestone::Cert);
     }
 
@@ -205,8 +239,10 @@ impl Pbft {
     /// Puts a proposal into its slot and persists the VOTE (P1, P2).
     fn accept(&mut self, pre_prepare: PrePrepare, own: Option<Ballot>, out: &mut Outbox<'_>) -> LogPosition {
         let PrePrepare { position, ballot, header, body } = pre_prepare;
+        assert!(position.view == self.view, "votes are cast in the view that this replica is in (V7)");
         let index = self.slot_index(position.seq).expect("only what is in the window is accepted");
-        let vote = Vote { position, proposal: ballot, header, body: Some(body.bytes().clone()) };
+        let held = out.holds_body(position.seq, position.digest);
+        let vote = Vote { position, proposal: ballot, header, body: (!held).then(|| body.bytes().clone()) };
         let vote_at = out.persist(Record::Vote(vote));
         self.waiting.push_back((vote_at, position.seq, Milestone::Vote));
         assert!(self.window[index].accepted.is_none(), "one vote for each Seq and view (S8)");
@@ -259,6 +295,7 @@ impl Pbft {
         let position = certificate.position;
         let cert_at = out.persist(Record::Cert(certificate));
         self.window[index].cert_at = Some(cert_at);
+        self.highest_prepared = self.highest_prepared.max(position.seq);
         self.waiting.push_back((cert_at, position.seq, Milestone::Cert));
         let needs = crate::mutant!(M10CommitBeforeCertificate, cert_at, LogPosition(0));
         out.send(To::All, Lane::Ordering, Message::Commit(self.own_commit(&position)), needs);
@@ -301,8 +338,19 @@ impl Pbft {
         Ok(())
     }
 
-    fn in_view(&self, view: crate::ids::View) -> Result<(), Ignored> {
-        if view == self.view { Ok(()) } else { Err(Ignored::OtherView) }
+    fn in_view(&self, view: View) -> Result<(), Ignored> {
+        if view == self.view && self.is_normal() { Ok(()) } else { Err(Ignored::OtherView) }
+    }
+
+    /// Whether `digest` may be proposed at `seq`: what the view must begin with, and nothing else up to its end; the
+    /// null batch nowhere else.
+    fn fits_beginning(&self, seq: Seq, digest: Digest) -> Result<(), Ignored> {
+        let beginning = self.beginning();
+        let fits = match beginning.order.get(&seq) {
+            Some(chosen) => chosen.digest == digest,
+            None => seq > beginning.last() && digest != self.null_digest(),
+        };
+        if fits { Ok(()) } else { Err(Ignored::NotInBeginning) }
     }
 
     fn index_in_window(&self, seq: Seq) -> Result<usize, Ignored> {

@@ -25,7 +25,7 @@ impl Pbft {
             }
             map
         };
-        status.view = self.view;
+        self.describe_view(status);
         status.stable = self.stable;
         status.proposed = map(&|slot| slot.accepted.is_some() || slot.committed.is_some());
         status.prepared = map(&|slot| slot.cert_at.is_some() || slot.committed.is_some());
@@ -34,7 +34,7 @@ impl Pbft {
 
     /// Sends `peer` the own messages that its STATUS shows it to lack.
     pub fn retransmit(&self, peer: ReplicaId, status: &Status, out: &mut Outbox<'_>) {
-        if status.view != self.view {
+        if status.view != self.view || status.changing.is_some() || !self.is_normal() {
             return;
         }
         let (mut votes, mut body_bytes) = (0, 0);

@@ -33,7 +33,7 @@ pub struct Accepted {
 pub struct Slot {
     /// Its Seq.
     pub seq: Seq,
-    /// The first valid PRE-PREPARE of the current view.
+    /// The first valid PRE-PREPARE of the current view, and none of another.
     pub accepted: Option<Accepted>,
     /// Of backups.
     pub prepares: VoteSet<Ballot>,
@@ -47,8 +47,10 @@ pub struct Slot {
     pub cert_is_durable: bool,
     /// That it is committed, however this replica came to know.
     pub committed: Option<Arc<CommitCertificate>>,
-    /// The committed batch where it is not the accepted one.
-    pub other_body: Option<Arc<Body>>,
+    /// The prepared certificate of the highest view before the current one (P, PROTOCOL §8).
+    pub prepared_before: Option<PreparedCertificate>,
+    /// A batch that is committed, or was voted for in a former view, and is not the accepted one.
+    pub other: Option<(Digest, Arc<Body>)>,
     /// Whether it was executed: then the body is kept only until its record is durable.
     pub executed: bool,
 }
@@ -66,7 +68,8 @@ impl Slot {
             cert_at: None,
             cert_is_durable: false,
             committed: None,
-            other_body: None,
+            prepared_before: None,
+            other: None,
             executed: false,
         }
     }
@@ -82,10 +85,12 @@ impl Slot {
             cert_at,
             cert_is_durable,
             committed,
-            other_body,
+            prepared_before,
+            other,
             executed,
         } = self;
-        (*at, *accepted, *opened, *cert_at, *committed, *other_body) = (seq, None, ReplicaSet::EMPTY, None, None, None);
+        (*at, *accepted, *opened, *cert_at, *committed) = (seq, None, ReplicaSet::EMPTY, None, None);
+        (*prepared_before, *other) = (None, None);
         (*cert_is_durable, *executed) = (false, false);
         prepares.clear();
         commits.clear();
@@ -169,11 +174,31 @@ impl Slot {
     /// The batch that is committed here, if this replica knows it and still holds its body.
     #[must_use]
     pub fn committed_body(&self) -> Option<&Arc<Body>> {
-        let digest = self.committed.as_ref()?.position.digest;
-        match &self.accepted {
-            Some(accepted) if accepted.position.digest == digest => accepted.body.as_ref(),
-            _ => self.other_body.as_ref(),
+        self.body_of(self.committed.as_ref()?.position.digest)
+    }
+
+    /// The body of the batch `digest`, if it is held here.
+    #[must_use]
+    pub fn body_of(&self, digest: Digest) -> Option<&Arc<Body>> {
+        let accepted = self.accepted.as_ref().filter(|accepted| accepted.position.digest == digest);
+        let other = self.other.as_ref().filter(|(other, _)| *other == digest).map(|(_, body)| body);
+        accepted.and_then(|accepted| accepted.body.as_ref()).or(other)
+    }
+
+    /// The view is left: its votes are forgotten, its certificate is kept, and of the bodies the one that is needed.
+    pub fn leave_view(&mut self, config: &ClusterConfig) {
+        if self.cert_at.is_some() {
+            self.prepared_before = Some(self.prepared_certificate(config));
         }
+        let needed = self.committed.as_ref().map(|committed| committed.position.digest);
+        let needed = needed.or(self.prepared_before.as_ref().map(|certificate| certificate.position.digest));
+        let accepted = self.accepted.take();
+        let held = accepted.and_then(|accepted| Some((accepted.position.digest, accepted.body?)));
+        let kept = self.other.take();
+        self.other = [kept, held].into_iter().flatten().find(|(digest, _)| Some(*digest) == needed);
+        self.prepares.clear();
+        self.commits.clear();
+        (self.opened, self.cert_at, self.cert_is_durable) = (ReplicaSet::EMPTY, None, false);
     }
 
     /// Lets go of bodies that nobody here needs any more, and that the journal has or will have.
@@ -181,7 +206,7 @@ impl Slot {
         if !self.executed {
             return;
         }
-        self.other_body = None;
+        self.other = None;
         if let Some(accepted) = self.accepted.as_mut().filter(|accepted| accepted.vote_is_durable) {
             accepted.body = None;
         }
@@ -191,7 +216,8 @@ impl Slot {
     #[must_use]
     pub fn body_bytes(&self) -> usize {
         let accepted = self.accepted.as_ref().and_then(|accepted| accepted.body.as_ref());
-        [accepted, self.other_body.as_ref()].into_iter().flatten().map(|body| body.bytes().len()).sum()
+        let other = self.other.as_ref().map(|(_, body)| body);
+        [accepted, other].into_iter().flatten().map(|body| body.bytes().len()).sum()
     }
 
     fn ballot<'a>(&'a self, accepted: &'a Accepted, replica: ReplicaId, primary: ReplicaId) -> Option<&'a Ballot> {

@@ -12,6 +12,8 @@ use rkyv::{Archive, Serialize};
 
 use super::{COUNTERS, DecodeError, LOG_SLOTS, MAP_WORDS, SIGNERS, TEXT_BYTES};
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use crate::limits;
+use crate::quorum::ReplicaSet;
 use crate::wire::message as native;
 use crate::wire::request::{Body, RequestBounds};
 
@@ -343,6 +345,8 @@ pub(super) struct Status<'a> {
     stable: u64,
     executed: u64,
     snapshot: u64,
+    view_changes: u32,
+    is_changing: u8,
     #[rkyv(with = AsVec)]
     proposed: &'a [u64],
     #[rkyv(with = AsVec)]
@@ -353,9 +357,20 @@ pub(super) struct Status<'a> {
 
 impl<'a> From<&'a native::Status> for Status<'a> {
     fn from(message: &'a native::Status) -> Self {
-        let native::Status { epoch, view, stable, executed, snapshot, proposed, prepared, committed } = message;
-        let (epoch, view, stable) = (epoch.0, view.0, stable.0);
-        Self { epoch, view, stable, executed: executed.0, snapshot: snapshot.0, proposed, prepared, committed }
+        let native::Status { epoch, view, changing, stable, executed, snapshot, proposed, prepared, committed } =
+            message;
+        Self {
+            epoch: epoch.0,
+            view: view.0,
+            stable: stable.0,
+            executed: executed.0,
+            snapshot: snapshot.0,
+            view_changes: changing.unwrap_or_default().bits(),
+            is_changing: changing.is_some().into(),
+            proposed,
+            prepared,
+            committed,
+        }
     }
 }
 
@@ -365,9 +380,12 @@ impl ArchivedStatus<'_> {
             MAP_WORDS.check(words.len())?;
             Ok::<_, DecodeError>(words.iter().map(|word| word.to_native()).collect())
         };
+        let view_changes = ReplicaSet::from_bits(self.view_changes.to_native(), limits::REPLICAS_MAX)
+            .ok_or(DecodeError::Replicas(self.view_changes.to_native()))?;
         Ok(native::Status {
             epoch: Epoch(self.epoch.to_native()),
             view: View(self.view.to_native()),
+            changing: is_there(self.is_changing)?.then_some(view_changes),
             stable: Seq(self.stable.to_native()),
             executed: Seq(self.executed.to_native()),
             snapshot: Seq(self.snapshot.to_native()),
@@ -393,6 +411,48 @@ impl From<&Seq> for Fetch {
 impl ArchivedFetch {
     pub(super) fn native(&self) -> Seq {
         Seq(self.seq.to_native())
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct FetchBody {
+    seq: u64,
+    digest: [u8; 32],
+}
+
+impl From<&native::BatchId> for FetchBody {
+    fn from(batch: &native::BatchId) -> Self {
+        Self { seq: batch.seq.0, digest: batch.digest.0 }
+    }
+}
+
+impl ArchivedFetchBody {
+    pub(super) fn native(&self) -> native::BatchId {
+        native::BatchId { seq: Seq(self.seq.to_native()), digest: Digest(self.digest) }
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct BatchBody<'a> {
+    seq: u64,
+    header: BatchHeader,
+    #[rkyv(with = AsVec)]
+    body: &'a [u8],
+}
+
+impl<'a> From<&'a native::BatchBody> for BatchBody<'a> {
+    fn from(batch: &'a native::BatchBody) -> Self {
+        Self { seq: batch.seq.0, header: (&batch.header).into(), body: batch.body.bytes() }
+    }
+}
+
+impl ArchivedBatchBody<'_> {
+    pub(super) fn native(&self, payload: &Bytes, bounds: RequestBounds) -> Result<native::BatchBody, DecodeError> {
+        Ok(native::BatchBody {
+            seq: Seq(self.seq.to_native()),
+            header: self.header.native(),
+            body: Arc::new(Body::parse(payload.slice_ref(&self.body), bounds)?),
+        })
     }
 }
 
