@@ -11,7 +11,8 @@
 //! 4. `execute` goes to the service strictly in Seq order, each Seq once per incarnation; `Executed` returns in the same
 //!    order. It needs nothing durable: a quorum's prepared certificates already are.
 //! 5. Links may lose, delay, double and reorder. No part of core relies on them.
-//! 6. There is one deadline. The shell steps everything that has already arrived before it delivers `Deadline`.
+//! 6. There is one deadline. The shell steps everything that has already arrived before it delivers `Deadline`. With it
+//!    records that nobody waits for, and that were held back for company, go out (`Journal::hurry`).
 //! 7. A failed write or flush is never an input: the shell ends the process. What destroys (`drop_journal_below`,
 //!    `remove_snapshots`) is emitted only after the core was told `Durable(p)` of the superblock record that no longer
 //!    needs it and no `load` below it is open.

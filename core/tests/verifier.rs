@@ -747,7 +747,15 @@ fn what_a_client_sent_here_is_not_checked_again_in_a_batch() {
     let primary = cluster.config.primary(View(0));
     let take = || assert_eq!(verifier.check_requests(requests.to_vec()).1, [] as [usize; 0]);
     let accept = || assert!(verifier.clone().check(primary, pre_prepare.clone()).is_ok());
-    assert_eq!(checked(&take), 2);
+    let [ada, bob] = requests.clone();
+    let twice = vec![ada.clone(), bob.clone(), ada.clone(), ada.clone()];
+    let take_twice = || {
+        let (valid, refused) = verifier.check_requests(twice.clone());
+        assert!(refused.is_empty() && *valid == twice, "each has the verdict of the one that was checked");
+    };
+    assert_eq!(checked(&take_twice), 2, "the same one once");
+    assert!(verifier.knows(&ada) && verifier.knows(&bob));
+    assert_eq!(checked(&take), 0);
     assert_eq!(checked(&accept), 2, "the proposal and the third Request");
     assert_eq!(checked(&take), 0, "the client sends again");
     assert_eq!(checked(&accept), 1, "the proposal, always");

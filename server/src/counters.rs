@@ -57,6 +57,10 @@ counters! {
         frames_dropped,
         /// Requests whose signature was checked.
         requests_checked,
+        /// Forwarded Requests that a turn had no room for.
+        forwards_dropped,
+        /// Requests that were refused unchecked, because the pool was full.
+        requests_unchecked_busy,
         /// Requests whose signature is not valid.
         requests_bad_signature,
         /// Plaintext received.

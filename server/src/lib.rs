@@ -8,6 +8,7 @@
 //! [`run`] blocks until the replica is stopped through its [`Control`] or can not go on; [`data_dir::create`] makes the
 //! directory it needs. One room, [`io`], knows the executor and the ring; everything else is plain code.
 
+pub mod brim;
 pub mod children;
 pub mod clock;
 pub mod config;

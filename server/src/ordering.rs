@@ -14,9 +14,10 @@ use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
 use bft_core::replica::Replica;
 use bft_core::wire::archive::encode;
-use bft_core::wire::message::Info;
+use bft_core::wire::message::{Info, Message};
 use bytes::{Bytes, BytesMut};
 
+use crate::brim::Brim;
 use crate::clock;
 use crate::counters::{OrderingCounters, ShardCounters};
 use crate::error::ServerError;
@@ -62,6 +63,9 @@ pub struct Node {
     journal: Journal,
     effects: Effects,
     inputs: VecDeque<Input>,
+    /// Requests of clients and forwarded ones: stepped behind everything else, or ordering would wait for them.
+    requests: VecDeque<Input>,
+    brim: Arc<Brim>,
     waiting: BTreeMap<LogPosition, Vec<Outgoing>>,
     durable: LogPosition,
     deadline: Option<Nanos>,
@@ -99,6 +103,7 @@ impl Node {
         words: Words,
         shards: Vec<Arc<ShardCounters>>,
         counters: Arc<OrderingCounters>,
+        brim: Arc<Brim>,
     ) -> Self {
         let desk = InfoDesk {
             words,
@@ -116,6 +121,8 @@ impl Node {
             journal,
             effects,
             inputs: VecDeque::new(),
+            requests: VecDeque::new(),
+            brim,
             waiting: BTreeMap::new(),
             deadline: None,
             orders: VecDeque::new(),
@@ -135,6 +142,7 @@ impl Node {
     /// Something came from a shard.
     pub fn arrived(&mut self, now: Now, arrival: Arrival) {
         match arrival {
+            Arrival::Input(input) if is_of_clients(&input) => self.requests.push_back(input),
             Arrival::Input(input) => self.inputs.push_back(input),
             Arrival::InfoQuery { to, want_digest } => self.info_query(now, to, want_digest),
         }
@@ -183,11 +191,14 @@ impl Node {
     /// Steps everything that has arrived, and the deadline behind it if that has come.
     pub fn turn(&mut self, now: Now) -> Result<(), ServerError> {
         self.counters.turns.add(1);
-        while let Some(input) = self.inputs.pop_front() {
+        while let Some(input) = self.next_input() {
             self.step(now, input)?;
         }
+        let (used, room) = self.replica.pool_fill();
+        self.brim.look(used, room);
         if self.deadline.is_some_and(|deadline| now.mono >= deadline) {
             self.deadline = None;
+            self.journal.hurry();
             self.step(now, Input::Deadline)?;
         }
         Ok(())
@@ -214,7 +225,7 @@ impl Node {
     /// Whether inputs wait.
     #[must_use]
     pub fn has_inputs(&self) -> bool {
-        !self.inputs.is_empty()
+        !self.inputs.is_empty() || !self.requests.is_empty()
     }
 
     /// When the core wants to be called at the latest.
@@ -238,6 +249,10 @@ impl Node {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.journal.is_idle()
+    }
+
+    fn next_input(&mut self) -> Option<Input> {
+        self.inputs.pop_front().or_else(|| self.requests.pop_front())
     }
 
     fn step(&mut self, now: Now, input: Input) -> Result<(), ServerError> {
@@ -325,6 +340,23 @@ impl Node {
     }
 }
 
+/// What clients want ordered, from their own links or forwarded.
+fn is_of_clients(input: &Input) -> bool {
+    match input {
+        Input::Requests(_) => true,
+        Input::Message { message, .. } => matches!(**message, Message::Request(_)),
+        Input::Link { .. }
+        | Input::Client { .. }
+        | Input::Durable(_)
+        | Input::Executed { .. }
+        | Input::Snapshot { .. }
+        | Input::Loaded { .. }
+        | Input::Installed { .. }
+        | Input::InfoQuery { .. }
+        | Input::Deadline => false,
+    }
+}
+
 impl InfoDesk {
     /// Adds what the core does not know. The last state digest is told to everybody.
     fn fill(&mut self, now: Now, mut info: Box<Info>, counters: &OrderingCounters) -> Box<Info> {
@@ -351,8 +383,8 @@ impl InfoDesk {
 mod tests {
     use bft_core::auth::{Ed25519, Scheme, Verifier};
     use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
-    use bft_core::door::Tuning;
-    use bft_core::ids::{ClusterId, RequestNo, SessionId, View, WallNanos};
+    use bft_core::door::{LinkState, Tuning};
+    use bft_core::ids::{ClusterId, ReplicaId, RequestNo, SessionId, View, WallNanos};
     use bft_core::journal::superblock::Directory;
     use bft_core::journal::{Blocks, JournalOptions, SegmentFile, Superblock, scan};
     use bft_core::wire::canonical::{Tag, signing_bytes};
@@ -406,7 +438,8 @@ mod tests {
         let recovery = Replica::recover(config, me, scheme(me.0 as u8), Tuning::default(), superblock);
         let replica = recovery.finish(NOW, LogPosition(0), Seq(0), &mut effects);
         let words = Words { write_path: "disk".into(), signatures: "pen".into() };
-        let mut node = Node::new(replica, journal, effects, words, vec![Arc::default()], Arc::default());
+        let mut node =
+            Node::new(replica, journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
         node.start(NOW).unwrap();
         node
     }
@@ -444,6 +477,22 @@ mod tests {
         node.written(write.ticket, write.bytes);
         assert!(sent(&mut node).contains(&Kind::PrePrepare));
         assert!(node.next_write().is_none() && node.has_inputs(), "the core is to learn that it is durable");
+    }
+
+    #[test]
+    fn ordering_and_questions_go_before_requests() {
+        let mut node = primary();
+        let opening = |node: &mut Node| node.arrived(NOW, Arrival::Input(opening()));
+        opening(&mut node);
+        node.arrived(NOW, Arrival::InfoQuery { to: CONTROL_LINK, want_digest: false });
+        node.arrived(NOW, Arrival::Input(Input::Link { peer: ReplicaId(1), state: LinkState::Up }));
+        let order: Vec<_> = std::iter::from_fn(|| node.next_input()).map(|input| is_of_clients(&input)).collect();
+        assert_eq!(order, [false, false, true]);
+        assert!(!node.has_inputs());
+        opening(&mut node);
+        assert!(node.has_inputs());
+        node.turn(NOW).unwrap();
+        assert!(!node.has_inputs() && node.next_write().is_some(), "the vote for it is to be written");
     }
 
     #[test]

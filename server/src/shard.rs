@@ -35,12 +35,19 @@ use bft_core::wire::request::{RequestBounds, SignedRequest};
 use bft_link::{Channel, Instances, LocalIdentity, Peer};
 use bytes::BytesMut;
 
+use crate::brim::Brim;
 use crate::counters::ShardCounters;
 use fault::{Fault, Quiet};
 use link::{Link, State};
 use queue::Budget;
 use refusals::{Refusals, Source};
 
+/// Requests of clients that one turn checks, but for what is read at a time: more gain little, and what replicas send
+/// waits meanwhile.
+const GATHERED_MAX: usize = 256;
+/// Forwarded Requests that one turn checks. More are dropped: they come over the links that carry the protocol, which
+/// never wait, and whoever forwarded them does so again.
+const FORWARDED_MAX: usize = 256;
 /// Clients' links of one shard.
 const CLIENT_LINKS_MAX: usize = 4096;
 /// A replica says where it is every second: silence this long means that its link is dead.
@@ -68,6 +75,8 @@ pub struct ShardSetup {
     pub config: Arc<ClusterConfig>,
     /// Which replica this is.
     pub me: ReplicaId,
+    /// Whether the pool is full.
+    pub brim: Arc<Brim>,
     /// The replica's key.
     pub scheme: Arc<dyn Scheme>,
     /// What it says of itself in handshakes.
@@ -89,6 +98,17 @@ pub enum Arrival {
         /// With a state digest?
         want_digest: bool,
     },
+}
+
+impl Arrival {
+    /// How many Requests of clients it brings.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        match self {
+            Self::Input(Input::Requests(requests)) => requests.len(),
+            Self::Input(_) | Self::InfoQuery { .. } => 0,
+        }
+    }
 }
 
 /// An established link on its way to the shard where it belongs.
@@ -127,8 +147,8 @@ pub struct Shard {
     refusals: Refusals,
     budget: Budget,
     admission: Admitting,
-    gathered: Vec<SignedRequest>,
-    gathered_from: Vec<LinkId>,
+    gathered: Gathered<LinkId>,
+    forwarded: Gathered<(ReplicaId, LinkId)>,
     arrivals: Vec<Arrival>,
     handovers: Vec<Handover>,
     dirty: Vec<LinkId>,
@@ -138,6 +158,25 @@ pub struct Shard {
     counters: Arc<ShardCounters>,
     quiet: Quiet,
     ticked: Nanos,
+}
+
+/// Requests that wait for the check at the end of the turn, and who brought each.
+struct Gathered<From> {
+    requests: Vec<SignedRequest>,
+    from: Vec<From>,
+}
+
+impl<From> Default for Gathered<From> {
+    fn default() -> Self {
+        Self { requests: Vec::new(), from: Vec::new() }
+    }
+}
+
+impl<From> Gathered<From> {
+    fn push(&mut self, request: SignedRequest, from: From) {
+        self.requests.push(request);
+        self.from.push(from);
+    }
 }
 
 /// Whether clients' Requests are taken.
@@ -170,8 +209,8 @@ impl Shard {
             refusals: Refusals::new(setup.refusal_max),
             budget: Budget::default(),
             admission: Admitting::Yes,
-            gathered: Vec::new(),
-            gathered_from: Vec::new(),
+            gathered: Gathered::default(),
+            forwarded: Gathered::default(),
             arrivals: Vec::new(),
             handovers: Vec::new(),
             dirty: Vec::new(),
@@ -202,6 +241,19 @@ impl Shard {
             Ok(()) => self.close(link),
             Err(error) => self.fail(now, link, &error.into()),
         }
+    }
+
+    /// Whether this link may be read in this turn. Clients that have brought as many Requests as one turn checks wait in
+    /// their sockets for the next one; replicas never do.
+    #[must_use]
+    pub fn may_read(&self, link: LinkId) -> bool {
+        self.gathered.requests.len() < GATHERED_MAX || !self.is_client(link)
+    }
+
+    /// Whether a client is at the other end.
+    #[must_use]
+    pub fn is_client(&self, link: LinkId) -> bool {
+        self.links.get(&link).is_some_and(Link::is_client)
     }
 
     /// What came since the last call, in order.

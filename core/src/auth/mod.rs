@@ -4,6 +4,8 @@ use std::ops::Deref;
 
 use crate::ids::{Digest, PublicKey, Signature};
 use crate::wire::canonical::SigningBytes;
+use crate::wire::message::Message;
+use crate::wire::request::SignedRequest;
 
 pub mod ed25519;
 pub mod keys;
@@ -57,6 +59,19 @@ impl<T> Verified<T> {
     #[must_use]
     pub fn into_inner(self) -> T {
         self.0
+    }
+}
+
+impl Verified<Vec<SignedRequest>> {
+    /// Takes off those from `at` on.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> Self {
+        Self(self.0.split_off(at))
+    }
+
+    /// Each as the message that it came in.
+    pub fn into_messages(self) -> impl Iterator<Item = Verified<Message>> {
+        self.0.into_iter().map(|request| Verified(Message::Request(request)))
     }
 }
 

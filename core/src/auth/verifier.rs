@@ -1,6 +1,7 @@
 //! The one place that decides whether what came over a link is well-formed and signed: a pure function of the bytes and
 //! the configuration (C10). Runs on the shard that received the bytes, before the door.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::known_requests::KnownRequests;
@@ -116,6 +117,12 @@ impl Verifier {
         let refused: Vec<_> = (0..requests.len()).filter(|index| !valid[*index]).collect();
         let kept = requests.into_iter().zip(valid).filter(|(_, valid)| *valid).map(|(request, _)| request).collect();
         (Verified(kept), refused)
+    }
+
+    /// Whether the Request's signature was found valid before: to check it again costs nothing.
+    #[must_use]
+    pub fn knows(&self, request: &SignedRequest) -> bool {
+        self.known.contains(&request.entry.leaf)
     }
 
     /// Whether the cluster admits `client`, by what it shows. A key of small order is never admitted: whoever likes could
@@ -332,20 +339,27 @@ impl Verifier {
         if valid.into_iter().all(|valid| valid) { Ok(()) } else { Err(Rejected::BadSignature) }
     }
 
-    /// Of each Request whether its signature is valid. Checks together those that are not known, and knows them then.
+    /// Of each Request whether its signature is valid. Checks together those that are not known, the same one once, and
+    /// knows them then.
     fn request_verdicts<'a>(&self, entries: impl Iterator<Item = &'a RequestEntry> + Clone) -> Vec<bool> {
         let mut valid: Vec<_> = entries.clone().map(|entry| self.known.contains(&entry.leaf)).collect();
-        let unknown: Vec<_> = (0..).zip(entries).filter(|(index, _)| !valid[*index]).collect();
-        let claims: Vec<_> = unknown.iter().map(|(_, entry)| self.request_claim(entry)).collect();
+        // Where the claim of each leaf stands: equal leaves have equal signed fields and signatures (C15).
+        let mut claim_of = BTreeMap::new();
+        let mut claims = Vec::new();
+        for (_, entry) in valid.iter().zip(entries.clone()).filter(|(known, _)| !**known) {
+            claim_of.entry(entry.leaf).or_insert_with(|| {
+                claims.push(self.request_claim(entry));
+                claims.len() - 1
+            });
+        }
         let mut verdicts = Vec::with_capacity(claims.len());
         self.scheme.verify_many(&claims, &mut verdicts);
         assert_eq!(verdicts.len(), claims.len());
-        for ((index, entry), verdict) in unknown.into_iter().zip(verdicts) {
-            valid[index] = verdict;
-            if verdict {
-                self.known.insert(entry.leaf);
-            }
+        for (valid, entry) in valid.iter_mut().zip(entries).filter(|(known, _)| !**known) {
+            *valid = verdicts[claim_of[&entry.leaf]];
         }
+        let good = claim_of.into_iter().filter(|(_, claim)| verdicts[*claim]);
+        good.for_each(|(leaf, _)| self.known.insert(leaf));
         valid
     }
 

@@ -142,6 +142,22 @@ impl Record {
         }
     }
 
+    /// Whether anybody waits for this record to be durable. For a commit certificate nobody does: what it says can be
+    /// fetched again, and what follows from it has records of its own.
+    #[must_use]
+    pub fn has_own_flush(&self) -> bool {
+        match self {
+            Self::Committed(_) => false,
+            Self::Vote(_)
+            | Self::Cert(_)
+            | Self::NewView(_)
+            | Self::CkptVote { .. }
+            | Self::SnapVote { .. }
+            | Self::SnapStable(_)
+            | Self::Stable(_) => true,
+        }
+    }
+
     /// Epoch, view and Seq for the record's header; view 0 where a record has none.
     #[must_use]
     pub fn place(&self) -> (Epoch, View, Seq) {

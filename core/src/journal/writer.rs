@@ -2,6 +2,8 @@
 //!
 //! * Group commit: what is queued becomes one group; up to `flushes_in_flight` groups are under way at a time, each with
 //!   a flush of its own. `durable()` is the unbroken prefix over journal and superblock (D15).
+//! * A commit certificate has no flush of its own: nothing waits for it. It rides in the next group that somebody waits
+//!   for, or goes when many wait, when a superblock behind it does, at [`Journal::hurry`] and at a clean stop.
 //! * A group starts on a block that was never written in this segment's life (D13), never spans segments, and ends
 //!   before a superblock record (D18): positions in a group are consecutive.
 //! * A superblock record is written when every journal record before it is durable, so the superblock never runs ahead
@@ -39,6 +41,10 @@ impl Default for JournalOptions {
         Self { segment_bytes: 64 * MIB as u32, group_bytes_max: 4 * MIB as u32, flushes_in_flight: 4 }
     }
 }
+
+/// Records without a flush of their own that may wait for company, and their bytes.
+const RIDERS_MAX: usize = 64;
+const RIDERS_BYTES_MAX: usize = MIB / 4;
 
 /// Names a write, to be handed back when it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +90,9 @@ pub struct Journal {
     /// Waiting, in order.
     records: VecDeque<(LogPosition, Record)>,
     superblocks: VecDeque<(LogPosition, Box<Superblock>)>,
+    riders: Riders,
+    /// The highest position of a journal record that is to go out with or without company.
+    due: LogPosition,
     /// Under way, in order.
     flights: VecDeque<Flight>,
     superblock_write: Option<SuperblockWrite>,
@@ -106,6 +115,13 @@ pub struct Journal {
     index: Index,
     sequence: u64,
     pool: Vec<BlockBuf>,
+}
+
+/// What waits without a flush of its own.
+#[derive(Debug, Default)]
+struct Riders {
+    count: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -155,6 +171,8 @@ impl Journal {
             seal: Seal::new(superblock.directory_key),
             records: VecDeque::new(),
             superblocks: VecDeque::new(),
+            riders: Riders::default(),
+            due: tail.last(),
             flights: VecDeque::new(),
             superblock_write: None,
             next_ticket: Ticket(1),
@@ -180,16 +198,28 @@ impl Journal {
         assert_eq!(position, self.appended.next(), "positions are consecutive");
         self.appended = position;
         match place {
-            Place::Journal(record) => self.records.push_back((position, record)),
+            Place::Journal(record) => {
+                self.board(position, &record);
+                self.records.push_back((position, record));
+            }
             Place::Superblock(superblock) => {
                 assert_eq!(Owner::of(&superblock), self.owner, "a directory never changes hands");
+                self.hurry();
                 self.superblocks.push_back((position, superblock));
             }
         }
     }
 
+    /// What is queued waits for no company any more. The shell calls it with each deadline of the core, so that nothing
+    /// stays in memory for longer than a quiet replica is silent.
+    pub fn hurry(&mut self) {
+        self.due = self.appended;
+        self.riders = Riders::default();
+    }
+
     /// Clean stop: when nothing is waiting or under way, an empty group says that everything before it was durable.
     pub fn close(&mut self) {
+        self.hurry();
         self.is_closing = true;
     }
 
@@ -244,6 +274,17 @@ impl Journal {
     #[must_use]
     pub fn locate(&self, at: LogPosition) -> Option<Extent> {
         if at <= self.durable { self.index.locate(at) } else { None }
+    }
+
+    /// A record that somebody waits for takes along what waits before it.
+    fn board(&mut self, position: LogPosition, record: &Record) {
+        assert_eq!(position, self.appended);
+        self.riders.count += 1;
+        self.riders.bytes += record.encoded_len();
+        let is_full = self.riders.count >= RIDERS_MAX || self.riders.bytes >= RIDERS_BYTES_MAX;
+        if record.has_own_flush() || is_full || self.is_closing {
+            self.hurry();
+        }
     }
 
     fn must_close(&self) -> bool {
@@ -344,6 +385,9 @@ impl Journal {
             return Some((0, 0));
         }
         let mut next = self.records.front()?.0;
+        if next > self.due {
+            return None;
+        }
         let (mut count, mut bytes) = (0, 0);
         for (position, record) in &self.records {
             let len = record.encoded_len();
@@ -384,6 +428,9 @@ impl Journal {
             record.encode(out);
             let payload = u32::from_le_bytes(*out[start + 4..].first_chunk().expect("a record has a header"));
             self.index.push(position, place.offset + (start - at) as u32, RECORD_HEADER_BYTES as u32 + payload);
+        }
+        if self.records.is_empty() {
+            self.riders = Riders::default();
         }
         let header = GroupHeader {
             records,

@@ -182,6 +182,12 @@ impl Replica {
         &self.sessions
     }
 
+    /// Bytes of the Requests that wait to be ordered, and the most that may.
+    #[must_use]
+    pub fn pool_fill(&self) -> (usize, usize) {
+        self.pool.fill()
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn counters(&self) -> &Counters {

@@ -248,6 +248,12 @@ impl Pool {
         self.waiting
     }
 
+    /// The bytes of those that wait, and the most that may.
+    #[must_use]
+    pub fn fill(&self) -> (usize, usize) {
+        (self.bytes, self.bounds.bytes)
+    }
+
     /// Whether a Request waits, or is in a batch that is not executed yet.
     #[must_use]
     pub fn knows(&self, digest: &Digest) -> bool {

@@ -3,16 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
 use bft_core::door::{Persist, Place};
 use bft_core::ids::{ClusterId, Digest, Epoch, LogPosition, PublicKey, ReplicaId, Seq, Signature, View};
-use bft_core::journal::record::Vote;
+use bft_core::journal::record::{Committed, Vote};
 use bft_core::journal::superblock::Directory;
 use bft_core::journal::{
     Blocks, Journal, JournalOptions, Record, SUPERBLOCK_FILE_BYTES, ScanError, SegmentFile, Superblock, Tail, Target,
     Ticket, read_superblock, scan,
 };
-use bft_core::wire::message::{Ballot, BatchHeader, Position};
+use bft_core::wire::message::{Ballot, BatchHeader, CommitCertificate, Position};
 use bytes::Bytes;
 
 /// What is lost or torn at once.
@@ -206,8 +207,9 @@ impl Shell {
         self.journal.written(write.ticket);
     }
 
-    /// Submits and completes until nothing is left.
+    /// Submits and completes until nothing is left, whether anybody waits for it or not.
     pub fn settle(&mut self) {
+        self.journal.hurry();
         self.submit();
         while !self.pending.is_empty() {
             self.complete(0);
@@ -310,4 +312,13 @@ pub fn vote_with(seq: u64, body: Bytes) -> Record {
         },
         body: Some(body),
     })
+}
+
+/// A commit certificate: a record that nobody waits for.
+pub fn committed(seq: u64, body: Option<Bytes>) -> Record {
+    let Record::Vote(Vote { position, proposal, header, .. }) = vote_with(seq, Bytes::new()) else {
+        unreachable!("it is a vote")
+    };
+    let certificate = CommitCertificate { position, header, proposal, opening: None, commits: Vec::new() };
+    Record::Committed(Committed { certificate: Arc::new(certificate), body })
 }

@@ -5,7 +5,7 @@ use bft_core::ids::LogPosition;
 use bft_core::journal::{Journal, JournalOptions, Target, read_record, scan};
 use bytes::Bytes;
 
-use crate::disk::{Disk, OPTIONS, Shell, assert_same, first_superblock, vote};
+use crate::disk::{Disk, OPTIONS, Shell, assert_same, committed, first_superblock, vote};
 
 #[test]
 fn d3_only_the_unbroken_prefix_is_durable_whatever_completes_first() {
@@ -48,6 +48,56 @@ fn what_waits_becomes_one_group_up_to_its_bound() {
     assert_eq!(shell.pending.len(), 3, "a record beyond the bound goes alone");
     shell.settle();
     assert_same(&shell.disk.scan().expect("no damage").1, &shell.records, "");
+}
+
+#[test]
+fn a_commit_certificate_has_no_flush_of_its_own() {
+    let mut shell = Shell::start(Disk::new()).expect("an empty journal");
+    shell.append(committed(1, None));
+    shell.submit();
+    assert!(shell.pending.is_empty() && !shell.journal.is_idle(), "nobody waits for it");
+    let both = shell.append(vote(2, 10));
+    shell.submit();
+    assert_eq!(shell.pending.len(), 1, "it rides with the next that somebody waits for");
+    shell.complete(0);
+    assert_eq!(shell.journal.durable(), both);
+
+    shell.append(committed(2, None));
+    shell.submit();
+    assert!(shell.pending.is_empty());
+    shell.journal.hurry();
+    shell.append(committed(3, None));
+    shell.submit();
+    assert_eq!(shell.pending.len(), 1, "what has waited for long goes alone, and takes the others along");
+    shell.complete(0);
+    assert_eq!(shell.journal.durable(), shell.last);
+
+    shell.append(committed(4, None));
+    shell.append_superblock(|superblock| superblock.instance += 1);
+    shell.submit();
+    assert!(matches!(shell.pending[..], [ref one] if matches!(one.target, Target::Segment { .. })));
+    shell.settle();
+    shell.append(committed(5, None));
+    shell.journal.close();
+    shell.settle();
+    assert!(shell.journal.is_idle());
+    assert_same(&shell.disk.scan().expect("no damage").1, &shell.records, "");
+}
+
+#[test]
+fn mem1_commit_certificates_wait_in_bounded_number_and_size() {
+    for (most, body) in [(64, None), (5, Some(Bytes::from(vec![7; 60 << 10])))] {
+        let tail = scan::<()>(&first_superblock(), &mut Disk::new(), &mut |_, _| Ok(())).expect("an empty journal");
+        let mut journal = Journal::new(&first_superblock(), tail, JournalOptions::default());
+        let mut append = |seq| {
+            let place = Place::Journal(committed(seq, body.clone()));
+            journal.append(Persist { position: LogPosition(seq), place });
+            journal.next_write().map(|write| journal.written(write.ticket))
+        };
+        let written_at: Vec<u64> = (1..=2 * most).filter(|seq| append(*seq).is_some()).collect();
+        assert_eq!(written_at, [most, 2 * most]);
+        assert_eq!(journal.durable(), LogPosition(2 * most));
+    }
 }
 
 #[test]

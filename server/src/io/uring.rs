@@ -23,6 +23,7 @@ use bft_link::LocalIdentity;
 use bytes::Bytes;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
+use crate::brim::Brim;
 use crate::control::Control;
 use crate::counters::ShardCounters;
 use crate::error::{IoUringRefused, ServerError};
@@ -104,7 +105,8 @@ pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -
         .map_err(|error| ServerError::Config(error.to_string()))?;
     let shards = u16::try_from(cores.max(1)).map_err(|_| ServerError::Config(format!("{cores} cores")))?;
     let scheme = started.scheme.clone();
-    let setup = ShardSetup { index: 0, shards, config: cluster, scheme, identity, me, refusal_max };
+    let brim = Arc::new(Brim::default());
+    let setup = ShardSetup { index: 0, shards, brim, config: cluster, scheme, identity, me, refusal_max };
     let counters: Vec<_> = (0..shards).map(|_| Arc::new(ShardCounters::default())).collect();
     let inboxes: Vec<_> = std::iter::once(Ok(Inbox::new(bell)))
         .chain((1..shards).map(|_| Doorbell::new().map(|bell| Inbox::new(Arc::new(bell)))))

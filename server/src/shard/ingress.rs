@@ -2,7 +2,7 @@
 
 use bft_core::auth::Rejected;
 use bft_core::door::{Answer, Input};
-use bft_core::ids::{LinkId, Nanos};
+use bft_core::ids::{LinkId, Nanos, ReplicaId};
 use bft_core::limits;
 use bft_core::wire::archive::decode;
 use bft_core::wire::message::{Busy, ClientJoin, Message};
@@ -11,10 +11,12 @@ use bft_core::wire::request::SignedRequest;
 use super::fault::Fault;
 use super::link::State;
 use super::refusals::Source;
-use super::{Admitting, Arrival, Shard};
+use super::{Admitting, Arrival, FORWARDED_MAX, Gathered, Shard};
 
 /// What a client is told to wait when this replica takes no Requests.
 const STOPPING_RETRY_MS: u32 = 1000;
+/// And when its pool is full.
+const FULL_RETRY_MS: u32 = 20;
 
 impl Shard {
     /// Bytes came over a link.
@@ -32,20 +34,29 @@ impl Shard {
 
     /// Checks the Requests that were gathered. At the end of a turn, before [`Self::arrivals`].
     pub fn finish_turn(&mut self, now: Nanos) {
-        if self.gathered.is_empty() {
+        let Gathered { mut requests, from } = std::mem::take(&mut self.gathered);
+        let Gathered { requests: forwarded, from: forwarded_by } = std::mem::take(&mut self.forwarded);
+        let own = requests.len();
+        requests.extend(forwarded);
+        if requests.is_empty() {
             return;
         }
-        let requests = std::mem::take(&mut self.gathered);
-        let from = std::mem::take(&mut self.gathered_from);
         self.counters.requests_checked.add(requests.len() as u64);
-        let (valid, refused) = self.verifier.check_requests(requests);
+        let (mut valid, refused) = self.verifier.check_requests(requests);
         self.counters.requests_bad_signature.add(refused.len() as u64);
-        for index in refused {
-            self.fail(now, from[index], &Fault::Rejected(Rejected::BadSignature));
+        let own_refused = refused.partition_point(|index| *index < own);
+        let forwarded = valid.split_off(own - own_refused);
+        for index in &refused {
+            let link = if *index < own { from[*index] } else { forwarded_by[*index - own].1 };
+            self.fail(now, link, &Fault::Rejected(Rejected::BadSignature));
         }
         if !valid.is_empty() {
             self.arrivals.push(Arrival::Input(Input::Requests(valid)));
         }
+        let is_refused = |index: &usize| refused[own_refused..].binary_search(&(index + own)).is_ok();
+        let peers = (0..forwarded_by.len()).filter(|index| !is_refused(index)).map(|index| forwarded_by[index].0);
+        let inputs = peers.zip(forwarded.into_messages()).map(|(from, message)| Input::Message { from, message });
+        self.arrivals.extend(inputs.map(Arrival::Input));
     }
 
     pub(super) fn take_records(&mut self, now: Nanos, link: LinkId, bytes: &[u8]) -> Result<(), Fault> {
@@ -70,6 +81,10 @@ impl Shard {
             let message = decode(header.kind, &payload, self.bounds)?;
             match replica {
                 Some(peer) => {
+                    if let Message::Request(request) = message {
+                        self.take_forwarded(peer, link, request);
+                        continue;
+                    }
                     let message = self.verifier.check(peer, message)?;
                     self.arrivals.push(Arrival::Input(Input::Message { from: peer, message }));
                 }
@@ -77,6 +92,15 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// Checked with the rest at the end of the turn, and charged to the link that it came over.
+    fn take_forwarded(&mut self, peer: ReplicaId, link: LinkId, request: SignedRequest) {
+        if self.forwarded.requests.len() < FORWARDED_MAX {
+            self.forwarded.push(request, (peer, link));
+        } else {
+            self.counters.forwards_dropped.add(1);
+        }
     }
 
     fn take_client_message(&mut self, now: Nanos, link: LinkId, message: Message) -> Result<(), Fault> {
@@ -113,16 +137,19 @@ impl Shard {
             return Err(Fault::ForeignKey);
         }
         match self.admission {
-            Admitting::Yes => {
-                self.gathered.push(request);
-                self.gathered_from.push(link);
+            Admitting::Yes if self.setup.brim.is_reached() && !self.verifier.knows(&request) => {
+                self.counters.requests_unchecked_busy.add(1);
+                self.refuse_for_now(now, link, &request, FULL_RETRY_MS);
             }
-            Admitting::No => {
-                let busy = Busy { request: request.entry.digest, retry_after_ms: STOPPING_RETRY_MS };
-                self.answer(now, link, Answer::Busy(busy));
-            }
+            Admitting::Yes => self.gathered.push(request, link),
+            Admitting::No => self.refuse_for_now(now, link, &request, STOPPING_RETRY_MS),
         }
         Ok(())
+    }
+
+    fn refuse_for_now(&mut self, now: Nanos, link: LinkId, request: &SignedRequest, retry_after_ms: u32) {
+        let busy = Busy { request: request.entry.digest, retry_after_ms };
+        self.answer(now, link, Answer::Busy(busy));
     }
 
     fn take_join(&mut self, now: Nanos, link: LinkId, join: &ClientJoin) -> Result<(), Fault> {

@@ -39,7 +39,8 @@ fn shard_of(id: u16, instance: u64, shards: u16) -> Shard {
     let (config, scheme) = (config(), scheme(id as u8 + 1));
     let identity = LocalIdentity::replica(config.clone(), scheme.clone(), ReplicaId(id), instance).unwrap();
     let refusal_max = refusals::LONGEST;
-    let setup = ShardSetup { index: 0, shards, config, me: ReplicaId(id), scheme, identity, refusal_max };
+    let brim = Arc::default();
+    let setup = ShardSetup { index: 0, shards, brim, config, me: ReplicaId(id), scheme, identity, refusal_max };
     Shard::new(setup, Arc::default())
 }
 
@@ -390,4 +391,97 @@ fn a_link_is_handed_to_the_shard_that_it_belongs_to() {
     peer.send(&mut other, Nanos(1), &[status(1)]);
     let arrived = inputs(&mut other);
     assert!(matches!(&arrived[..], [Input::Link { .. }, Input::Message { from: ReplicaId(1), .. }]), "{arrived:?}");
+}
+
+fn numbers(shard: &mut Shard) -> Vec<(Option<ReplicaId>, u64)> {
+    let of = |input| match input {
+        Input::Requests(requests) => requests.iter().map(|request| (None, request.entry.req_no.0)).collect(),
+        Input::Message { from, message } => match &*message {
+            Message::Request(request) => vec![(Some(from), request.entry.req_no.0)],
+            other => panic!("{other:?}"),
+        },
+        Input::Link { .. } | Input::Client { .. } => Vec::new(),
+        other => panic!("{other:?}"),
+    };
+    inputs(shard).into_iter().flat_map(of).collect()
+}
+
+fn forged(request: Message, shard: &Shard) -> Message {
+    let Message::Request(request) = request else { unreachable!("it is one") };
+    let mut bytes = request.bytes.to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    Message::Request(SignedRequest::parse(bytes.into(), shard.bounds).unwrap())
+}
+
+/// Opens and takes what was sent, without the end of the turn.
+fn bring(remote: &mut Remote, shard: &mut Shard, messages: &[Message]) {
+    let (mut frames, mut sealed) = (Vec::new(), Vec::new());
+    messages.iter().for_each(|message| encode(message, Epoch(0), &mut frames));
+    remote.channel.as_mut().unwrap().1.seal(&frames, &mut sealed);
+    shard.received(Nanos(1), remote.link, &sealed);
+}
+
+#[test]
+fn a1_a_bad_signature_in_a_forwarded_request_is_charged_to_the_link_that_brought_it() {
+    let mut shard = shard_of(3, 1, 1);
+    let mut client = Remote::client(&mut shard, 100);
+    let mut honest = Remote::replica(&mut shard, 1, 1, Nanos(0));
+    let mut liar = Remote::replica(&mut shard, 2, 2, Nanos(0));
+    inputs(&mut shard);
+    let bad = forged(client.request(1, b"x"), &shard);
+    bring(&mut liar, &mut shard, &[client.request(2, b"x"), bad, client.request(3, b"x")]);
+    let own = client.request(5, b"x");
+    bring(&mut client, &mut shard, &[own]);
+    bring(&mut honest, &mut shard, &[client.request(4, b"x")]);
+    assert!(inputs(&mut shard).is_empty(), "they are checked together, at the end of the turn");
+    shard.finish_turn(Nanos(1));
+    assert_eq!(shard.closed(), [liar.link], "neither the client nor who brought others");
+    let (honest, liar) = (Some(ReplicaId(1)), Some(ReplicaId(2)));
+    assert_eq!(numbers(&mut shard), [(None, 5), (liar, 2), (liar, 3), (honest, 4)]);
+}
+
+#[test]
+fn pf4_a_turn_takes_so_many_requests_and_no_more_and_replicas_are_read_all_the_same() {
+    let mut shard = shard_of(3, 1, 1);
+    let mut client = Remote::client(&mut shard, 100);
+    let mut peer = Remote::replica(&mut shard, 1, 1, Nanos(0));
+    inputs(&mut shard);
+    let requests: Vec<_> = (1..=GATHERED_MAX as u64).map(|req_no| client.request(req_no, b"x")).collect();
+    bring(&mut client, &mut shard, &requests[1..]);
+    assert!(shard.may_read(client.link));
+    bring(&mut client, &mut shard, &requests[..1]);
+    assert!(!shard.may_read(client.link) && shard.may_read(peer.link));
+
+    // What a replica forwards is bounded by itself: its link never waits.
+    let forwarded: Vec<_> = (1..=FORWARDED_MAX as u64 + 3).map(|req_no| client.request(1000 + req_no, b"x")).collect();
+    bring(&mut peer, &mut shard, &forwarded);
+    bring(&mut peer, &mut shard, &[status(7)]);
+    assert!(
+        matches!(&inputs(&mut shard)[..], [Input::Message { message, .. }] if matches!(**message, Message::Status(_)))
+    );
+    shard.finish_turn(Nanos(1));
+    let taken = numbers(&mut shard);
+    assert_eq!(taken.iter().filter(|(by, _)| by.is_none()).count(), GATHERED_MAX);
+    assert_eq!(taken.iter().filter(|(by, _)| by.is_some()).count(), FORWARDED_MAX);
+    assert_eq!(shard.counters.forwards_dropped.get(), 3);
+    assert!(shard.may_read(client.link), "the next turn has room again");
+}
+
+#[test]
+fn pf4_while_the_pool_is_full_requests_are_refused_unchecked_but_for_known_ones() {
+    let mut shard = shard_of(0, 1, 1);
+    let mut client = Remote::client(&mut shard, 100);
+    let (known, new) = (client.request(1, b"x"), client.request(2, b"y"));
+    client.send(&mut shard, Nanos(1), std::slice::from_ref(&known));
+    inputs(&mut shard);
+    shard.setup.brim.look(16, 16);
+    client.send(&mut shard, Nanos(2), &[known.clone(), new.clone()]);
+    assert_eq!(numbers(&mut shard), [(None, 1)], "it may have been answered meanwhile");
+    let [Message::Busy(busy)] = &client.receive(&mut shard)[..] else { panic!("it is told to wait") };
+    let Message::Request(refused) = &new else { unreachable!("it is one") };
+    assert_eq!(busy.request, refused.entry.digest);
+    assert_eq!(shard.counters.requests_checked.get(), 2);
+    shard.setup.brim.look(12, 16);
+    client.send(&mut shard, Nanos(3), &[new]);
+    assert_eq!(numbers(&mut shard), [(None, 2)]);
 }

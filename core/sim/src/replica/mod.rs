@@ -240,6 +240,7 @@ impl Machine {
             InLife::Loaded(at) => self.on_loaded(world, at),
             InLife::Deadline { generation } => {
                 if self.running().deadline_generation == generation {
+                    self.running().journal.hurry();
                     self.step(world, Input::Deadline);
                 }
             }

@@ -19,6 +19,7 @@ use glommio::timer::sleep;
 use super::socket::{Descriptor, Socket};
 use super::wake::Notice;
 use super::{Dispatch, Inbox, ToCore};
+use crate::brim::Brim;
 use crate::clock;
 use crate::counters::ShardCounters;
 use crate::error::ServerError;
@@ -27,6 +28,8 @@ use crate::shard::{Arrival, Handover, Origin, Shard, ShardSetup};
 
 /// Read at a time. One buffer for all sockets of an executor: what was read is opened before anything else is.
 const READ_BYTES: usize = 256 * 1024;
+/// Read at a time from a client: under load its Requests are to be few in a turn, and all clients to have theirs soon.
+const CLIENT_READ_BYTES: usize = 16 * 1024;
 /// Sealed and written at a time to one socket.
 const WRITE_BYTES: usize = 256 * 1024;
 /// How often handshakes and silent links are looked at.
@@ -57,6 +60,7 @@ pub struct Executor {
     core: Option<RefCell<ToCore>>,
     /// What the queue to the core had no room for: nothing is read meanwhile.
     arrivals: RefCell<VecDeque<Arrival>>,
+    /// Tasks that wait to read.
     readers: RefCell<Vec<Rc<Notice>>>,
     /// Tasks that run as long as the executor. It does not drop them by itself.
     tasks: RefCell<Vec<Task<()>>>,
@@ -90,6 +94,11 @@ impl Executor {
         }))
     }
 
+    /// Whether the pool is full, as all shards see it.
+    pub fn brim(&self) -> Arc<Brim> {
+        self.setup.brim.clone()
+    }
+
     /// Starts the tasks that run beside the turns.
     pub fn start(self: &Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
         let bell =
@@ -119,6 +128,7 @@ impl Executor {
         // Rings also when this ends in a panic: the core then finds the queue abandoned.
         let _at_end = RingAtEnd(core.borrow().bell.clone());
         loop {
+            self.before_turn().await;
             self.turn.taken().await;
             let now = clock::now().mono;
             if self.inbox().is_stopping.load(Ordering::Acquire) || core.borrow().dispatches.is_abandoned() {
@@ -132,6 +142,15 @@ impl Executor {
             drop(shard);
             self.push_arrivals(&mut core.borrow_mut());
             self.flush();
+        }
+    }
+
+    /// Where the last turn was full, replicas are read before clients go on: an executor that always has something to do
+    /// seldom asks the kernel what else has come.
+    pub async fn before_turn(&self) {
+        if !self.readers.borrow().is_empty() {
+            look_at_sockets().await;
+            self.resume_readers();
         }
     }
 
@@ -244,9 +263,10 @@ impl Executor {
         self.readers.borrow_mut().drain(..).for_each(|reader| reader.give());
     }
 
-    /// Waits while the queue to the core is full.
-    async fn has_room(&self) {
-        while !self.arrivals.borrow().is_empty() && !self.is_ending.get() {
+    /// Waits while the queue to the core is full, or the turn for more of a client's Requests.
+    async fn has_room(&self, link: LinkId) {
+        let is_full = || !self.arrivals.borrow().is_empty() || !self.shard.borrow().may_read(link);
+        while !self.is_ending.get() && is_full() {
             let reader = Rc::new(Notice::default());
             self.readers.borrow_mut().push(reader.clone());
             reader.taken().await;
@@ -364,8 +384,9 @@ impl Executor {
     async fn serve(self: &Rc<Self>, link: LinkId, socket: Rc<Socket>) {
         self.run(self.clone().write_when_full(link, socket.clone()));
         loop {
-            self.has_room().await;
-            let read = socket.read(&self.buffer).await;
+            self.has_room(link).await;
+            let most = if self.shard.borrow().is_client(link) { CLIENT_READ_BYTES } else { READ_BYTES };
+            let read = socket.read(&self.buffer, most).await;
             if socket.is_closed.get() {
                 break;
             }
@@ -379,7 +400,7 @@ impl Executor {
             if self.hand_over(link, &socket) {
                 return;
             }
-            if count == READ_BYTES {
+            if count == most {
                 // More may wait; others are read first.
                 yield_now().await;
             }
@@ -418,6 +439,13 @@ impl Executor {
             socket.is_full.set(false);
             self.write(link);
         }
+    }
+}
+
+/// Once for the kernel to say what is readable, once for it to be read.
+pub async fn look_at_sockets() {
+    for _ in 0..2 {
+        glommio::executor().yield_task_queue_now().await;
     }
 }
 

@@ -15,7 +15,7 @@ use futures_lite::future::or;
 use glommio::timer::sleep;
 
 use super::cores::Cores;
-use super::executor::Executor;
+use super::executor::{Executor, look_at_sockets};
 use super::{Dispatch, RemoteShard};
 use crate::clock;
 use crate::control::{Control, Question};
@@ -28,6 +28,8 @@ use crate::shard::Shard;
 use crate::snapshots::{SnapshotDone, SnapshotJob, SnapshotThread};
 use crate::start::Started;
 
+/// Requests that a turn takes from one other shard: what others bring is to be seen soon.
+const REQUESTS_PER_TURN: usize = 1024;
 /// Nothing is in flight when nothing was made durable or executed for this long.
 const DRAINED: u64 = 100 * MILLISECOND;
 /// A replica that is to stop waits no longer for others.
@@ -100,7 +102,8 @@ pub async fn run(
     let counters = Arc::new(OrderingCounters::default());
     let words =
         Words { write_path: started.way.words().into(), signatures: bft_core::auth::Ed25519::implementation().into() };
-    let node = Node::new(started.replica, started.journal, started.effects, words, shards, counters.clone());
+    let node =
+        Node::new(started.replica, started.journal, started.effects, words, shards, counters.clone(), local.brim());
     let urgent = remotes.iter().map(|_| VecDeque::new()).collect();
     let mut host = Host {
         local: local.clone(),
@@ -143,6 +146,7 @@ impl Host<'_> {
     /// Until there is something to do. Everything that has arrived is taken before a deadline is (V16): when it has come,
     /// the sockets are looked at first.
     async fn wait(&self) {
+        self.local.before_turn().await;
         let wait = self.node.deadline().map(|deadline| Duration::from_nanos(deadline.since(clock::now().mono)));
         let wait = match self.phase {
             Phase::Running => wait,
@@ -169,10 +173,7 @@ impl Host<'_> {
             }
         };
         if is_due {
-            // Once for the kernel to say what is readable, once for it to be read.
-            for _ in 0..2 {
-                glommio::executor().yield_task_queue_now().await;
-            }
+            look_at_sockets().await;
         }
     }
 
@@ -210,10 +211,16 @@ impl Host<'_> {
 
     fn gather_remote(&mut self, now: Now, index: usize) -> Result<(), ServerError> {
         let remote = &mut self.remotes[index];
-        let mut has_made_room = false;
-        while let Ok(arrival) = remote.arrivals.pop() {
+        let (mut has_made_room, mut requests) = (false, 0);
+        while requests < REQUESTS_PER_TURN
+            && let Ok(arrival) = remote.arrivals.pop()
+        {
+            requests += arrival.requests();
             self.node.arrived(now, arrival);
             has_made_room = true;
+        }
+        if requests >= REQUESTS_PER_TURN {
+            self.local.turn.give();
         }
         if has_made_room && remote.inbox.is_starved.swap(false, Ordering::SeqCst) {
             remote.inbox.bell.ring();

@@ -73,11 +73,11 @@ impl Socket {
         address.map(|address| address.ip()).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
-    /// Reads into `buffer`; 0: the other end has closed.
-    pub async fn read(&self, buffer: &RefCell<Vec<u8>>) -> io::Result<usize> {
+    /// Reads into `buffer`, `most` bytes of it; 0: the other end has closed.
+    pub async fn read(&self, buffer: &RefCell<Vec<u8>>, most: usize) -> io::Result<usize> {
         poll_fn(|context| {
             let mut stream = self.stream.borrow_mut();
-            Pin::new(&mut *stream).poll_read(context, &mut buffer.borrow_mut())
+            Pin::new(&mut *stream).poll_read(context, &mut buffer.borrow_mut()[..most])
         })
         .await
     }
