@@ -63,8 +63,6 @@ mutants! {
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.
     M58LaterGroupProves = "m58",
-    /// What waits for its record when a view is left leaves all the same.
-    M59VotesNotCancelled = "m59",
 }
 
 /// Whether this build holds the planted faults.

@@ -88,7 +88,7 @@ impl Pbft {
     /// cancelled. Gives the Requests of batches that may not be ordered now; they must not be lost.
     pub fn leave(&mut self, view: View, out: &mut Outbox<'_>) -> Vec<SignedRequest> {
         assert!(view > self.view, "views only rise");
-        out.effects().cancel_votes_below = crate::mutant!(M59VotesNotCancelled, Some(view), None);
+        out.effects().cancel_votes_below = Some(view);
         self.leave_view(view)
     }
 

@@ -29,7 +29,7 @@ use crate::shard::{Arrival, Handover, Origin, Shard, ShardSetup};
 /// Read at a time. One buffer for all sockets of an executor: what was read is opened before anything else is.
 const READ_BYTES: usize = 256 * 1024;
 /// Read at a time from a client: under load its Requests are to be few in a turn, and all clients to have theirs soon.
-const CLIENT_READ_BYTES: usize = 16 * 1024;
+const CLIENT_READ_BYTES: usize = 128 * 1024;
 /// Sealed and written at a time to one socket.
 const WRITE_BYTES: usize = 256 * 1024;
 /// How often handshakes and silent links are looked at.
