@@ -45,6 +45,10 @@ pub struct Pbft {
     proposed_time: u64,
     /// The highest Seq that is prepared here in the current view.
     highest_prepared: Seq,
+    /// The highest Seq voted for in the current view: now, at the last own STATUS, and at the one before.
+    voted_through: Seq,
+    settling: Seq,
+    settled: Seq,
     /// Slots with a proposal that are not committed yet.
     open: usize,
     /// Bytes of bodies in the window.
@@ -88,6 +92,9 @@ impl Pbft {
             proposed: stable,
             proposed_time: 0,
             highest_prepared: Seq(0),
+            voted_through: stable,
+            settling: stable,
+            settled: stable,
             open: 0,
             body_bytes: 0,
             body_bytes_max,

@@ -188,6 +188,7 @@ impl Pbft {
             vote_at: LogPosition(0),
             vote_is_durable: false,
         };
+        self.voted_through = self.voted_through.max(vote.position.seq);
         self.change(index, |slot| slot.accept(accepted));
         self.reach(index, Milestone::Vote);
         if self.is_primary() {
@@ -248,6 +249,7 @@ impl Pbft {
         assert!(self.window[index].accepted.is_none(), "one vote for each Seq and view (S8)");
         let body = Some(body);
         let accepted = Accepted { position, proposal: ballot, header, body, own, vote_at, vote_is_durable: false };
+        self.voted_through = self.voted_through.max(position.seq);
         self.change(index, |slot| slot.accept(accepted));
         self.advance_slot(index, out);
         vote_at

@@ -1,4 +1,6 @@
-//! What makes up for links that lose: replicas say where they are, and get what they lack (PROTOCOL §6.8).
+//! What makes up for links that lose: replicas say where they are, and get what they lack (PROTOCOL §6.8). What was first
+//! sent after the own STATUS before the last is left out: it is more likely on its way than lost, and batches sent twice
+//! take the room of new ones.
 
 use std::sync::Arc;
 
@@ -15,8 +17,9 @@ const VOTES_PER_STATUS: usize = 64;
 const BODY_BYTES_PER_STATUS: usize = 1 << 20;
 
 impl Pbft {
-    /// The maps of a STATUS.
-    pub fn describe(&self, status: &mut Status) {
+    /// The maps of a STATUS, which is about to be sent.
+    pub fn describe(&mut self, status: &mut Status) {
+        self.settled = std::mem::replace(&mut self.settling, self.voted_through);
         let words = self.window.len().div_ceil(64);
         let map = |has: &dyn Fn(&Slot) -> bool| {
             let mut map = vec![0u64; words];
@@ -38,7 +41,7 @@ impl Pbft {
             return;
         }
         let (mut votes, mut body_bytes) = (0, 0);
-        for slot in &self.window {
+        for slot in self.window.iter().take_while(|slot| slot.seq <= self.settled) {
             let Some(accepted) = slot.accepted.as_ref().filter(|accepted| accepted.vote_is_durable) else { continue };
             if votes == VOTES_PER_STATUS {
                 return;

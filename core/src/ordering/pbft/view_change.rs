@@ -104,6 +104,7 @@ impl Pbft {
         self.early_bytes = 0;
         self.waiting.clear();
         self.highest_prepared = Seq(0);
+        (self.voted_through, self.settling, self.settled) = (self.stable, self.stable, self.stable);
         self.proposed = self.stable;
         self.view = view;
         self.views.phase = Phase::Changing;
