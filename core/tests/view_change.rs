@@ -406,7 +406,7 @@ fn v7_a_commit_that_waits_for_its_record_does_not_leave_after_the_view_is_left()
     cluster.down.push(primary);
     cluster.host(backup).disk_is_stopped = true;
     cluster.submit();
-    cluster.pass(T0 + 200 * MILLISECOND);
+    cluster.pass_until(4 * T0, |cluster| cluster.view(backup).0 > View(0));
     assert_eq!(cluster.view(backup), (View(1), false));
     let held =
         |cluster: &Cluster, kind| cluster.hosts[backup.index()].held.iter().any(|out| out.message.kind() == kind);
