@@ -63,6 +63,8 @@ counters! {
     power_losses_of_all: Must = "power losses of all",
     /// Processes that were not scheduled for a while.
     pauses: Must = "pauses",
+    /// Primaries that were not scheduled until the others had left their view.
+    dethroned: Must = "primaries paused",
     /// Clients that forgot everything and began anew with their key.
     client_restarts: Must = "client restarts",
     /// Steps of a wall clock.

@@ -2,8 +2,9 @@
 //! the journal and the clients are those of production; clocks, links, disks, entropy and signatures are simulated, and
 //! judges that share none of the core's decisions watch everything that goes in and out. See `bft-sim --help`.
 //!
-//! * `options` says what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
-//! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play;
+//! * `options` and `environments` say what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
+//! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play, `villains` its
+//!   enemies;
 //! * `campaign`, `mutants` and `regressions` are what the commands do.
 #![forbid(unsafe_code)]
 #![allow(
@@ -20,6 +21,7 @@ pub mod client;
 pub mod cluster;
 pub mod counters;
 pub mod disk;
+pub mod environments;
 pub mod faults;
 pub mod images;
 pub mod ledger;

@@ -4,10 +4,12 @@
 use std::process::ExitCode;
 
 use bft_sim::campaign::Campaign;
-use bft_sim::options::{Fidelity, Options};
+use bft_sim::environments::Environment;
+use bft_sim::options::{Fidelity, Options, Scene};
 use bft_sim::regressions;
 use bft_sim::run::{Report, run};
 use bft_sim::trace::Trace;
+use bft_sim::villains::Strategy;
 use clap::{Args, Parser, Subcommand};
 
 /// Runs whole clusters and their faults in virtual time, from seeds.
@@ -75,6 +77,12 @@ struct Mode {
     /// Real Ed25519, and every message through its bytes on the wire.
     #[arg(long)]
     full: bool,
+    /// Who attacks, instead of whom the seed chooses (a name of docs/simulator.md).
+    #[arg(long)]
+    villain: Option<Strategy>,
+    /// Which faults strike, instead of those that the seed chooses (a name of docs/simulator.md).
+    #[arg(long)]
+    environment: Option<Environment>,
 }
 
 impl Mode {
@@ -82,8 +90,12 @@ impl Mode {
         if self.full { Fidelity::Full } else { Fidelity::Ledger }
     }
 
-    fn flag(self) -> &'static str {
-        if self.full { " --full" } else { "" }
+    fn scene(self) -> Scene {
+        Scene { villain: self.villain, environment: self.environment }
+    }
+
+    fn options(self, seed: u64) -> Options {
+        Options::in_scene(seed, self.fidelity(), self.scene())
     }
 }
 
@@ -99,23 +111,24 @@ fn main() -> ExitCode {
 }
 
 fn campaign(seeds: Seeds, jobs: usize, mode: Mode) -> bool {
-    let campaign = Campaign { start: seeds.start, seeds: seeds.seeds, jobs, fidelity: mode.fidelity() };
-    let summary = campaign.run(|report| print_failure(report, mode));
+    let campaign =
+        Campaign { start: seeds.start, seeds: seeds.seeds, jobs, fidelity: mode.fidelity(), scene: mode.scene() };
+    let summary = campaign.run(print_failure);
     let gaps = summary.gaps();
     gaps.iter().for_each(|gap| println!("not enough: {gap}"));
     println!("{}", summary.line());
     gaps.is_empty() && summary.failures().is_empty()
 }
 
-fn print_failure(report: &Report, mode: Mode) {
+fn print_failure(report: &Report) {
     if let Some(violation) = &report.violation {
         println!("seed {} fails: {violation}", report.seed);
-        println!("  replay with: bft-sim replay --seed {}{}", report.seed, mode.flag());
+        println!("  replay with: {}", report.replay);
     }
 }
 
 fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {
-    let options = Options::from_seed(seed, mode.fidelity());
+    let options = mode.options(seed);
     println!("{options:#?}");
     let lines = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
     let report = run(options, if quiet { Trace::quiet() } else { Trace::to(Box::new(lines)) });
@@ -132,7 +145,7 @@ fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {
 fn determinism(seeds: Seeds, mode: Mode) -> bool {
     let mut differing = 0;
     for seed in seeds.start..seeds.start + seeds.seeds {
-        let trace = || run(Options::from_seed(seed, mode.fidelity()), Trace::quiet()).trace;
+        let trace = || run(mode.options(seed), Trace::quiet()).trace;
         let (first, second) = (trace(), trace());
         if first != second {
             differing += 1;

@@ -18,6 +18,7 @@ use crate::options::{Fault, Options};
 use crate::replica::{Character, Crash, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
+use crate::villains::Strategy;
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
 
 /// Virtual time that the liveness phase may take.
@@ -32,6 +33,10 @@ const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// The command that plays it again.
+    pub replay: String,
+    /// Who attacked.
+    pub villain: Option<Strategy>,
     /// The hash over everything that happened.
     pub trace: u64,
     /// How often what happened.
@@ -75,8 +80,8 @@ enum Phase {
 impl Run {
     fn new(options: Options, trace: Trace) -> Self {
         let world = World::new(options, trace);
-        let character = |id| match (world.cluster.liars.contains(id), world.cluster.drifters.contains(id)) {
-            (true, _) => Character::Liar,
+        let character = |id| match (world.cluster.villains.contains(id), world.cluster.drifters.contains(id)) {
+            (true, _) => Character::Villain,
             (false, true) => Character::Drifter,
             (false, false) => Character::Correct,
         };
@@ -236,16 +241,27 @@ impl Run {
                 self.note(fault, || format!("the wall clock of r{which} is set"));
                 self.machines[which].set_wall_clock(900 * MILLISECOND);
             }
+            Fault::Dethrone => self.dethrone(outage),
             Fault::Drop
             | Fault::Double
             | Fault::Reorder
             | Fault::SlowDisk
             | Fault::BitRot
-            | Fault::Liar
+            | Fault::Villain
             | Fault::Drift => {
                 unreachable!("does not strike")
             }
         }
+    }
+
+    /// Whoever leads is away for longer than the others wait for it.
+    fn dethrone(&mut self, outage: u64) {
+        let Some(view) = self.machines.iter().filter_map(Machine::view).max() else { return };
+        let primary = self.world.cluster.config.primary(view);
+        let away = self.world.options.params.view_timeout + outage;
+        self.world.counters.dethroned += 1;
+        self.note(Fault::Dethrone, || format!("{primary:?}, primary of {view:?}, is not scheduled"));
+        self.machines[primary.index()].pause(self.world.now + away);
     }
 
     fn partition(&mut self, fault: Fault, outage: u64) {
@@ -270,7 +286,7 @@ impl Run {
     fn crash_one(&mut self, crash: Crash, outage: u64) {
         let which = self.striker.below(self.machines.len());
         let (machine, id) = (&self.machines[which], self.machines[which].id());
-        let may_crash = machine.is_up() && machine.character() != Character::Liar;
+        let may_crash = machine.is_up() && machine.character() != Character::Villain;
         let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
         if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
             return;
@@ -350,11 +366,12 @@ impl Run {
 
     fn poll(&mut self) {
         let Phase::Liveness { until } = self.phase else { return };
-        let standings: Vec<_> = self.machines.iter_mut().filter_map(Machine::standing).collect();
+        let judged = self.machines.iter_mut().filter(|machine| machine.is_judged());
+        let standings: Vec<_> = judged.filter_map(Machine::standing).collect();
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
         if self.is_over_budget() {
-            // Votes that a liar has spoiled and a replica that is gone for good: a quorum of the others may not be left.
+            // Votes that a villain has spoiled and a replica that is gone for good: a quorum of the others may not be left.
             self.world.counters.liveness_left_out += 1;
             self.phase = Phase::Over;
         } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
@@ -380,7 +397,9 @@ impl Run {
                 continue;
             };
             self.world.trace.digest(&state);
-            standings.push(Standing { state, ..standing });
+            if machine.is_judged() {
+                standings.push(Standing { state, ..standing });
+            }
             states.push((machine.id(), executed, entries));
         }
         if !self.is_over_budget() {
@@ -400,6 +419,8 @@ impl Run {
     fn report(self) -> Report {
         Report {
             seed: self.world.options.seed,
+            replay: self.world.options.replay(),
+            villain: self.world.options.villain,
             trace: self.world.trace.hash(),
             counters: self.world.counters.clone(),
             faults: self.world.options.faults.clone(),

@@ -78,6 +78,13 @@ pub enum InLife {
     SnapshotStep,
     /// A record has been read back.
     Loaded(LogPosition),
+    /// A villain says now what it held back.
+    Say {
+        /// To whom.
+        peer: ReplicaId,
+        /// What.
+        message: Message,
+    },
     /// Time is up, if nobody set another time meanwhile.
     Deadline {
         /// Which setting of the deadline this is.
@@ -167,7 +174,7 @@ impl World {
             now: 0,
             queue: Queue::default(),
             network: Network::new(options.network.clone(), nodes, rng),
-            checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness)),
+            checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness), cluster.villains),
             trace,
             counters: Counters::default(),
             options: Arc::new(options),

@@ -124,6 +124,15 @@ impl Machine {
             Halt::TwoCommitted { .. }
             | Halt::TwoPrepared { .. }
             | Halt::Diverged { .. }
+            | Halt::ReplayDiverged { .. }
+                if self.character == Character::Villain =>
+            {
+                self.gone = Some(Gone::Undone);
+                self.crash(world, Crash::Killed);
+            }
+            Halt::TwoCommitted { .. }
+            | Halt::TwoPrepared { .. }
+            | Halt::Diverged { .. }
             | Halt::ReplayDiverged { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);

@@ -13,6 +13,7 @@ use super::{Job, Machine};
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images;
+use crate::villains::Heard;
 use crate::world::{Event, InLife, Life, World};
 
 impl Machine {
@@ -23,9 +24,16 @@ impl Machine {
         } else if let Message::Log(slots) = &message {
             world.counters.certificates += slots.len() as u64;
         }
+        if let Some(villain) = &mut self.villain {
+            let heard = villain.hears(world.now, from, &message);
+            world.counters.lies += villain.take_misdeeds();
+            if heard == Heard::Ignored {
+                return;
+            }
+        }
         match process.verifier.check(from, message) {
             Ok(message) => self.step(world, Input::Message { from, message }),
-            Err(_) if world.cluster.liars.contains(from) => world.counters.lies_refused += 1,
+            Err(_) if world.cluster.villains.contains(from) => world.counters.lies_refused += 1,
             Err(rejected) => {
                 let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
                 world.checks.report(Oracle::Certificates, text);
@@ -62,7 +70,12 @@ impl Machine {
 
     pub(super) fn on_gathered(&mut self, world: &mut World) {
         let process = self.running();
-        let gathered = std::mem::take(&mut process.gathered);
+        let mut gathered = std::mem::take(&mut process.gathered);
+        if let Some(villain) = &mut self.villain {
+            villain.gathers(world.now, &mut gathered);
+            world.counters.lies += villain.take_misdeeds();
+        }
+        let process = self.running();
         let (requests, refused) = process.verifier.check_requests(gathered);
         if !refused.is_empty() {
             world.checks.report(Oracle::Certificates, format!("{:?} refuses a correct client's Request", self.id));

@@ -1,6 +1,6 @@
 //! What judges and people see of a machine.
 
-use bft_core::ids::{Digest, Seq};
+use bft_core::ids::{Digest, Seq, View};
 
 use super::Machine;
 use crate::boot::{self, BootError};
@@ -38,6 +38,12 @@ impl Machine {
         let executed = process.replica.executed();
         let idle = process.jobs.is_empty() && process.under_way.is_empty();
         Some(Standing { replica: self.id, executed, idle, state: Digest::ZERO })
+    }
+
+    /// The view that it is in, or goes to.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        self.process.as_ref().map(|process| process.replica.ordering().view())
     }
 
     /// The service's state: its digest and everything in it.

@@ -1,3 +1,209 @@
-//! Replicas that lie: each wraps a correct core and changes what leaves it. At most F of the weight does.
+//! Replicas that attack: each is the twin of a correct core, whose messages a villain changes, withholds, delays or adds to
+//! at the door. It owns its key and no other, and at most F of the weight is of its kind; where more than one is, all
+//! follow the same strategy and know of one another. One file for each attack; what they share is in `means` and `said`.
+//! A villain that did no harm in a run does not count for it: misdeeds are counted.
 
+use std::str::FromStr;
+
+use bft_core::ids::ReplicaId;
+use bft_core::wire::message::Message;
+use bft_core::wire::request::SignedRequest;
+
+pub mod begins_two;
+pub mod checkpoints_two;
 pub mod lying_backup;
+pub mod means;
+pub mod proposes_two;
+pub mod said;
+pub mod votes_two;
+
+use means::Means;
+use said::Said;
+
+/// What a villain does at its core's door. By default nothing: each changes what its attack is about.
+pub trait Villain {
+    /// A peer's message arrives; it has not been checked.
+    fn hears(&mut self, _means: &mut Means, _from: ReplicaId, _message: &Message) -> Heard {
+        Heard::Passed
+    }
+
+    /// Requests of clients arrive together; what is taken out never reaches the core.
+    fn gathers(&mut self, _means: &mut Means, _requests: &mut Vec<SignedRequest>) {}
+
+    /// What becomes of `message`, which the core sends to `peer`.
+    fn to_peer(&mut self, _means: &mut Means, _peer: ReplicaId, message: Message, said: &mut Said) {
+        said.truth(message);
+    }
+
+    /// What becomes of `message`, which the core sends to a client.
+    fn to_client(&mut self, _means: &mut Means, message: Message, said: &mut Said) {
+        said.truth(message);
+    }
+}
+
+/// Whether the core gets what arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It does.
+    Passed,
+    /// It never hears of it.
+    Ignored,
+}
+
+/// Where a villain sits, most of the time: an attack of primaries needs one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seat {
+    /// Anywhere.
+    Any,
+    /// Where the first view has its primary.
+    First,
+    /// Where the second view has its primary; somebody sees to it that the first view ends.
+    Second,
+}
+
+/// How long a villain goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lasts {
+    /// To the end: with it, everything that clients submit is answered all the same.
+    Always,
+    /// Until the faults end: what it does slows the service down or denies it to somebody, which nobody is suspected for
+    /// yet (PROTOCOL.md says what is promised).
+    UntilHealed,
+}
+
+macro_rules! strategies {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $seat:ident, $lasts:ident, $make:expr;)*) => {
+        /// What a villain is after.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Strategy {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Strategy {
+            /// Every strategy.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// What the command line and `regressions/` call it.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// Where it sits.
+            #[must_use]
+            pub fn seat(self) -> Seat {
+                match self {
+                    $(Self::$variant => Seat::$seat,)*
+                }
+            }
+
+            /// How long it goes on.
+            #[must_use]
+            pub fn lasts(self) -> Lasts {
+                match self {
+                    $(Self::$variant => Lasts::$lasts,)*
+                }
+            }
+
+            fn make(self) -> Box<dyn Villain> {
+                match self {
+                    $(Self::$variant => Box::new($make),)*
+                }
+            }
+        }
+    };
+}
+
+strategies! {
+    /// Lies about whatever it sends, now and then.
+    LyingBackup = "lying-backup", Any, UntilHealed, lying_backup::LyingBackup;
+    /// Proposes one batch to some and another to the others.
+    ProposesTwo = "proposes-two", First, Always, proposes_two::ProposesTwo::default();
+    /// Votes for one batch here and for another there.
+    VotesTwo = "votes-two", Any, Always, votes_two::VotesTwo;
+    /// Signs two roots for one checkpoint or snapshot.
+    CheckpointsTwo = "checkpoints-two", Any, Always, checkpoints_two::CheckpointsTwo;
+    /// Begins its view with one quorum's VIEW-CHANGEs for some and another's for the others.
+    BeginsTwo = "begins-two", Second, Always, begins_two::BeginsTwo::default();
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|strategy| strategy.name() == text);
+        found.copied().ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|strategy| strategy.name()).collect();
+            format!("there is no villain {text}; there are: {}", known.join(", "))
+        })
+    }
+}
+
+/// A villain at the door of a core.
+pub struct Twin {
+    strategy: Strategy,
+    means: Means,
+    villain: Box<dyn Villain>,
+    said: Said,
+}
+
+impl Twin {
+    /// A villain with this strategy and these means.
+    #[must_use]
+    pub fn new(strategy: Strategy, means: Means) -> Self {
+        Self { strategy, means, villain: strategy.make(), said: Said::default() }
+    }
+
+    /// What it is after.
+    #[must_use]
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// A peer's message arrives at `now`.
+    pub fn hears(&mut self, now: u64, from: ReplicaId, message: &Message) -> Heard {
+        self.means.now = now;
+        self.villain.hears(&mut self.means, from, message)
+    }
+
+    /// Requests arrive at `now`.
+    pub fn gathers(&mut self, now: u64, requests: &mut Vec<SignedRequest>) {
+        self.means.now = now;
+        self.villain.gathers(&mut self.means, requests);
+    }
+
+    /// What is said at `now` when the core sends `message` to `peer`.
+    pub fn to_peer(&mut self, now: u64, peer: ReplicaId, message: Message) -> &mut Said {
+        self.means.now = now;
+        self.villain.to_peer(&mut self.means, peer, message, &mut self.said);
+        &mut self.said
+    }
+
+    /// What is said at `now` when the core sends `message` to a client.
+    pub fn to_client(&mut self, now: u64, message: Message) -> &mut Said {
+        self.means.now = now;
+        self.villain.to_client(&mut self.means, message, &mut self.said);
+        &mut self.said
+    }
+
+    /// The misdeeds since this was last asked.
+    pub fn take_misdeeds(&mut self) -> u64 {
+        std::mem::take(&mut self.said.misdeeds) + std::mem::take(&mut self.means.misdeeds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_lead_back() {
+        for strategy in Strategy::ALL {
+            assert_eq!(strategy.name().parse(), Ok(*strategy));
+        }
+        let refused = "nobody".parse::<Strategy>().unwrap_err();
+        assert!(refused.contains("lying-backup") && refused.contains("begins-two"), "{refused}");
+    }
+}
