@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use crate::checkers::Violation;
 use crate::counters::{Counters, Need};
+use crate::coverage::Coverage;
 use crate::options::{Fault, Fidelity, Options, Scene};
 use crate::run::{Report, run};
 use crate::trace::Trace;
 use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
 
 /// From this many seeds on, a campaign must have seen everything.
 const SEEDS_FOR_COVERAGE: u64 = 100;
@@ -45,6 +47,9 @@ pub struct Summary {
     faults: BTreeMap<Fault, u64>,
     /// By strategy: seeds with villains of it, those of them in which one acted, misdeeds.
     villains: BTreeMap<Strategy, (u64, u64, u64)>,
+    /// The same by strategy of a client.
+    clients: BTreeMap<ClientStrategy, (u64, u64, u64)>,
+    coverage: Coverage,
     failures: Vec<(u64, Violation)>,
     seconds: f64,
 }
@@ -91,8 +96,8 @@ impl Summary {
         self.seeds += 1;
         self.counters.add(&report.counters);
         self.operations.push(report.counters.operations);
-        for fault in report.faults {
-            *self.faults.entry(fault).or_default() += 1;
+        for fault in &report.faults {
+            *self.faults.entry(*fault).or_default() += 1;
         }
         if let Some(villain) = report.villain {
             let (seeds, acted, misdeeds) = self.villains.entry(villain).or_default();
@@ -100,6 +105,13 @@ impl Summary {
             *acted += u64::from(report.counters.lies > 0);
             *misdeeds += report.counters.lies;
         }
+        if let Some(client) = report.client {
+            let (seeds, acted, misdeeds) = self.clients.entry(client).or_default();
+            *seeds += 1;
+            *acted += u64::from(report.counters.client_misdeeds > 0);
+            *misdeeds += report.counters.client_misdeeds;
+        }
+        self.coverage.add(&report);
         self.failures.extend(report.violation.map(|violation| (report.seed, violation)));
     }
 
@@ -148,13 +160,13 @@ impl Summary {
         }
         let on: Vec<_> = self.faults.iter().map(|(fault, on)| format!("{fault:?} {on}")).collect();
         let _ = write!(out, "; seeds with each fault: {}", on.join(", "));
-        let villains = self.villains.iter();
-        let villains: Vec<_> = villains
-            .map(|(villain, (seeds, acted, misdeeds))| {
-                format!("{} {acted} of {seeds} ({misdeeds} misdeeds)", villain.name())
-            })
+        let villains = self.villains.iter().map(|(villain, acts)| (villain.name(), acts));
+        let clients = self.clients.iter().map(|(client, acts)| (client.name(), acts));
+        let acts: Vec<_> = villains
+            .chain(clients)
+            .map(|(name, (seeds, acted, misdeeds))| format!("{name} {acted} of {seeds} ({misdeeds} misdeeds)"))
             .collect();
-        let _ = write!(out, "; seeds in which each villain acted: {}", villains.join(", "));
+        let _ = write!(out, "; seeds in which each villain acted: {}; {}", acts.join(", "), self.coverage.summary());
         out
     }
 }
@@ -165,8 +177,8 @@ mod tests {
 
     fn report(seed: u64, operations: u64) -> Report {
         let counters = Counters { operations, ..Counters::default() };
-        let (faults, standing) = (Fault::ALL.to_vec(), Vec::new());
-        Report { seed, replay: String::new(), villain: None, trace: 0, counters, faults, violation: None, standing }
+        let faults = Fault::ALL.to_vec();
+        Report { seed, counters, faults, ..Report::default() }
     }
 
     #[test]

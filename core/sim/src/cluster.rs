@@ -100,7 +100,7 @@ fn draw_villains(
     let n = options.weights.len();
     let anywhere = ReplicaId(rng.below(n as u64) as u16);
     let seat = match strategy.seat() {
-        Seat::Any => anywhere,
+        Seat::Any | Seat::Leaving => anywhere,
         Seat::First => config.primary(View(0)),
         Seat::Second => config.primary(View(1)),
     };

@@ -2,14 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bft_sim::campaign::Campaign;
 use bft_sim::environments::Environment;
+use bft_sim::matrix::Night;
 use bft_sim::options::{Fidelity, Options, Scene};
 use bft_sim::regressions;
 use bft_sim::run::{Report, run};
 use bft_sim::trace::Trace;
 use bft_sim::villains::Strategy;
+use bft_sim::villains::clients::ClientStrategy;
 use clap::{Args, Parser, Subcommand};
 
 /// Runs whole clusters and their faults in virtual time, from seeds.
@@ -58,6 +61,19 @@ enum Command {
         /// With --search: only these mutants.
         names: Vec<String>,
     },
+    /// Runs every villain in every environment until the time is up; succeeds only if every villain acted everywhere and
+    /// every promise was kept.
+    Nightly {
+        /// How long.
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+        /// The first seed: a new one every night.
+        #[arg(long)]
+        start: u64,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
     /// Replays every seed that once failed; succeeds only if none does.
     Regressions,
 }
@@ -80,6 +96,9 @@ struct Mode {
     /// Who attacks, instead of whom the seed chooses (a name of docs/simulator.md).
     #[arg(long)]
     villain: Option<Strategy>,
+    /// Which hostile client there is, instead of whom the seed chooses (a name of docs/simulator.md).
+    #[arg(long)]
+    client: Option<ClientStrategy>,
     /// Which faults strike, instead of those that the seed chooses (a name of docs/simulator.md).
     #[arg(long)]
     environment: Option<Environment>,
@@ -91,7 +110,7 @@ impl Mode {
     }
 
     fn scene(self) -> Scene {
-        Scene { villain: self.villain, environment: self.environment }
+        Scene { villain: self.villain, client: self.client, environment: self.environment }
     }
 
     fn options(self, seed: u64) -> Options {
@@ -105,6 +124,7 @@ fn main() -> ExitCode {
         Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
         Command::Mutants { search, names } => mutants(search, &names),
+        Command::Nightly { minutes, start, jobs } => nightly(minutes, start, jobs),
         Command::Regressions => replay_regressions(),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -125,6 +145,16 @@ fn print_failure(report: &Report) {
         println!("seed {} fails: {violation}", report.seed);
         println!("  replay with: {}", report.replay);
     }
+}
+
+fn nightly(minutes: u64, start: u64, jobs: usize) -> bool {
+    println!("{minutes} minutes, seeds from {start}");
+    let matrix = Night { start, time: Duration::from_secs(60 * minutes), jobs }.run(print_failure);
+    let empty = matrix.empty();
+    print!("{}", matrix.table());
+    empty.iter().for_each(|cell| println!("not enough: {cell}"));
+    println!("{}", matrix.summary());
+    empty.is_empty() && matrix.failed() == 0
 }
 
 fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {

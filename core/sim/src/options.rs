@@ -8,6 +8,7 @@ use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
 
 use crate::environments::Environment;
 use crate::rng::{Rng, Seed};
+use crate::villains::clients::ClientStrategy;
 use crate::villains::{Seat, Strategy};
 
 /// One microsecond in nanoseconds.
@@ -48,11 +49,13 @@ pub enum Fault {
     Drift,
     /// The primary of the highest view is not scheduled until the others have left it.
     Dethrone,
+    /// One more client attacks, by one of the strategies of [`crate::villains::clients`].
+    HostileClient,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -69,15 +72,21 @@ impl Fault {
         Self::Villain,
         Self::Drift,
         Self::Dethrone,
+        Self::HostileClient,
     ];
 
     /// Whether it strikes at moments, rather than all the time.
     #[must_use]
     pub fn strikes(self) -> bool {
         match self {
-            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot | Self::Villain | Self::Drift => {
-                false
-            }
+            Self::Drop
+            | Self::Double
+            | Self::Reorder
+            | Self::SlowDisk
+            | Self::BitRot
+            | Self::Villain
+            | Self::Drift
+            | Self::HostileClient => false,
             Self::Partition
             | Self::OneWay
             | Self::Kill
@@ -95,7 +104,7 @@ impl Fault {
         match self {
             // Take one replica out for good, and so hide what others would do.
             Self::BitRot | Self::Drift => 150,
-            Self::SlowDisk | Self::Dethrone => 250,
+            Self::SlowDisk | Self::Dethrone | Self::HostileClient => 250,
             Self::Villain => 500,
             Self::Drop
             | Self::Double
@@ -187,6 +196,8 @@ pub struct MachineOptions {
 pub struct Scene {
     /// What the villains are after.
     pub villain: Option<Strategy>,
+    /// What one more client is after.
+    pub client: Option<ClientStrategy>,
     /// Which faults strike.
     pub environment: Option<Environment>,
 }
@@ -216,6 +227,8 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// What the villains are after, where there are any.
     pub villain: Option<Strategy>,
+    /// What the last client is after, where it is hostile.
+    pub client: Option<ClientStrategy>,
     /// Mean time between two strikes.
     pub strike_mean: u64,
     /// How long a strike lasts, in the mean.
@@ -239,6 +252,8 @@ impl Options {
         let faults = draw_faults(root.child("faults"), scene);
         let drawn = || rng("villain").pick(Strategy::ALL);
         let villain = faults.contains(&Fault::Villain).then(|| scene.villain.unwrap_or_else(drawn));
+        let drawn = || rng("hostile client").pick(ClientStrategy::ALL);
+        let client = faults.contains(&Fault::HostileClient).then(|| scene.client.unwrap_or_else(drawn));
         let has = |fault| faults.contains(&fault);
         let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
         let params = draw_params(root.child("params"));
@@ -249,7 +264,7 @@ impl Options {
             scene,
             fidelity,
             weights,
-            clients: draw_clients(root.child("clients"), &params, safety),
+            clients: draw_clients(root.child("clients"), &params, safety, client),
             network: draw_network(root.child("network"), scene.environment, &has),
             machine: draw_machine(root.child("machine"), &params, n),
             tuning: draw_tuning(root.child("tuning"), &params),
@@ -257,6 +272,7 @@ impl Options {
             strike_mean: rng("strikes").range(150 * MILLISECOND, 900 * MILLISECOND),
             outage_mean: rng("outages").range(50 * MILLISECOND, 500 * MILLISECOND),
             villain,
+            client,
             faults,
             safety,
         }
@@ -271,6 +287,7 @@ impl Options {
         }
         for (flag, name) in [
             (" --villain ", self.scene.villain.map(Strategy::name)),
+            (" --client ", self.scene.client.map(ClientStrategy::name)),
             (" --environment ", self.scene.environment.map(Environment::name)),
         ] {
             name.into_iter().for_each(|name| command.extend([flag, name]));
@@ -290,6 +307,12 @@ impl Options {
         (self.weights.iter().sum::<u64>() - 1) / 3
     }
 
+    /// The client that attacks, if one does.
+    #[must_use]
+    pub fn hostile_client(&self) -> Option<usize> {
+        self.client.map(|_| self.clients.len() - 1)
+    }
+
     /// Operations that all clients will submit.
     #[must_use]
     pub fn operations(&self) -> u64 {
@@ -301,9 +324,11 @@ fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
     if scene != Scene::default() {
         let villain = scene.villain.map(|_| Fault::Villain);
         // Whoever waits for a view of its own must see one.
-        let dethrone = scene.villain.filter(|villain| villain.seat() == Seat::Second).map(|_| Fault::Dethrone);
+        let needs_views = |villain: &Strategy| matches!(villain.seat(), Seat::Second | Seat::Leaving);
+        let dethrone = scene.villain.filter(needs_views).map(|_| Fault::Dethrone);
+        let client = scene.client.map(|_| Fault::HostileClient);
         let faults = scene.environment.map_or(&[][..], Environment::faults);
-        return faults.iter().copied().chain(villain).chain(dethrone).collect();
+        return faults.iter().copied().chain(villain).chain(dethrone).chain(client).collect();
     }
     // A few runs without any fault: there, nothing may be lost, late or repeated for another reason.
     if seed.child("none").rng().chance(40) {
@@ -358,10 +383,16 @@ fn draw_tuning(seed: Seed, params: &ProtocolParams) -> Tuning {
     }
 }
 
-fn draw_clients(seed: Seed, params: &ProtocolParams, safety: u64) -> Vec<ClientOptions> {
+fn draw_clients(
+    seed: Seed,
+    params: &ProtocolParams,
+    safety: u64,
+    hostile: Option<ClientStrategy>,
+) -> Vec<ClientOptions> {
     let count = seed.child("count").rng().range(2, 5);
     let total = seed.child("operations").rng().range(240, 640);
-    (0..count)
+    // A hostile one comes on top: the others have as much to do as without it.
+    (0..count + u64::from(hostile.is_some()))
         .map(|nth| {
             let seed = seed.nth(nth);
             let rng = |name: &str| seed.child(name).rng();

@@ -12,6 +12,7 @@ use crate::checkers::convergence::{self, Standing};
 use crate::checkers::{Oracle, Violation};
 use crate::client::Client;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::faults::Striker;
 use crate::network::Node;
 use crate::options::{Fault, Options};
@@ -19,6 +20,7 @@ use crate::replica::{Character, Crash, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
 use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
 
 /// Virtual time that the liveness phase may take.
@@ -29,18 +31,22 @@ const EVENTS_MAX: u64 = 6_000_000;
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
 /// What came of a seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
     /// The command that plays it again.
     pub replay: String,
-    /// Who attacked.
+    /// Which replicas attacked.
     pub villain: Option<Strategy>,
+    /// Which client attacked.
+    pub client: Option<ClientStrategy>,
     /// The hash over everything that happened.
     pub trace: u64,
     /// How often what happened.
     pub counters: Counters,
+    /// Which event reached a replica in which status how often.
+    pub seen: Seen,
     /// The faults that were on.
     pub faults: Vec<Fault>,
     /// What was broken, if anything.
@@ -248,6 +254,7 @@ impl Run {
             | Fault::SlowDisk
             | Fault::BitRot
             | Fault::Villain
+            | Fault::HostileClient
             | Fault::Drift => {
                 unreachable!("does not strike")
             }
@@ -421,8 +428,10 @@ impl Run {
             seed: self.world.options.seed,
             replay: self.world.options.replay(),
             villain: self.world.options.villain,
+            client: self.world.options.client,
             trace: self.world.trace.hash(),
             counters: self.world.counters.clone(),
+            seen: self.world.seen.clone(),
             faults: self.world.options.faults.clone(),
             violation: self.world.checks.violation().cloned(),
             standing: self.machines.iter().map(Machine::describe).collect(),

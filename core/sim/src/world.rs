@@ -10,6 +10,7 @@ use crate::carriage;
 use crate::checkers::{Checks, Oracle};
 use crate::cluster::Cluster;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::network::{Network, Node};
 use crate::options::Options;
 use crate::queue::{Queue, Turn};
@@ -156,6 +157,8 @@ pub struct World {
     pub trace: Trace,
     /// How often.
     pub counters: Counters,
+    /// What reached replicas in which status.
+    pub seen: Seen,
     /// What the seed chose.
     pub options: Arc<Options>,
     /// Who is who.
@@ -177,6 +180,7 @@ impl World {
             checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness), cluster.villains),
             trace,
             counters: Counters::default(),
+            seen: Seen::default(),
             options: Arc::new(options),
             cluster,
             next_link: LinkId(1),

@@ -165,6 +165,11 @@ impl Checks {
         self.validity.submitted(client, entry, bytes);
     }
 
+    /// A hostile client signed an operation beside its core.
+    pub fn signed(&mut self, client: PublicKey, entry: Entry, bytes: Vec<u8>) {
+        self.validity.signed(client, entry, bytes);
+    }
+
     /// A core asked for a record to be made durable.
     pub fn persisted(&mut self, replica: ReplicaId, persist: &Persist) {
         self.durable.persisted(replica, persist);

@@ -2,11 +2,13 @@
 
 use bft_core::door::{Effects, Halt, Input};
 use bft_core::ids::Nanos;
+use bft_core::replica::Replica;
 use bft_core::service::Service;
 
 use super::told::{note, note_persist};
 use super::{Character, Crash, Gone, Job, Machine};
 use crate::checkers::Oracle;
+use crate::coverage::Status;
 use crate::images;
 use crate::trace::Actor;
 use crate::world::{Event, InLife, ToMachine, World};
@@ -20,6 +22,7 @@ impl Machine {
         let process = self.process.as_mut().expect("only a running process steps");
         world.counters.steps += 1;
         note(world, self.id, &input);
+        world.seen.note(&input, status_of(&process.replica));
         let mut effects = std::mem::take(&mut process.effects);
         process.replica.step(now, input, &mut effects);
         process.steps += 1;
@@ -150,5 +153,16 @@ impl Machine {
             let event = Event::Machine(self.id, ToMachine::InLife(self.life, event));
             world.deadline(deadline.0.saturating_sub(offset), event);
         }
+    }
+}
+
+fn status_of(replica: &Replica) -> Status {
+    let ordering = replica.ordering();
+    if !ordering.is_normal() {
+        Status::Changing
+    } else if ordering.is_primary() {
+        Status::Primary
+    } else {
+        Status::Backup
     }
 }

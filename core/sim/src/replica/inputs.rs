@@ -52,10 +52,12 @@ impl Machine {
 
     pub(super) fn on_client_message(&mut self, world: &mut World, link: LinkId, message: Message) {
         let Some(process) = &mut self.process else { return };
-        if !process.clients.contains_key(&link) {
-            return;
-        }
+        let Some((client, _)) = process.clients.get(&link).copied() else { return };
         match message {
+            // A link speaks for its own client only: as in production, what names another key goes no further.
+            Message::Request(request) if request.entry.client != world.cluster.clients[client].public_key() => {
+                refuse(world, self.id, client);
+            }
             Message::Request(request) => {
                 process.gathered.push(request);
                 if process.gathered.len() == 1 {
@@ -76,9 +78,11 @@ impl Machine {
             world.counters.lies += villain.take_misdeeds();
         }
         let process = self.running();
+        let clients: Vec<_> = gathered.iter().map(|request| request.entry.client).collect();
         let (requests, refused) = process.verifier.check_requests(gathered);
-        if !refused.is_empty() {
-            world.checks.report(Oracle::Certificates, format!("{:?} refuses a correct client's Request", self.id));
+        for index in refused {
+            let client = world.cluster.client(clients[index]).expect("its link is this client's");
+            refuse(world, self.id, client);
         }
         self.step(world, Input::Requests(requests));
     }
@@ -200,5 +204,15 @@ impl Machine {
             world.checks.report(Oracle::Durable, text);
         }
         self.step(world, Input::Loaded { at, record });
+    }
+}
+
+/// A Request is refused on the link of this client.
+fn refuse(world: &mut World, at: ReplicaId, client: usize) {
+    world.counters.requests_refused += 1;
+    if world.options.hostile_client() != Some(client) {
+        world
+            .checks
+            .report(Oracle::Certificates, format!("{at:?} refuses a Request of client {client}, which is correct"));
     }
 }

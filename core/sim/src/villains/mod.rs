@@ -10,12 +10,41 @@ use bft_core::wire::message::Message;
 use bft_core::wire::request::SignedRequest;
 
 pub mod begins_two;
+pub mod begins_wrongly;
+pub mod begs;
+pub mod boasts;
+pub mod bursts;
+pub mod censors;
 pub mod checkpoints_two;
+pub mod clients;
+pub mod dates_ahead;
+pub mod fast_and_slow;
+pub mod floods_ahead;
+pub mod forges_requests;
+pub mod forgets_checkpoint;
+pub mod forgets_prepared;
+pub mod frames_others;
+pub mod instead;
+pub mod jumps;
+pub mod leaves_gaps;
 pub mod lying_backup;
 pub mod means;
+pub mod mutates;
+pub mod own_view_change;
+pub mod proposes_nothing;
 pub mod proposes_two;
+pub mod recalls_old_views;
+pub mod replays_requests;
+pub mod replies_only;
+pub mod runs_away;
 pub mod said;
+pub mod shuffles_requests;
+pub mod silent;
+pub mod silent_to_some;
+pub mod slow;
 pub mod votes_two;
+pub mod withholds_bodies;
+pub mod withholds_commits;
 
 use means::Means;
 use said::Said;
@@ -57,8 +86,10 @@ pub enum Seat {
     Any,
     /// Where the first view has its primary.
     First,
-    /// Where the second view has its primary; somebody sees to it that the first view ends.
+    /// Where the second view has its primary; somebody sees to it that views end.
     Second,
+    /// Anywhere; somebody sees to it that views end.
+    Leaving,
 }
 
 /// How long a villain goes on.
@@ -119,14 +150,66 @@ macro_rules! strategies {
 strategies! {
     /// Lies about whatever it sends, now and then.
     LyingBackup = "lying-backup", Any, UntilHealed, lying_backup::LyingBackup;
+    /// Changes any field of any message.
+    Mutates = "mutates", Leaving, Always, mutates::Mutates::default();
     /// Proposes one batch to some and another to the others.
     ProposesTwo = "proposes-two", First, Always, proposes_two::ProposesTwo::default();
     /// Votes for one batch here and for another there.
     VotesTwo = "votes-two", Any, Always, votes_two::VotesTwo;
     /// Signs two roots for one checkpoint or snapshot.
     CheckpointsTwo = "checkpoints-two", Any, Always, checkpoints_two::CheckpointsTwo;
-    /// Begins its view with one quorum's VIEW-CHANGEs for some and another's for the others.
+    /// Begins its view with one set of VIEW-CHANGEs for some and with another for the others.
     BeginsTwo = "begins-two", Second, Always, begins_two::BeginsTwo::default();
+    /// Says nothing.
+    Silent = "silent", First, Always, silent::Silent;
+    /// Says nothing to some.
+    SilentToSome = "silent-to-some", First, Always, silent_to_some::SilentToSome::default();
+    /// Answers clients and nobody else.
+    RepliesOnly = "replies-only", First, Always, replies_only::RepliesOnly;
+    /// Proposes just before it would be given up.
+    Slow = "slow", First, UntilHealed, slow::Slow;
+    /// Is quick and slow by turns.
+    FastAndSlow = "fast-and-slow", First, UntilHealed, fast_and_slow::FastAndSlow;
+    /// Never opens what it committed to.
+    WithholdsCommits = "withholds-commits", Any, Always, withholds_commits::WithholdsCommits;
+    /// Gives bodies to just enough.
+    WithholdsBodies = "withholds-bodies", First, Always, withholds_bodies::WithholdsBodies;
+    /// Holds everything back and says it at once.
+    Bursts = "bursts", First, Always, bursts::Bursts;
+    /// Says that nothing was prepared.
+    ForgetsPrepared = "forgets-prepared", Leaving, Always, forgets_prepared::ForgetsPrepared;
+    /// Names an old checkpoint, or none.
+    ForgetsCheckpoint = "forgets-checkpoint", Leaving, Always, forgets_checkpoint::ForgetsCheckpoint::default();
+    /// Names what was prepared in old views only.
+    RecallsOldViews = "recalls-old-views", Leaving, Always, recalls_old_views::RecallsOldViews::default();
+    /// Begins its view as it must not.
+    BeginsWrongly = "begins-wrongly", Second, Always, begins_wrongly::BeginsWrongly::default();
+    /// Asks for everything, again and again.
+    Begs = "begs", Any, Always, begs::Begs;
+    /// Says that it is far ahead.
+    Boasts = "boasts", Any, Always, boasts::Boasts;
+    /// Leaves places in the order out.
+    LeavesGaps = "leaves-gaps", First, Always, leaves_gaps::LeavesGaps;
+    /// Proposes at the end of the window and beyond.
+    Jumps = "jumps", First, Always, jumps::Jumps::default();
+    /// Proposes what was executed before.
+    ReplaysRequests = "replays-requests", First, Always, replays_requests::ReplaysRequests::default();
+    /// Proposes what no client signed.
+    ForgesRequests = "forges-requests", First, Always, forges_requests::ForgesRequests::default();
+    /// Dates its batches from the future.
+    DatesAhead = "dates-ahead", First, Always, dates_ahead::DatesAhead::default();
+    /// Never hears one client.
+    Censors = "censors", First, UntilHealed, censors::Censors::default();
+    /// Mixes up the Requests of clients.
+    ShufflesRequests = "shuffles-requests", First, UntilHealed, shuffles_requests::ShufflesRequests::default();
+    /// Proposes empty batches while Requests wait.
+    ProposesNothing = "proposes-nothing", First, Always, proposes_nothing::ProposesNothing::default();
+    /// Votes in views and Epochs to come.
+    FloodsAhead = "floods-ahead", Any, Always, floods_ahead::FloodsAhead;
+    /// Calls everybody to a view beyond all others.
+    RunsAway = "runs-away", Any, Always, runs_away::RunsAway;
+    /// Speaks in others' names.
+    FramesOthers = "frames-others", Any, Always, frames_others::FramesOthers::default();
 }
 
 impl FromStr for Strategy {
