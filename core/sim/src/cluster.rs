@@ -77,7 +77,7 @@ impl Cluster {
 /// At most F of the weight is faulty from the beginning: villains, and what they leave room for.
 fn draw_faulty(options: &Options, config: &ClusterConfig) -> (ReplicaSet, ReplicaSet) {
     let mut rng = Seed::root(options.seed).child("faulty").rng();
-    let mut left = options.faulty_max();
+    let mut left = options.villain_weight_max;
     let villains = options
         .villain
         .map_or(ReplicaSet::EMPTY, |strategy| draw_villains(strategy, options, config, &mut rng, &mut left));

@@ -227,6 +227,8 @@ pub struct Options {
     pub faults: Vec<Fault>,
     /// What the villains are after, where there are any.
     pub villain: Option<Strategy>,
+    /// The weight that villains have, at most: F, but in runs that show what more than F can do.
+    pub villain_weight_max: u64,
     /// What the last client is after, where it is hostile.
     pub client: Option<ClientStrategy>,
     /// Mean time between two strikes.
@@ -263,7 +265,6 @@ impl Options {
             seed,
             scene,
             fidelity,
-            weights,
             clients: draw_clients(root.child("clients"), &params, safety, client),
             network: draw_network(root.child("network"), scene.environment, &has),
             machine: draw_machine(root.child("machine"), &params, n),
@@ -272,9 +273,11 @@ impl Options {
             strike_mean: rng("strikes").range(150 * MILLISECOND, 900 * MILLISECOND),
             outage_mean: rng("outages").range(50 * MILLISECOND, 500 * MILLISECOND),
             villain,
+            villain_weight_max: faulty_max(&weights),
             client,
             faults,
             safety,
+            weights,
         }
     }
 
@@ -304,7 +307,7 @@ impl Options {
     /// F, the largest weight that may be faulty.
     #[must_use]
     pub fn faulty_max(&self) -> u64 {
-        (self.weights.iter().sum::<u64>() - 1) / 3
+        faulty_max(&self.weights)
     }
 
     /// The client that attacks, if one does.
@@ -318,6 +321,10 @@ impl Options {
     pub fn operations(&self) -> u64 {
         self.clients.iter().map(|client| u64::from(client.operations)).sum()
     }
+}
+
+fn faulty_max(weights: &[u64]) -> u64 {
+    (weights.iter().sum::<u64>() - 1) / 3
 }
 
 fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {

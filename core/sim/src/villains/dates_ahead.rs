@@ -24,11 +24,11 @@ impl Villain for DatesAhead {
             let true_one = first.header.time_ns;
             let time_ns = match means.rng.below(16) {
                 0 => u64::MAX,
-                1 => true_one + 3_600 * SECOND,
-                2 => true_one + CLOCK_AHEAD_MAX + MILLISECOND,
-                3..8 => true_one + CLOCK_AHEAD_MAX - 500 * MILLISECOND,
+                1 => true_one.saturating_add(3_600 * SECOND),
+                2 => true_one.saturating_add(CLOCK_AHEAD_MAX + MILLISECOND),
+                3..8 => true_one.saturating_add(CLOCK_AHEAD_MAX - 500 * MILLISECOND),
                 8 => 1,
-                9 => true_one - SECOND,
+                9 => true_one.saturating_sub(SECOND),
                 _ => return None,
             };
             let header = BatchHeader { time_ns, ..first.header };

@@ -280,6 +280,33 @@ impl Twin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkers::Oracle;
+    use crate::options::{Fidelity, Options, Scene};
+    use crate::run::run;
+    use crate::trace::Trace;
+
+    /// What a cluster says in which villains of weight `more` above F attack: the judge that finds it, seed by seed.
+    fn judged(strategy: Strategy, more: u64, seeds: std::ops::Range<u64>) -> Vec<Option<Oracle>> {
+        seeds
+            .map(|seed| {
+                let scene = Scene { villain: Some(strategy), ..Scene::default() };
+                let mut options = Options::in_scene(seed, Fidelity::Ledger, scene);
+                options.weights = vec![1; 4];
+                options.villain_weight_max = 1 + more;
+                run(options, Trace::quiet()).violation.map(|violation| violation.oracle)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn one_villain_too_many_is_more_than_the_protocol_bears_and_the_judges_see_it() {
+        let broken = [Some(Oracle::Agreement), Some(Oracle::Assertion)];
+        for strategy in [Strategy::ProposesTwo, Strategy::CheckpointsTwo] {
+            let found = judged(strategy, 1, 0..6);
+            assert!(found.iter().any(|oracle| broken.contains(oracle)), "{strategy:?}: {found:?}");
+            assert_eq!(judged(strategy, 0, 0..2), [None, None], "{strategy:?} alone");
+        }
+    }
 
     #[test]
     fn names_are_unique_and_lead_back() {
