@@ -59,7 +59,7 @@ impl Enemy {
 /// A night.
 #[derive(Clone, Copy, Debug)]
 pub struct Night {
-    /// The first seed; every round over the whole matrix takes the next one.
+    /// The first seed. Every cell takes the next one in its turn: no two play the same.
     pub start: u64,
     /// When no further seed is begun.
     pub time: Duration,
@@ -106,8 +106,7 @@ impl Night {
                     while begun.elapsed() < self.time {
                         let nth = next.fetch_add(1, Ordering::Relaxed);
                         let (enemy, environment) = cells[(nth % cells.len() as u64) as usize];
-                        let seed = self.start + nth / cells.len() as u64;
-                        let options = Options::in_scene(seed, Fidelity::Ledger, enemy.scene(environment));
+                        let options = Options::in_scene(self.start + nth, Fidelity::Ledger, enemy.scene(environment));
                         if send.send((enemy, environment, run(options, Trace::quiet()))).is_err() {
                             return;
                         }
@@ -145,14 +144,17 @@ impl Matrix {
         self.cells.values().map(|cell| cell.failed).sum()
     }
 
-    /// Cells that prove nothing.
+    /// Cells that prove nothing, by villain: where it did nothing, and in how many seeds.
     #[must_use]
     pub fn empty(&self) -> Vec<String> {
-        let empty = self.cells.iter().filter(|(_, cell)| cell.acted == 0);
+        let mut empty: BTreeMap<Enemy, Vec<String>> = BTreeMap::new();
+        for ((enemy, environment), cell) in self.cells.iter().filter(|(_, cell)| cell.acted == 0) {
+            let seeds = format!("{} ({} seeds)", environment.name(), cell.seeds);
+            empty.entry(*enemy).or_default().push(seeds);
+        }
         empty
-            .map(|((enemy, environment), cell)| {
-                format!("{} did nothing in {} in {} seeds", enemy.name(), environment.name(), cell.seeds)
-            })
+            .into_iter()
+            .map(|(enemy, cells)| format!("{} did nothing in {}", enemy.name(), cells.join(", ")))
             .collect()
     }
 
@@ -204,7 +206,7 @@ mod tests {
         let (enemy, environment) = (Enemy::Replicas(Strategy::Silent), Environment::Ideal);
         let mut report = Report::default();
         matrix.add(enemy, environment, &report);
-        assert_eq!(matrix.empty(), ["silent did nothing in ideal in 1 seeds"]);
+        assert_eq!(matrix.empty(), ["silent did nothing in ideal (1 seeds)"]);
         report.counters.lies = 3;
         matrix.add(enemy, environment, &report);
         assert!(matrix.empty().is_empty());
@@ -216,6 +218,7 @@ mod tests {
     fn a_night_without_time_has_every_cell_and_all_are_empty() {
         let night = Night { start: 1, time: Duration::ZERO, jobs: 1 };
         let matrix = night.run(|_| {});
-        assert_eq!(matrix.empty().len(), Enemy::all().count() * Environment::ALL.len());
+        assert_eq!(matrix.cells.len(), Enemy::all().count() * Environment::ALL.len());
+        assert_eq!(matrix.empty().len(), Enemy::all().count());
     }
 }

@@ -169,7 +169,7 @@ strategies! {
     /// Proposes just before it would be given up.
     Slow = "slow", First, UntilHealed, slow::Slow;
     /// Is quick and slow by turns.
-    FastAndSlow = "fast-and-slow", First, UntilHealed, fast_and_slow::FastAndSlow;
+    FastAndSlow = "fast-and-slow", First, Always, fast_and_slow::FastAndSlow;
     /// Never opens what it committed to.
     WithholdsCommits = "withholds-commits", Any, Always, withholds_commits::WithholdsCommits;
     /// Gives bodies to just enough.
@@ -199,7 +199,7 @@ strategies! {
     /// Dates its batches from the future.
     DatesAhead = "dates-ahead", First, Always, dates_ahead::DatesAhead::default();
     /// Never hears one client.
-    Censors = "censors", First, UntilHealed, censors::Censors::default();
+    Censors = "censors", First, Always, censors::Censors::default();
     /// Mixes up the Requests of clients.
     ShufflesRequests = "shuffles-requests", First, UntilHealed, shuffles_requests::ShufflesRequests::default();
     /// Proposes empty batches while Requests wait.
