@@ -165,16 +165,38 @@ impl CatchUp {
         (self.has, self.tried) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
     }
 
+    /// Whether `peer`, who says that it has `missing`, may be asked for it now. Who has said that it is not kept there
+    /// would say so again, and keep the others from being asked.
+    fn may_ask(&self, peer: ReplicaId, now: Now, tuning: &Tuning) -> bool {
+        let before = self.patience_before(peer, tuning);
+        let (missing, _) = self.missing;
+        let asked_lately = self.asked.is_some_and(|(seq, at)| seq == missing && now.mono.since(at) < before);
+        !asked_lately && !self.refused_by.contains(peer)
+    }
+
     /// How long an answer may take before `peer` is asked, in nanoseconds: while somebody else who has it was never
     /// asked, a peer that was comes after all of them, however early it speaks.
     fn patience_before(&self, peer: ReplicaId, tuning: &Tuning) -> u64 {
         if !self.tried.contains(peer) {
             PATIENCE * tuning.status_busy
-        } else if self.has.iter().all(|other| self.tried.contains(other)) {
+        } else if self.is_everybody_tried() {
             PATIENCE_WITH_TRIED * tuning.status_busy
         } else {
             PATIENCE * tuning.status_busy + PATIENCE * tuning.status_idle
         }
+    }
+
+    /// `peer` is asked. When everybody was, the next round begins, and in it the others come first again.
+    fn ask(&mut self, peer: ReplicaId, missing: Seq, now: Now) {
+        self.asked = Some((missing, now.mono));
+        if self.is_everybody_tried() {
+            self.tried = ReplicaSet::EMPTY;
+        }
+        self.tried.insert(peer);
+    }
+
+    fn is_everybody_tried(&self) -> bool {
+        self.has.iter().all(|peer| self.tried.contains(peer) || self.refused_by.contains(peer))
     }
 
     /// Keeps a batch in memory if there is room; where there is none the journal gives it back in its turn.
@@ -316,9 +338,7 @@ impl Replica {
         if !far_behind && now.mono.since(since) < patience {
             return;
         }
-        let before = self.catch_up.patience_before(from, &self.tuning);
-        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < before;
-        if !self.catch_up.asked.is_some_and(asked_lately) {
+        if self.catch_up.may_ask(from, now, &self.tuning) {
             self.fetch(now, from, missing, out);
         }
     }
@@ -328,8 +348,7 @@ impl Replica {
         if missing.0 > self.executing.last.0 + FETCHED_AHEAD_MAX {
             return;
         }
-        self.catch_up.asked = Some((missing, now.mono));
-        self.catch_up.tried.insert(from);
+        self.catch_up.ask(from, missing, now);
         let one = self.is_committed(missing.next());
         let message = if one { Message::FetchSlot(missing) } else { Message::FetchLog(missing) };
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
@@ -490,15 +509,23 @@ mod tests {
     fn t3_a_peer_that_speaks_first_and_gives_nothing_does_not_keep_the_others_from_being_asked() {
         let tuning = Tuning::default();
         let mut catch_up = CatchUp::new(&tuning);
-        let (first, second) = (ReplicaId(1), ReplicaId(2));
-        for peer in [first, second] {
-            catch_up.has.insert(peer);
+        let (first, second, missing) = (ReplicaId(1), ReplicaId(2), Seq(5));
+        let at = |nth: u64| Now { mono: Nanos(nth * tuning.status_idle), ..Now::default() };
+        catch_up.note_missing(missing, at(0));
+        catch_up.has = ReplicaSet::EMPTY.with(first).with(second);
+        // Both speak once in an interval, always in this order.
+        let mut asked = Vec::new();
+        for nth in 1..=6 {
+            for peer in [first, second] {
+                if catch_up.may_ask(peer, at(nth), &tuning) {
+                    catch_up.ask(peer, missing, at(nth));
+                    asked.push(peer);
+                }
+            }
         }
-        catch_up.tried.insert(first);
-        // Both speak once in a STATUS interval, always in this order: the second one must have its turn.
-        assert!(catch_up.patience_before(first, &tuning) > tuning.status_idle);
-        assert!(catch_up.patience_before(second, &tuning) < tuning.status_idle);
-        catch_up.tried.insert(second);
-        assert!(catch_up.patience_before(first, &tuning) < tuning.status_idle, "all were asked: from the beginning");
+        assert!(asked.iter().filter(|peer| **peer == second).count() >= 3, "{asked:?}");
+        catch_up.refused_by.insert(first);
+        assert!(!catch_up.may_ask(first, at(9), &tuning), "it said that it does not keep it");
+        assert!(catch_up.may_ask(second, at(9), &tuning));
     }
 }
