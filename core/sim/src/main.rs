@@ -58,6 +58,9 @@ enum Command {
         /// Looks for the smallest seed that finds each, and prints the rows of mutants.toml.
         #[arg(long)]
         search: bool,
+        /// With --search: this villain attacks, instead of whom the seeds choose.
+        #[arg(long, requires = "search")]
+        villain: Option<Strategy>,
         /// With --search: only these mutants.
         names: Vec<String>,
     },
@@ -123,7 +126,7 @@ fn main() -> ExitCode {
         Command::Run { seeds, jobs, mode } => campaign(seeds, jobs, mode),
         Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
-        Command::Mutants { search, names } => mutants(search, &names),
+        Command::Mutants { search, villain, names } => mutants(search, villain, &names),
         Command::Nightly { minutes, start, jobs } => nightly(minutes, start, jobs),
         Command::Regressions => replay_regressions(),
     };
@@ -187,9 +190,9 @@ fn determinism(seeds: Seeds, mode: Mode) -> bool {
 }
 
 #[cfg(feature = "mutants")]
-fn mutants(search: bool, names: &[String]) -> bool {
+fn mutants(search: bool, villain: Option<Strategy>, names: &[String]) -> bool {
     if search {
-        return bft_sim::mutants::search(names);
+        return bft_sim::mutants::search(names, villain);
     }
     bft_sim::mutants::check().unwrap_or_else(|error| {
         println!("{error}");
@@ -198,7 +201,7 @@ fn mutants(search: bool, names: &[String]) -> bool {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn mutants(_search: bool, _names: &[String]) -> bool {
+fn mutants(_search: bool, _villain: Option<Strategy>, _names: &[String]) -> bool {
     println!("{}", bft_sim::mutants::HOW_TO_BUILD);
     false
 }
