@@ -1,19 +1,21 @@
 //! How a process comes up from its disk: superblock and its repair, flush of everything, instance, scan, snapshot, core.
 //! The same steps in the same order as in production; what a start writes may be cut short by the next power loss.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bft_core::config::ClusterConfig;
 use bft_core::door::{Effects, Now};
 use bft_core::ids::{LogPosition, ReplicaId};
 use bft_core::journal::group::{GROUP_HEADER_BYTES, GroupHeader, Seal};
 use bft_core::journal::segment::{Owner, SegmentHeader};
 use bft_core::journal::superblock::Directory;
 use bft_core::journal::{
-    BLOCK_BYTES, Blocks, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
+    BLOCK_BYTES, Blocks, Damage, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
 };
-use bft_core::replica::{RecoverError, Replica};
+use bft_core::replica::{RecoverError, Replica, own_up};
 
 use crate::cluster::Cluster;
 use crate::counters::Counters;
@@ -22,13 +24,22 @@ use crate::images;
 use crate::options::Options;
 use crate::rng::{Rng, Seed};
 
-/// Why a process does not come up.
+/// Why a disk cannot be read as it is.
 #[derive(Debug)]
 pub enum BootError {
     /// The scan says that what was durable is gone.
-    Damage(String),
+    Damage(Box<Damage>),
     /// Anything else: never the fault of a disk that kept its promises.
     Broken(String),
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damage(damage) => damage.fmt(f),
+            Self::Broken(why) => f.write_str(why),
+        }
+    }
 }
 
 /// What a start found and made.
@@ -41,6 +52,8 @@ pub struct Booted {
     pub tail: Tail,
     /// The snapshot that the superblock names.
     pub snapshot: Option<images::Read>,
+    /// What the scan found damaged: the superblock owns up to it.
+    pub damage: Option<String>,
 }
 
 struct DiskBlocks<'a>(&'a Disk);
@@ -84,21 +97,35 @@ pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
 }
 
 /// Reads everything that a start needs, and writes what it must.
-pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
-    let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
+pub fn boot(disk: &mut Disk, config: &ClusterConfig) -> Result<Booted, String> {
+    let (mut superblock, repair) = superblock_of(disk)?;
     rewrite_copies(disk, &repair);
     disk.flush_all();
     superblock.instance += 1;
     superblock.sequence += 1;
+    write_superblock(disk, &superblock);
+    let (records, tail, damage) = match records_of(disk, &superblock) {
+        Ok((records, tail)) => (records, tail, None),
+        Err(BootError::Damage(damage)) => {
+            own_up(&mut superblock, &damage, config);
+            write_superblock(disk, &superblock);
+            let text = damage.to_string();
+            (Vec::new(), *damage.fresh, Some(text))
+        }
+        Err(BootError::Broken(why)) => return Err(why),
+    };
+    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose()?;
+    Ok(Booted { superblock, records, tail, snapshot, damage })
+}
+
+/// Two copies, a flush, the other two, a flush (D9).
+fn write_superblock(disk: &mut Disk, superblock: &Superblock) {
     let file = superblock.encode_file();
     let (front, back) = file.split_at(file.len() / 2);
     for (offset, half) in [(0, front), (front.len(), back)] {
         disk.land(FileName::Superblock, Pending { offset, bytes: half.to_vec() });
         disk.flush(FileName::Superblock);
     }
-    let (records, tail) = records_of(disk, &superblock)?;
-    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
-    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
 }
 
 /// Makes all copies of the superblock equal before anything else is written.
@@ -139,7 +166,7 @@ pub fn records_of(disk: &Disk, superblock: &Superblock) -> Result<(Vec<(LogPosit
     });
     match tail {
         Ok(tail) => Ok((records, tail)),
-        Err(ScanError::Damage(damage)) => Err(BootError::Damage(damage.to_string())),
+        Err(ScanError::Damage(damage)) => Err(BootError::Damage(Box::new(damage))),
         Err(other) => Err(BootError::Broken(other.to_string())),
     }
 }

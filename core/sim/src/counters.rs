@@ -100,9 +100,11 @@ counters! {
     /// Comparisons of a disk with what its replica believes to be durable.
     audits: Must = "disk audits",
     /// Disks on which a bit rotted.
-    bits_rotted: May = "bits rotted",
-    /// Of those, starts that found the damage and refused.
-    damage_found: May = "damage found",
+    bits_rotted: Must = "bits rotted",
+    /// Starts that found it, and from which on the replica was silent.
+    amnesias: Must = "starts after damage",
+    /// Replicas that were silent after damage and vote again.
+    voting_again: Must = "voting again",
     /// Lies of Byzantine replicas.
     lies: Must = "lies",
     /// Messages that a correct replica refused.

@@ -87,9 +87,9 @@ impl Fault {
     /// How many seeds in a thousand turn it on.
     fn frequency(self) -> u32 {
         match self {
-            // Take one replica out for good, and so hide what others would do.
-            Self::BitRot | Self::Drift => 150,
-            Self::SlowDisk | Self::Liar => 250,
+            // Takes one replica out for good, and so hides what others would do.
+            Self::Drift => 150,
+            Self::SlowDisk | Self::BitRot | Self::Liar => 250,
             Self::Drop
             | Self::Double
             | Self::Reorder

@@ -271,7 +271,8 @@ impl Run {
         let which = self.striker.below(self.machines.len());
         let (machine, id) = (&self.machines[which], self.machines[which].id());
         let may_crash = machine.is_up() && machine.character() != Character::Liar;
-        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
+        let counts = machine.character() == Character::Correct && !machine.is_silent();
+        let more = if counts { self.world.options.weights[which] } else { 0 };
         if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
             return;
         }
@@ -289,9 +290,11 @@ impl Run {
         self.world.after(outage, Event::Machine(id, ToMachine::Start));
     }
 
-    /// The weight of everybody who is down, gone, or faulty by character.
+    /// The weight of everybody who is down, gone, silent after damage, or faulty by character.
     fn faulty_weight(&self) -> u64 {
-        let is_faulty = |machine: &&Machine| !machine.is_up() || machine.character() != Character::Correct;
+        let is_faulty = |machine: &&Machine| {
+            !machine.is_up() || machine.is_silent() || machine.character() != Character::Correct
+        };
         let weights = &self.world.options.weights;
         self.machines.iter().filter(is_faulty).map(|machine| weights[machine.id().index()]).sum()
     }
@@ -364,9 +367,11 @@ impl Run {
         }
     }
 
-    /// More than F of the weight is gone or has lied.
+    /// More than F of the weight is gone, silent after damage, or has lied.
     fn is_over_budget(&self) -> bool {
-        let is_lost = |machine: &&Machine| machine.gone().is_some() || machine.character() != Character::Correct;
+        let is_lost = |machine: &&Machine| {
+            machine.gone().is_some() || machine.is_silent() || machine.character() != Character::Correct
+        };
         let weights = &self.world.options.weights;
         let lost: u64 = self.machines.iter().filter(is_lost).map(|machine| weights[machine.id().index()]).sum();
         lost > self.world.options.faulty_max()

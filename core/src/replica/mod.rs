@@ -38,7 +38,7 @@ mod snapshots;
 mod views;
 
 pub use counters::Counters;
-pub use recovery::{RecoverError, Recovery};
+pub use recovery::{RecoverError, Recovery, own_up};
 
 use batches::Batches;
 use catch_up::CatchUp;
@@ -170,6 +170,12 @@ impl Replica {
         self.superblock.snapshot.map_or(Seq(0), |(seq, _)| seq)
     }
 
+    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
+    #[must_use]
+    pub fn silent_through(&self) -> Option<Seq> {
+        (!self.pbft.may_vote()).then_some(self.superblock.damaged_through)
+    }
+
     /// The ordering core, to look at.
     #[must_use]
     pub fn ordering(&self) -> &Pbft {
@@ -295,6 +301,9 @@ impl Replica {
     /// self-clocking, no linger). With k batches in flight the next one waits for k Requests: under load batches grow,
     /// and a lone Request never waits longer than one of them takes.
     fn propose_ready(&mut self, now: Now, out: &mut Effects) {
+        if !self.pbft.may_vote() {
+            return;
+        }
         if self.pbft.is_normal() && !self.pbft.has_begun() {
             self.propose_again(now, out);
         }
@@ -397,6 +406,8 @@ impl Replica {
     }
 
     fn info(&self) -> Info {
+        let mut counters = self.counters.named();
+        counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
         Info {
             replica: self.me,
             epoch: self.config.epoch(),
@@ -405,7 +416,7 @@ impl Replica {
             stable: self.pbft.stable(),
             snapshot: self.stable_snapshot(),
             peers: self.peers.len() as u32,
-            counters: self.counters.named(),
+            counters,
             ..Info::default()
         }
     }

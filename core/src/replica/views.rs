@@ -116,12 +116,14 @@ impl Replica {
 
     /// At the end of every step: takes every step towards the next view that is due, and sets the timer.
     pub(super) fn advance_views(&mut self, now: Now, is_deadline: bool, out: &mut Effects) {
-        if let Some(view) = self.pbft.view_to_join() {
-            self.go_to(view, out);
-        }
-        self.send_view_change_when_promised(out);
-        if let Some(new_view) = self.pbft.make_new_view() {
-            self.send_new_view(new_view, out);
+        if self.pbft.may_vote() {
+            if let Some(view) = self.pbft.view_to_join() {
+                self.go_to(view, out);
+            }
+            self.send_view_change_when_promised(out);
+            if let Some(new_view) = self.pbft.make_new_view() {
+                self.send_new_view(new_view, out);
+            }
         }
         self.sample_latency(now);
         let expired = is_deadline && self.views.timer.is_some_and(|timer| timer.at <= now.mono);
@@ -296,6 +298,9 @@ impl Replica {
     }
 
     fn waits_for(&self) -> Option<WaitsFor> {
+        if !self.pbft.may_vote() {
+            return None;
+        }
         if self.pbft.is_normal() {
             let has_work = self.pool.waiting() > 0 || self.pbft.highest_prepared() > self.executing.last;
             return (has_work && !self.pbft.is_primary()).then_some(WaitsFor::Execution(self.views.effective));

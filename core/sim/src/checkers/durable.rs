@@ -60,6 +60,7 @@ struct Anchors {
     stable: Seq,
     snapshot: Seq,
     journal_start: LogPosition,
+    damaged_through: Seq,
 }
 
 impl Anchors {
@@ -69,6 +70,7 @@ impl Anchors {
             stable: superblock.stable.as_ref().map_or(Seq(0), |stable| stable.seq),
             snapshot: superblock.snapshot.map_or(Seq(0), |(seq, _)| seq),
             journal_start: superblock.journal_start,
+            damaged_through: superblock.damaged_through,
         }
     }
 }
@@ -143,11 +145,12 @@ impl Durable {
     pub fn audited(&self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) -> Verdict {
         let store = &self.stores[replica.index()];
         let found = Anchors::of(superblock);
-        let Anchors { promised, stable, snapshot, journal_start } = store.anchors;
+        let Anchors { promised, stable, snapshot, journal_start, damaged_through } = store.anchors;
         if found.promised < promised
             || found.stable < stable
             || found.snapshot < snapshot
             || found.journal_start < journal_start
+            || found.damaged_through < damaged_through
         {
             return Err(format!("the superblock went back: {found:?}, but {:?} was durable", store.anchors));
         }
@@ -455,5 +458,15 @@ mod tests {
         judge.durable(ME, LogPosition(1));
         assert!(judge.audited(ME, &superblock(4, 0, 0), &[]).is_err());
         assert_eq!(judge.audited(ME, &superblock(8, 0, 0), &[]), Ok(()));
+    }
+
+    #[test]
+    fn d20_the_silence_after_damage_is_not_forgotten() {
+        let mut judge = Durable::new(&made::cluster().config);
+        let silent = |through| Superblock { damaged_through: Seq(through), ..superblock(8, 0, 0) };
+        persist(&mut judge, 1, Place::Superblock(Box::new(silent(24))));
+        judge.durable(ME, LogPosition(1));
+        assert!(judge.audited(ME, &silent(0), &[]).is_err());
+        assert_eq!(judge.audited(ME, &silent(24), &[]), Ok(()));
     }
 }

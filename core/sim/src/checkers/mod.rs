@@ -220,6 +220,11 @@ impl Checks {
         self.durable.crashed(replica);
     }
 
+    /// A replica starts and finds that its journal is damaged.
+    pub fn damaged(&mut self, replica: ReplicaId) {
+        self.signatures.damaged(replica);
+    }
+
     /// A replica starts with what it read from its disk.
     pub fn recovered(&mut self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) {
         let certified = match self.durable.recovered(replica, superblock, records) {

@@ -23,9 +23,11 @@ impl Machine {
         let mut effects = std::mem::take(&mut process.effects);
         process.replica.step(now, input, &mut effects);
         process.steps += 1;
+        let silent_through = process.replica.silent_through();
         if process.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
             process.replica.check_invariants();
         }
+        self.note_silence(world, silent_through);
         self.carry_out(world, effects);
     }
 

@@ -9,7 +9,7 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Job, Machine};
+use super::{Job, Machine, Rot};
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images;
@@ -102,6 +102,9 @@ impl Machine {
         let durable = process.journal.durable();
         self.pump(world);
         if durable > before {
+            if matches!(self.rot, Rot::Found(through) if durable > through) {
+                self.rot = Rot::Unharmed;
+            }
             world.checks.durable(self.id, durable);
             self.release(world, durable);
             if self.rng.chance(world.options.machine.late) {

@@ -1,10 +1,12 @@
 //! How a process begins and ends, and what becomes of its disk when it does.
 
+use std::sync::Arc;
+
 use bft_core::door::Effects;
 use bft_core::ids::Seq;
 
-use super::{Character, Crash, Gone, Machine, Process, UnderWay};
-use crate::boot::{self, BootError};
+use super::{Character, Crash, Machine, Process, Rot, UnderWay};
+use crate::boot;
 use crate::checkers::Oracle;
 use crate::options::Fault;
 use crate::trace::Actor;
@@ -19,26 +21,16 @@ impl Machine {
         // Monotonic clocks begin anew with the machine.
         self.mono_offset = self.fate.below(1 << 40);
         let may_lose_power = world.options.has(Fault::PowerLoss) || world.options.has(Fault::PowerLossOfAll);
-        if self.life.0 > 1 && !self.rotten && may_lose_power && self.fate.chance(150) {
+        if self.life.0 > 1 && self.rot != Rot::Hidden && may_lose_power && self.fate.chance(150) {
             world.counters.starts_cut_short += 1;
             boot::cut_short(&mut self.disk, &mut self.fate, &mut world.counters);
         }
-        let booted = match boot::boot(&mut self.disk) {
-            Ok(booted) => booted,
-            Err(BootError::Damage(why)) if self.rotten => {
-                world.counters.damage_found += 1;
-                world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || format!("does not start: {why}"));
-                self.gone = Some(Gone::Damaged);
-                return;
-            }
-            Err(BootError::Damage(why) | BootError::Broken(why)) => {
-                return world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
-            }
-        };
-        if self.rotten {
-            world
-                .checks
-                .report(Oracle::Durable, format!("{:?} starts and does not see that its disk is damaged", self.id));
+        let Some(mut booted) = self.boot(world) else { return };
+        if booted.damage.is_some() && may_lose_power && self.fate.chance(250) {
+            world.counters.starts_cut_short += 1;
+            self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
+            let Some(again) = self.boot(world) else { return };
+            booted = again;
         }
         world.checks.recovered(self.id, &booted.superblock, &booted.records);
         world.checks.state_at(self.id, Seq(0));
@@ -57,12 +49,51 @@ impl Machine {
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
         let stable = replica.stable();
+        self.note_silence(world, replica.silent_through());
         let mut process = Process::new(replica, booted, world, self.id);
         if self.character == Character::Drifter && self.life.0 > 1 {
             process.service.drift(stable.next());
         }
         self.process = Some(Box::new(process));
         self.carry_out(world, effects);
+    }
+
+    /// Reads the disk. Damage must be found when there is some, and only then.
+    fn boot(&mut self, world: &mut World) -> Option<boot::Booted> {
+        let config = Arc::clone(&world.cluster.config);
+        let booted = match boot::boot(&mut self.disk, &config) {
+            Ok(booted) => booted,
+            Err(why) => {
+                world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
+                return None;
+            }
+        };
+        match (self.rot, &booted.damage) {
+            (Rot::Hidden, None) => {
+                let text = format!("{:?} starts and does not see that its disk is damaged", self.id);
+                world.checks.report(Oracle::Durable, text);
+            }
+            (Rot::Unharmed, Some(why)) => {
+                world.checks.report(Oracle::Durable, format!("{:?} finds damage that nothing did: {why}", self.id));
+            }
+            (Rot::Hidden | Rot::Found(_), Some(why)) => {
+                world.counters.amnesias += 1;
+                world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || why.clone());
+                world.checks.damaged(self.id);
+                self.rot = Rot::Found(booted.tail.last());
+            }
+            (Rot::Unharmed | Rot::Found(_), None) => {}
+        }
+        Some(booted)
+    }
+
+    /// Whether the replica votes, and since when it does again.
+    pub(super) fn note_silence(&mut self, world: &mut World, silent_through: Option<Seq>) {
+        if self.is_silent && silent_through.is_none() {
+            world.counters.voting_again += 1;
+            world.trace.event(world.now, Actor::Replica(self.id.index()), 93, || "votes again".into());
+        }
+        self.is_silent = silent_through.is_some();
     }
 
     /// The process ends. Says whether there was one.
@@ -119,7 +150,7 @@ impl Machine {
         let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
         let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
         self.disk.rot(name, byte, self.fate.below(8) as u8);
-        self.rotten = true;
+        self.rot = Rot::Hidden;
         world.counters.bits_rotted += 1;
         true
     }

@@ -53,10 +53,19 @@ pub enum Crash {
 pub enum Gone {
     /// Its peers have dropped what it needs.
     LeftBehind,
-    /// It found its disk damaged, as it was.
-    Damaged,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
+}
+
+/// What became of a machine's journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// Nothing.
+    Unharmed,
+    /// A bit of it flipped, and no start has seen it.
+    Hidden,
+    /// It was found. Until what is written anew is durable beyond this position, the next start may find it again.
+    Found(LogPosition),
 }
 
 /// What is wrong with a machine from the beginning.
@@ -79,7 +88,9 @@ pub struct Machine {
     life: Life,
     process: Option<Box<Process>>,
     gone: Option<Gone>,
-    rotten: bool,
+    rot: Rot,
+    /// It lost votes and casts none, as far as is known.
+    is_silent: bool,
     character: Character,
     liar: Option<LyingBackup>,
     disk_factor: u64,
@@ -144,7 +155,8 @@ impl Machine {
             life: Life(0),
             process: None,
             gone: None,
-            rotten: false,
+            rot: Rot::Unharmed,
+            is_silent: false,
             character,
             liar: (character == Character::Liar).then(|| {
                 let scheme = Arc::clone(&world.cluster.replicas[id.index()]);
@@ -187,6 +199,12 @@ impl Machine {
     #[must_use]
     pub fn character(&self) -> Character {
         self.character
+    }
+
+    /// Whether it lost votes to damage and casts none for now.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
     }
 
     /// From now on it tells the truth.
