@@ -4,6 +4,7 @@
 //! LOCK            held by the one process that runs the replica
 //! superblock      4 copies of 4 KiB (bft_core::journal::superblock)
 //! journal/        *.seg; what a file holds, its first block says
+//! journal-damaged-<instance>/  what a start found damaged, as it was
 //! snapshots/      <seq>/ (crate::snapshots)
 //! ```
 //!
@@ -18,8 +19,11 @@ use std::path::{Path, PathBuf};
 use bft_core::config::ClusterConfig;
 use bft_core::ids::{ClusterId, Epoch, PublicKey, ReplicaId};
 use bft_core::journal::superblock::Directory;
-use bft_core::journal::{BLOCK_BYTES, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
+use bft_core::journal::{BLOCK_BYTES, Damage, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
+use bft_core::replica::own_up;
 use rustix::fs::{FlockOperation, flock};
+
+use crate::io::segments::segment_files;
 
 const LOCK: &str = "LOCK";
 const SUPERBLOCK: &str = "superblock";
@@ -212,6 +216,30 @@ impl DataDir {
     #[must_use]
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    /// The journal is damaged. First the superblock says so, in all four copies; then the journal's files are set aside, as
+    /// they are, and it starts anew. Gives where they lie now; `None`: there is no file left of it.
+    pub fn own_up(&mut self, damage: &Damage, config: &ClusterConfig) -> Result<Option<PathBuf>, DataDirError> {
+        let path = self.superblock_path();
+        own_up(&mut self.superblock, damage, config);
+        let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+        write_in_halves(&file, &self.superblock).map_err(failed("write", &path))?;
+        let journal = self.journal();
+        let files = segment_files(&journal).map_err(failed("read", &journal))?;
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let aside = self.path.join(format!("{JOURNAL}-damaged-{}", self.superblock.instance));
+        fs::create_dir(&aside).map_err(failed("create", &aside))?;
+        for file in files {
+            let name = file.file_name().expect("a file in a folder has a name");
+            fs::rename(&file, aside.join(name)).map_err(failed("move", &file))?;
+        }
+        for folder in [&aside, &journal, &self.path] {
+            flush_folder(folder).map_err(failed("flush", folder))?;
+        }
+        Ok(Some(aside))
     }
 
     /// The superblock's file.

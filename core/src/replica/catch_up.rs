@@ -337,6 +337,11 @@ impl Replica {
             return false;
         }
         let news = match self.pbft.slot(seq) {
+            Some(slot) if self.catch_up.is_lost(seq) && slot.is_committed_as(digest) => {
+                let batch = certificate.position.batch();
+                self.pbft.restore_committed_body(batch, Arc::clone(&body));
+                Ok(true)
+            }
             Some(_) => self.pbft.learn(&certificate, Arc::clone(&body)),
             None => self.learn_below_window(seq, &certificate, &body),
         };

@@ -194,12 +194,11 @@ impl Replica {
         self.catch_up.backlog(seq).or_else(|| self.executing.loaded.get(&seq)).cloned()
     }
 
-    /// Whether `seq` is committed here, in memory or in the journal.
+    /// Whether `seq` is committed here, in memory or in the journal, and its batch to be had.
     pub(super) fn is_committed(&self, seq: Seq) -> bool {
-        self.pbft.slot(seq).is_some_and(|slot| slot.committed.is_some())
-            || self.catch_up.backlog(seq).is_some()
-            || (!self.catch_up.is_lost(seq)
-                && self.index.get(seq).is_some_and(|records| records.committed != LogPosition(0)))
+        let in_window = self.pbft.slot(seq).is_some_and(|slot| slot.committed.is_some());
+        let in_journal = self.index.get(seq).is_some_and(|records| records.committed != LogPosition(0));
+        self.catch_up.backlog(seq).is_some() || (!self.catch_up.is_lost(seq) && (in_window || in_journal))
     }
 
     fn start(&mut self, seq: Seq, ready: Ready, out: &mut Effects) {

@@ -257,6 +257,18 @@ impl Pbft {
         Ok(true)
     }
 
+    /// The body of what is committed at its Seq, which the journal could not give back.
+    pub fn restore_committed_body(&mut self, batch: BatchId, body: Arc<Body>) {
+        let Some(index) = self.slot_index(batch.seq) else { return };
+        if !self.has_room_for(body.bytes().len()) {
+            return;
+        }
+        self.change(index, |slot| match &mut slot.accepted {
+            Some(accepted) if accepted.position.digest == batch.digest => accepted.body = Some(body),
+            Some(_) | None => slot.other = Some((batch.digest, body)),
+        });
+    }
+
     /// Recounts. For the invariants.
     pub fn check(&self) {
         let bytes: usize = self.window.iter().map(Slot::body_bytes).sum();
