@@ -156,6 +156,11 @@ fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Re
     }
 }
 
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
+    let path = path.to_owned();
+    move |source| ServerError::JournalIo { what, path, source }
+}
+
 /// The files of the journal as the scan reads them: a file's handle is its place in the list.
 pub(crate) struct JournalFiles {
     paths: Vec<PathBuf>,
@@ -166,22 +171,31 @@ impl JournalFiles {
     /// Opens and flushes them, and their names: what a killed process wrote may sit unflushed, and is about to be
     /// believed (D22).
     pub(crate) fn open(folder: &Path) -> Result<Self, ServerError> {
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| ServerError::JournalIo { what, path, source }
-        };
+        let opened = Self::look(folder)?;
+        for ((file, _), path) in opened.files.iter().zip(&opened.paths) {
+            file.sync_all().map_err(failed("flush", path))?;
+        }
+        flush_folder(folder).map_err(failed("flush", folder))?;
+        Ok(opened)
+    }
+
+    /// Opens them to be read, and changes nothing.
+    pub(crate) fn look(folder: &Path) -> Result<Self, ServerError> {
         let paths = segment_files(folder).map_err(failed("list", folder))?;
         let mut files = Vec::new();
         for (number, path) in (0..).zip(&paths) {
             let file = File::open(path).map_err(failed("open", path))?;
-            file.sync_all().map_err(failed("flush", path))?;
             let len = file.metadata().map_err(failed("look at", path))?.len();
             let bytes =
                 u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
             files.push((file, SegmentFile { file: number, bytes }));
         }
-        flush_folder(folder).map_err(failed("flush", folder))?;
         Ok(Self { paths, files })
+    }
+
+    /// Where they lie, by their handles.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
     }
 
     /// Those in use by the number of their segment, and the others.

@@ -406,6 +406,16 @@ mod tests {
     }
 
     #[test]
+    fn d2_a_failed_flush_is_the_end() {
+        // It takes every write, and has nothing to flush.
+        let mut disk = Disk::new(WritePath::LinkedFdatasync, Some("/dev/null".into()));
+        disk.append(1, Place::Superblock(Box::new(first_superblock())));
+        let error = disk.run_until_durable(1).unwrap_err();
+        assert!(matches!(&error, ServerError::JournalIo { what: "flush", .. }), "{error}");
+        assert_eq!(disk.journal.durable(), LogPosition(0), "nothing is reported");
+    }
+
+    #[test]
     fn d3_a_short_write_is_the_end() {
         let mut disk = Disk::new(WritePath::Buffered, None);
         disk.append(1, Place::Journal(vote(1)));
