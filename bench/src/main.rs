@@ -4,17 +4,16 @@
 
 mod commands;
 mod environment;
-mod exit;
 mod floors;
 mod load;
 mod options;
-mod output;
 mod phases;
 mod report;
 mod watch;
 
 use std::process::ExitCode;
 
+use bft_cli::{exit, output};
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "mimalloc")]
@@ -65,7 +64,7 @@ fn main() -> ExitCode {
         Command::Floors(args) => commands::floors::floors(&args),
         Command::Replica(args) => commands::replica::replica(&args),
     };
-    exit::report(outcome)
+    exit::report("bft-bench", outcome)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bft_cli::stop::Stop;
 use bft_client::ClientConfig;
 use bft_core::config::strict::ByteSize;
 use bft_core::limits::REPLICAS_MAX;
@@ -12,7 +13,7 @@ use bft_server::config::ServiceSection;
 use bft_server::testnet::TestnetOptions;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::measure::{self, Bystander, Stop};
+use super::measure::{self, Bystander};
 use crate::exit::{Failure, Reason, because};
 use crate::floors::Floors;
 use crate::options::{LoadArgs, Plan, ServiceName, Times};
@@ -69,7 +70,7 @@ pub struct Args {
 /// Runs it. The replicas die with this thread.
 pub fn local(args: &Args) -> Result<(), Failure> {
     let times = args.load.times()?;
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals(Reason::Interrupted)?;
     let folder = folder(args.dir.as_deref())?;
     let mut cluster = create(args, folder.path())?;
     // What cannot be is refused before anything is started.

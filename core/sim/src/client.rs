@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome, Rejected};
-use bft_core::door::{LinkState, To};
+use bft_core::door::{Answer, LinkState, To};
 use bft_core::ids::{LinkId, Nanos, ReplicaId};
 use bft_core::limits::MILLISECOND;
 use bft_core::wire::message::Message;
@@ -104,7 +104,9 @@ impl Client {
             ToClient::Message { from, message } => {
                 let kind = message.kind();
                 world.trace.event(world.now, Actor::Client(self.index), 21, || format!("{from:?} says {kind:?}"));
-                self.core.on_message(now, from, &message, &mut effects);
+                if let Ok(answer) = Answer::try_from(message) {
+                    self.core.on_answer(now, from, &answer, &mut effects);
+                }
             }
             ToClient::LinkUp { replica, link } => {
                 self.links[replica.index()] = Some(link);
