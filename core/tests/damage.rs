@@ -7,6 +7,7 @@ mod common;
 use std::io;
 use std::sync::Arc;
 
+use bft_core::auth::Rejected;
 use bft_core::config::ProtocolParams;
 use bft_core::door::{Effects, Input, Now, Place, Tuning};
 use bft_core::ids::{LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
@@ -14,8 +15,9 @@ use bft_core::journal::record::{Committed, Record, RecordKind, Vote};
 use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::journal::{Blocks, Damage, ScanError, SegmentFile, scan};
 use bft_core::limits::SECOND;
+use bft_core::quorum::ReplicaSet;
 use bft_core::replica::{Replica, own_up};
-use bft_core::wire::message::{Kind, Message, Status};
+use bft_core::wire::message::{CommittedSlot, Kind, Message, Status};
 use bft_core::wire::request::Body;
 use common::{CLUSTER, TestCluster};
 
@@ -167,7 +169,7 @@ fn d7_a_backup_that_lost_votes_signs_nothing_until_the_others_have_passed_them()
     host.hear(other, request(&cluster));
     host.wait(LONG);
     for peer in [primary, other] {
-        let changing = Some(bft_core::quorum::ReplicaSet::EMPTY);
+        let changing = Some(ReplicaSet::EMPTY);
         let status = Status { epoch: cluster.config.epoch(), view: View(1), changing, ..empty_status(&cluster) };
         host.hear(peer, Message::Status(status));
     }
@@ -175,7 +177,7 @@ fn d7_a_backup_that_lost_votes_signs_nothing_until_the_others_have_passed_them()
     for seq in 1..=2 {
         let body = Body::default();
         let certificate = Arc::new(cluster.committed(0, seq, &body, &cluster.backups(View(0))));
-        let slot = bft_core::wire::message::CommittedSlot { certificate, body: Arc::new(body) };
+        let slot = CommittedSlot { certificate, body: Arc::new(body) };
         host.hear(other, Message::Slot(slot));
     }
     assert_eq!(host.replica.executed(), Seq(2));
@@ -275,11 +277,7 @@ fn d7_who_may_have_begun_a_view_does_not_begin_it_again() {
     let cluster = cluster();
     for view in [View(2), View(3)] {
         let primary = cluster.config.primary(View(2));
-        let mut after = Superblock {
-            durable_through: LogPosition(7),
-            promised: view,
-            ..superblock(&cluster, primary)
-        };
+        let mut after = Superblock { durable_through: LogPosition(7), promised: view, ..superblock(&cluster, primary) };
         let damage = damage(&after);
         own_up(&mut after, &damage, &cluster.config);
         assert_eq!(after.promised, View(3), "its own view 2 is left, the view 3 of another is not");
@@ -307,7 +305,7 @@ fn d5_a_body_that_rots_while_the_replica_runs_is_fetched_from_others() {
     assert_eq!(rotten.bytes().len(), body.bytes().len());
     host.step(Input::Loaded { at: LogPosition(1), record: Some(vote(rotten.bytes().clone())) });
     assert_eq!(host.replica.executed(), Seq(0));
-    let slot = bft_core::wire::message::CommittedSlot { certificate, body: Arc::new(body) };
+    let slot = CommittedSlot { certificate, body: Arc::new(body) };
     let mut effects = Effects::default();
     let message = cluster.verifier().check(backups[1], Message::Slot(slot)).expect("well-formed");
     host.replica.step(time(host.now), Input::Message { from: backups[1], message }, &mut effects);
@@ -315,4 +313,23 @@ fn d5_a_body_that_rots_while_the_replica_runs_is_fetched_from_others() {
         host.replica.executed() == Seq(1) || effects.execute.iter().any(|order| order.seq == Seq(1)),
         "executed, as soon as it is here again"
     );
+}
+
+#[test]
+fn d6_what_a_peer_gives_for_a_lost_batch_proves_itself() {
+    let cluster = cluster();
+    let (verifier, peer) = (cluster.verifier(), cluster.backups(View(0))[1]);
+    let genuine = cluster.slot(0, 1);
+    let check = |slot| verifier.check(peer, Message::Slot(slot)).map(drop);
+    assert_eq!(check(genuine.clone()), Ok(()));
+    let other_body = CommittedSlot { body: Arc::new(cluster.body(2)), ..genuine.clone() };
+    assert_eq!(check(other_body), Err(Rejected::BodyMismatch));
+    let mut certificate = (*genuine.certificate).clone();
+    certificate.commits.truncate(1);
+    let too_few = CommittedSlot { certificate: Arc::new(certificate), ..genuine.clone() };
+    assert_eq!(check(too_few), Err(Rejected::NoQuorum));
+    let mut certificate = (*genuine.certificate).clone();
+    certificate.commits[0].2.0[0] ^= 1;
+    let not_opened = CommittedSlot { certificate: Arc::new(certificate), ..genuine };
+    assert!(check(not_opened).is_err());
 }

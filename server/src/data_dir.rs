@@ -55,8 +55,8 @@ pub enum DataDirError {
     Locked(PathBuf),
     /// No superblock.
     #[error(
-        "{0} holds no replica: it has no superblock. Make one (`bftd init`), or, if this replica ran before, find the \
-         directory it ran in: on an empty one it would break what it promised"
+        "{0} holds no replica: it has no superblock. A new replica's directory is made with its cluster (`bftd testnet`). If \
+         this replica ran before, find the directory it ran in: on an empty one it would break what it promised"
     )]
     NoSuperblock(PathBuf),
     /// A damaged one.
@@ -437,7 +437,7 @@ mod tests {
     fn d12_an_empty_directory_is_no_replica() {
         let dir = tempfile::tempdir().unwrap();
         let error = open(dir.path()).unwrap_err();
-        assert!(matches!(error, DataDirError::NoSuperblock(_)) && error.to_string().contains("bftd init"));
+        assert!(matches!(error, DataDirError::NoSuperblock(_)) && error.to_string().contains("bftd testnet"));
         assert!(!dir.path().join(LOCK).exists(), "nothing is left in a directory that is none of ours");
     }
 

@@ -241,11 +241,7 @@ pub fn verify(directory: &StoppedDir, cluster: &Arc<ClusterConfig>) -> Result<Ve
     Ok(verified)
 }
 
-fn check_member(
-    directory: &StoppedDir,
-    superblock: &Superblock,
-    cluster: &ClusterConfig,
-) -> Result<(), ServerError> {
+fn check_member(directory: &StoppedDir, superblock: &Superblock, cluster: &ClusterConfig) -> Result<(), ServerError> {
     let Some(member) = cluster.member(superblock.replica) else {
         return Err(ServerError::Config(format!(
             "{} belongs to replica {}, which the cluster does not have",

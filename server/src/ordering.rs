@@ -140,7 +140,10 @@ impl Node {
     /// Carries out what the recovery wanted.
     pub fn start(&mut self, now: Now) -> Result<(), ServerError> {
         if let Some(through) = self.silent_through {
-            tracing::warn!(silent_through = through.0, "the journal was damaged: this replica follows, and does not vote");
+            tracing::warn!(
+                silent_through = through.0,
+                "the journal was damaged: this replica follows, and does not vote"
+            );
         }
         self.carry_out(now)
     }

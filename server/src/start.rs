@@ -147,9 +147,7 @@ fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Re
             Ok(Found::Whole(tail))
         }
         Err(ScanError::Damage(damage)) => Ok(Found::Damaged(damage)),
-        Err(ScanError::Io(source)) => {
-            Err(ServerError::JournalIo { what: "read", path: directory.journal(), source })
-        }
+        Err(ScanError::Io(source)) => Err(ServerError::JournalIo { what: "read", path: directory.journal(), source }),
         Err(error @ (ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. })) => {
             Err(ServerError::JournalUnusable(error.to_string()))
         }

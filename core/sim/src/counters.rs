@@ -99,9 +99,13 @@ counters! {
     refused: Must = "refused Requests",
     /// Comparisons of a disk with what its replica believes to be durable.
     audits: Must = "disk audits",
-    /// Disks on which a bit rotted.
+    /// Journals in which a bit rotted.
     bits_rotted: Must = "bits rotted",
-    /// Starts that found it, and from which on the replica was silent.
+    /// Journals in which a block lay in the place of another.
+    blocks_misdirected: May = "blocks misdirected",
+    /// Journals that lost a file.
+    files_lost: May = "files lost",
+    /// Starts that found such damage, and from which on the replica was silent.
     amnesias: Must = "starts after damage",
     /// Replicas that were silent after damage and vote again.
     voting_again: Must = "voting again",

@@ -38,7 +38,7 @@ pub enum Fault {
     ClockJump,
     /// A disk is slow.
     SlowDisk,
-    /// A bit of a backup's journal flips while it is down.
+    /// A replica's journal is damaged while it is down.
     BitRot,
     /// A backup lies.
     Liar,

@@ -285,16 +285,15 @@ impl Run {
         self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
         self.went_down(id);
         if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
-            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
+            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "its journal is damaged".into());
         }
         self.world.after(outage, Event::Machine(id, ToMachine::Start));
     }
 
     /// The weight of everybody who is down, gone, silent after damage, or faulty by character.
     fn faulty_weight(&self) -> u64 {
-        let is_faulty = |machine: &&Machine| {
-            !machine.is_up() || machine.is_silent() || machine.character() != Character::Correct
-        };
+        let is_faulty =
+            |machine: &&Machine| !machine.is_up() || machine.is_silent() || machine.character() != Character::Correct;
         let weights = &self.world.options.weights;
         self.machines.iter().filter(is_faulty).map(|machine| weights[machine.id().index()]).sum()
     }

@@ -70,7 +70,7 @@ fn d7_a_backup_with_a_damaged_journal_learns_and_votes_again() {
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
     adders.wait_for_more("the load runs", 500);
-    adders.stop_and_compare();
+    let added = adders.stop_and_compare();
     observer.wait_equal();
     stop(&mut cluster, damaged);
     damage_first_group(&data_dir(&cluster, damaged));
@@ -93,7 +93,7 @@ fn d7_a_backup_with_a_damaged_journal_learns_and_votes_again() {
     assert!(words.contains("this replica follows, and does not vote"), "{words}");
     observer.wait_equal();
 
-    let adders = Adders::start(&cluster);
+    let adders = Adders::start_after(&cluster, added);
     adders.wait_for_more("the load runs again", 500);
     wait_until("it may vote", || observer.info(damaged).is_some_and(|info| silent_through(&info) == 0));
     assert!(cluster.child(damaged).said().unwrap().contains("this replica votes again"));
@@ -148,4 +148,19 @@ fn d9_a_damaged_superblock_is_refused_and_left_as_it_is() {
     let why = cluster.child(damaged).wait_ready(PATIENCE).unwrap_err().to_string();
     assert!(why.contains("exit status: 1") && why.contains("replaced under a new key"), "{why}");
     assert!(fs::read(&path).unwrap() == before, "nothing is written to it");
+}
+
+#[test]
+fn d12_a_lost_disk_is_refused_under_the_old_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+    let (lost, _) = backups(&cluster);
+    stop(&mut cluster, lost);
+    let data = data_dir(&cluster, lost);
+    fs::rename(&data, dir.path().join("lost")).unwrap();
+    fs::create_dir(&data).unwrap();
+    cluster.start(lost).unwrap();
+    let why = cluster.child(lost).wait_ready(PATIENCE).unwrap_err().to_string();
+    assert!(why.contains("exit status: 78") && why.contains("it would break what it promised"), "{why}");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing is made there");
 }

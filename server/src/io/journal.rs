@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn d2_a_failed_flush_is_the_end() {
         // It takes every write, and has nothing to flush.
-        let mut disk = Disk::new(WritePath::LinkedFdatasync, Some("/dev/null".into()));
+        let mut disk = Disk::new(WritePath::Buffered, Some("/dev/null".into()));
         disk.append(1, Place::Superblock(Box::new(first_superblock())));
         let error = disk.run_until_durable(1).unwrap_err();
         assert!(matches!(&error, ServerError::JournalIo { what: "flush", .. }), "{error}");

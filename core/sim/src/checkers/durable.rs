@@ -127,6 +127,13 @@ impl Durable {
         self.stores[replica.index()].pending.clear();
     }
 
+    /// What was durable in a replica's journal is lost: nothing may rest on it any more. Its superblock is not.
+    pub fn damaged(&mut self, replica: ReplicaId) {
+        let store = &mut self.stores[replica.index()];
+        store.pending.clear();
+        store.durable.clear();
+    }
+
     /// A replica starts with what it read. What it found beyond the durable prefix is durable from now on.
     pub fn recovered(
         &mut self,
@@ -458,6 +465,19 @@ mod tests {
         judge.durable(ME, LogPosition(1));
         assert!(judge.audited(ME, &superblock(4, 0, 0), &[]).is_err());
         assert_eq!(judge.audited(ME, &superblock(8, 0, 0), &[]), Ok(()));
+    }
+
+    #[test]
+    fn d7_nothing_rests_on_what_was_lost_to_damage() {
+        let mut judge = Durable::new(&made::cluster().config);
+        persist(&mut judge, 1, Place::Journal(vote(1)));
+        persist(&mut judge, 2, Place::Superblock(Box::new(superblock(8, 0, 0))));
+        judge.durable(ME, LogPosition(2));
+        assert_eq!(judge.released(ME, &prepare(1)), Ok(()));
+        judge.damaged(ME);
+        assert!(judge.released(ME, &prepare(1)).is_err());
+        assert_eq!(judge.audited(ME, &superblock(8, 0, 0), &[]), Ok(()), "what is lost need not be found");
+        assert!(judge.audited(ME, &superblock(4, 0, 0), &[]).is_err(), "the superblock is not lost");
     }
 
     #[test]

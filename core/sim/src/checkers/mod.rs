@@ -222,6 +222,7 @@ impl Checks {
 
     /// A replica starts and finds that its journal is damaged.
     pub fn damaged(&mut self, replica: ReplicaId) {
+        self.durable.damaged(replica);
         self.signatures.damaged(replica);
     }
 

@@ -63,9 +63,7 @@ impl Signatures {
                 self.remembers(vote.replica, "PREPARE", at.seq)
             }
             Message::Commit(vote) => self.remembers(vote.replica, "COMMIT", vote.position.seq),
-            Message::ViewChange(message) => {
-                self.remembers(message.replica, "VIEW-CHANGE", message.stable().next())
-            }
+            Message::ViewChange(message) => self.remembers(message.replica, "VIEW-CHANGE", message.stable().next()),
             Message::Checkpoint(vote) => vote
                 .signatures
                 .iter()

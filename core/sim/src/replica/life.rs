@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bft_core::door::Effects;
 use bft_core::ids::Seq;
+use bft_core::journal::BLOCK_BYTES;
 
 use super::{Character, Crash, Machine, Process, Rot, UnderWay};
 use crate::boot;
 use crate::checkers::Oracle;
+use crate::disk::{FileName, Pending};
 use crate::options::Fault;
 use crate::trace::Actor;
 use crate::world::{Life, World};
@@ -140,7 +142,8 @@ impl Machine {
         self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
     }
 
-    /// A bit of what is provably durable in the journal flips while the process is down. Says whether there was one.
+    /// Something of what is provably durable in the journal is damaged while the process is down: a bit flips, another
+    /// block lies in the place of one, or a file is gone. Says whether there was anything.
     pub fn rot(&mut self, world: &mut World) -> bool {
         self.disk.flush_all();
         let provable = boot::provable(&self.disk);
@@ -149,9 +152,32 @@ impl Machine {
         }
         let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
         let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
-        self.disk.rot(name, byte, self.fate.below(8) as u8);
+        match self.fate.below(4) {
+            0 if self.misdirect(name, byte) => world.counters.blocks_misdirected += 1,
+            1 => {
+                self.disk.remove(name);
+                world.counters.files_lost += 1;
+            }
+            _ => {
+                self.disk.rot(name, byte, self.fate.below(8) as u8);
+                world.counters.bits_rotted += 1;
+            }
+        }
         self.rot = Rot::Hidden;
-        world.counters.bits_rotted += 1;
+        true
+    }
+
+    /// Another block of the file lies where the one with `byte` should. Says whether it differs.
+    fn misdirect(&mut self, name: FileName, byte: usize) -> bool {
+        let bytes = self.disk.read(name).expect("it is there");
+        let at = byte / BLOCK_BYTES * BLOCK_BYTES;
+        let from = self.fate.below((bytes.len() / BLOCK_BYTES) as u64) as usize * BLOCK_BYTES;
+        let (block, here) = (bytes[from..from + BLOCK_BYTES].to_vec(), &bytes[at..at + BLOCK_BYTES]);
+        if block == here {
+            return false;
+        }
+        self.disk.land(name, Pending { offset: at, bytes: block });
+        self.disk.flush(name);
         true
     }
 }

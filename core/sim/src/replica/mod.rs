@@ -62,7 +62,7 @@ pub enum Gone {
 pub enum Rot {
     /// Nothing.
     Unharmed,
-    /// A bit of it flipped, and no start has seen it.
+    /// It was damaged, and no start has seen it.
     Hidden,
     /// It was found. Until what is written anew is durable beyond this position, the next start may find it again.
     Found(LogPosition),
