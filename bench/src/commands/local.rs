@@ -21,7 +21,7 @@ use crate::report::{self, Local, Report};
 use crate::watch::{Holding, Processes, usages};
 
 /// How long replicas have to start and to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,7 +90,8 @@ pub fn local(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn folder(parent: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
+/// A temporary folder, in `parent` or the system's place for those.
+pub fn folder(parent: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
     let mut builder = tempfile::Builder::new();
     let builder = builder.prefix("bft-bench-");
     let made = match parent {
@@ -101,14 +102,24 @@ fn folder(parent: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
 }
 
 fn create(args: &Args, folder: &Path) -> Result<LocalCluster, Failure> {
-    let cores = args.cores.map(|cores| cores.to_string());
+    let adjust = |options: &mut TestnetOptions| args.adjust(options);
+    create_cluster(folder, args.replicas.into(), args.cores, adjust)
+}
+
+/// A cluster of children of this program, not started yet.
+pub fn create_cluster(
+    folder: &Path,
+    replicas: usize,
+    cores: Option<u32>,
+    adjust: impl FnOnce(&mut TestnetOptions),
+) -> Result<LocalCluster, Failure> {
+    let cores = cores.map(|cores| cores.to_string());
     let arguments: Vec<_> = match &cores {
         Some(cores) => vec!["replica", "--cores", cores],
         None => vec!["replica"],
     };
     let program = Program::own(&arguments).map_err(because(Reason::Unavailable))?;
-    let adjust = |options: &mut TestnetOptions| args.adjust(options);
-    LocalCluster::create(&folder.join("net"), args.replicas.into(), program, adjust).map_err(because(Reason::Usage))
+    LocalCluster::create(&folder.join("net"), replicas, program, adjust).map_err(because(Reason::Usage))
 }
 
 impl Args {

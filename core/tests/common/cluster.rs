@@ -50,6 +50,8 @@ pub struct Cluster {
     pub down: Vec<ReplicaId>,
     /// Every message that left a replica, newest last.
     pub sent: Vec<(ReplicaId, Message)>,
+    /// What each replica was told to send, and what must be durable first.
+    pub told: Vec<(ReplicaId, Kind, LogPosition)>,
 }
 
 impl Cluster {
@@ -78,6 +80,7 @@ impl Cluster {
             hears: |_, _, _| true,
             down: Vec::new(),
             sent: Vec::new(),
+            told: Vec::new(),
             schemes,
             config,
         };
@@ -199,6 +202,7 @@ impl Cluster {
         if let Some(view) = effects.cancel_votes_below {
             host.held.retain(|outgoing| outgoing.message.voted_in().is_none_or(|voted_in| voted_in >= view));
         }
+        self.told.extend(effects.send.iter().map(|outgoing| (at, outgoing.message.kind(), outgoing.needs)));
         host.held.append(&mut effects.send);
         host.deadline = effects.deadline.unwrap_or(host.deadline);
         for order in effects.execute.drain(..) {
