@@ -29,6 +29,7 @@ const FINDINGS_MAX: usize = 100;
 const ROOTS_KEPT: usize = 8;
 
 /// What lies in a journal, in its order.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and looked at at once")]
 #[derive(Debug)]
 pub enum Entry {
     /// A segment.

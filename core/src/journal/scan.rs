@@ -186,6 +186,7 @@ pub enum ScanError<E> {
 }
 
 /// What a scan comes by on its way along the chain.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and passed on at once")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
     /// The next segment.

@@ -18,20 +18,28 @@ use support::{Adders, Observer, PATIENCE, SNAPSHOTS_OFTEN, bftd, running_cluster
 
 const BLOCK: usize = 4096;
 
-/// Bytes and time of the last change of everything below a folder.
-fn everything(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, (i64, i64), u32)> {
+/// A file as it is: its bytes, when they were last changed, and its mode.
+#[derive(PartialEq, Eq)]
+struct State {
+    bytes: Vec<u8>,
+    changed: (i64, i64),
+    mode: u32,
+}
+
+/// Everything below a folder.
+fn everything(folder: &Path) -> BTreeMap<PathBuf, State> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let metadata = fs::metadata(&path).unwrap();
-        let changed = (metadata.mtime(), metadata.mtime_nsec());
-        if metadata.is_dir() {
+        let (changed, mode) = ((metadata.mtime(), metadata.mtime_nsec()), metadata.mode());
+        let bytes = if metadata.is_dir() {
             found.extend(everything(&path));
-            found.insert(path, (Vec::new(), changed, metadata.mode()));
+            Vec::new()
         } else {
-            let bytes = fs::read(&path).unwrap();
-            found.insert(path, (bytes, changed, metadata.mode()));
-        }
+            fs::read(&path).unwrap()
+        };
+        found.insert(path, State { bytes, changed, mode });
     }
     found
 }
@@ -41,7 +49,11 @@ fn copy(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let path = entry.unwrap().path();
         let to = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy(&path, &to) } else { drop(fs::copy(&path, &to).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
     }
 }
 
