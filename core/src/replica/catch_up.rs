@@ -96,6 +96,12 @@ impl CatchUp {
         }
     }
 
+    /// The highest Seq that a peer said it has executed.
+    #[must_use]
+    pub fn highest(&self) -> Seq {
+        self.highest
+    }
+
     /// Whether a peer has executed more.
     #[must_use]
     pub fn is_behind(&self, executed: Seq) -> bool {
