@@ -196,7 +196,7 @@ impl Replica {
 
     /// Gives up a primary that keeps batches coming and Requests waiting.
     pub(super) fn suspect_when_unfair(&mut self, out: &mut Effects) {
-        if self.pbft.is_primary() || !self.pbft.is_normal() {
+        if self.pbft.is_primary() || !self.pbft.is_normal() || !self.pbft.may_vote() {
             return;
         }
         let known = self.catch_up.highest().max(self.pbft.highest_prepared());
@@ -216,6 +216,7 @@ impl Replica {
 
     /// Promises to vote in no view below `view`.
     fn go_to(&mut self, view: View, out: &mut Effects) {
+        assert!(self.pbft.may_vote(), "who is silent moves nobody to another view (D7)");
         self.leave_for(view, out);
         self.pbft.promise(self.views_need);
     }
