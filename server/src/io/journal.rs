@@ -168,6 +168,8 @@ impl JournalRing {
                 *left -= 1;
                 let (is_last, path) = (*left == 0, file.path.clone());
                 let expected = if is_flush { 0 } else { bytes.len() };
+                // Also a failed one is over when its last entry is: nobody would wait for it in vain.
+                let landed = if is_last { self.flights[place].take() } else { None };
                 match result {
                     Ok(done) if done as usize == expected => {}
                     Ok(done) => {
@@ -176,7 +178,7 @@ impl JournalRing {
                     }
                     Err(error) => return Err(self.failed(if is_flush { "flush" } else { "write" }, &path, error)),
                 }
-                if is_last && let Some(Flight::Write { ticket, bytes, .. }) = self.flights[place].take() {
+                if let Some(Flight::Write { ticket, bytes, .. }) = landed {
                     out.push(Completed::Written { ticket, bytes });
                 }
             }
