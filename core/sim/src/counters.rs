@@ -113,6 +113,8 @@ counters! {
     liveness_left_out: May = "runs without liveness",
     /// Replicas that fell behind what their peers keep.
     left_behind: May = "left behind",
+    /// Power losses at a point of a script.
+    points: May = "points",
     /// Operations whose outcome a client could not learn.
     unknown: May = "unknown outcomes",
 }

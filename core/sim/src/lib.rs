@@ -4,7 +4,8 @@
 //!
 //! * `options` says what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
 //! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play;
-//! * `campaign`, `mutants` and `regressions` are what the commands do.
+//! * `campaign`, `crash_points`, `twins`, `mutants` and `regressions` are what the commands do; `script` is what two of them
+//!   write out instead of drawing it, `points` where a script cuts the power.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::result_large_err,
@@ -19,6 +20,7 @@ pub mod checkers;
 pub mod client;
 pub mod cluster;
 pub mod counters;
+pub mod crash_points;
 pub mod disk;
 pub mod faults;
 pub mod images;
@@ -26,6 +28,8 @@ pub mod ledger;
 pub mod mutants;
 pub mod network;
 pub mod options;
+pub mod points;
+pub mod pool;
 pub mod probes;
 pub mod queue;
 pub mod regressions;
@@ -33,6 +37,7 @@ pub mod replica;
 pub mod rng;
 pub mod run;
 pub mod scheme;
+pub mod script;
 pub mod trace;
 pub mod villains;
 pub mod world;

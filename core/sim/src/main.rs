@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use bft_sim::campaign::Campaign;
+use bft_sim::crash_points::{self, Case, Extent, Scenario};
 use bft_sim::options::{Fidelity, Options};
 use bft_sim::regressions;
 use bft_sim::run::{Report, run};
@@ -56,6 +57,21 @@ enum Command {
         /// With --search: only these mutants.
         names: Vec<String>,
     },
+    /// Cuts the power around every operation of a replica on its disk, one run for each moment.
+    CrashPoints {
+        /// Only this one: sc1 normal, sc2 checkpoints, sc3 view change, sc6 rollover, sc7 a second cut at the start.
+        #[arg(long)]
+        scenario: Option<Scenario>,
+        /// A second replica too, and each of them alone, with all others, and with one other a little later.
+        #[arg(long)]
+        all: bool,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Plays this case and prints everything that happens, like sc2/one/r1/37:torn.
+        #[arg(long, conflicts_with_all = ["scenario", "all"])]
+        case: Option<Case>,
+    },
     /// Replays every seed that once failed; succeeds only if none does.
     Regressions,
 }
@@ -93,6 +109,8 @@ fn main() -> ExitCode {
         Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
         Command::Mutants { search, names } => mutants(search, &names),
+        Command::CrashPoints { case: Some(case), .. } => play(case.options(), &case.to_string()),
+        Command::CrashPoints { scenario, all, jobs, case: None } => crash_points(scenario, all, jobs),
         Command::Regressions => replay_regressions(),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -117,16 +135,43 @@ fn print_failure(report: &Report, mode: Mode) {
 fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {
     let options = Options::from_seed(seed, mode.fidelity());
     println!("{options:#?}");
-    let lines = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
-    let report = run(options, if quiet { Trace::quiet() } else { Trace::to(Box::new(lines)) });
+    print_run(run(options, if quiet { Trace::quiet() } else { to_stdout() }), &format!("seed {seed}"))
+}
+
+fn play(options: Options, name: &str) -> bool {
+    print_run(run(options, to_stdout()), name)
+}
+
+fn to_stdout() -> Trace {
+    Trace::to(Box::new(std::io::BufWriter::with_capacity(1 << 16, std::io::stdout())))
+}
+
+/// Prints what came of a run, whose events are out already.
+fn print_run(report: Report, name: &str) -> bool {
     report.standing.iter().for_each(|line| println!("{line}"));
     report.counters.rows().iter().for_each(|(name, count, _)| println!("{count:>10} {name}"));
     println!("trace {:016x}", report.trace);
     match &report.violation {
-        Some(violation) => println!("seed {seed} fails: {violation}"),
-        None => println!("seed {seed} holds"),
+        Some(violation) => println!("{name} fails: {violation}"),
+        None => println!("{name} holds"),
     }
     report.violation.is_none()
+}
+
+fn crash_points(scenario: Option<Scenario>, all: bool, jobs: usize) -> bool {
+    let scenarios = scenario.map_or(Scenario::ALL.to_vec(), |scenario| vec![scenario]);
+    let extent = if all { Extent::Everything } else { Extent::One };
+    let tallies = crash_points::enumerate(&scenarios, extent, jobs);
+    for tally in &tallies {
+        for (case, why) in &tally.failures {
+            println!("{case} fails: {why}\n  replay with: bft-sim crash-points --case {case}");
+        }
+        println!("{}", tally.line());
+    }
+    let runs: usize = tallies.iter().map(|tally| tally.runs).sum();
+    let failed: usize = tallies.iter().map(|tally| tally.failures.len()).sum();
+    println!("{runs} points, {failed} failed");
+    failed == 0
 }
 
 fn determinism(seeds: Seeds, mode: Mode) -> bool {

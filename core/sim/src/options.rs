@@ -7,6 +7,7 @@ use bft_core::door::Tuning;
 use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
 
 use crate::rng::{Rng, Seed};
+use crate::script::Script;
 
 /// One microsecond in nanoseconds.
 pub const MICROSECOND: u64 = 1_000;
@@ -202,6 +203,8 @@ pub struct Options {
     pub outage_mean: u64,
     /// When the faults end.
     pub safety: u64,
+    /// What happens beside what chance brings: nothing, where a seed chooses.
+    pub script: Script,
 }
 
 impl Options {
@@ -229,6 +232,7 @@ impl Options {
             outage_mean: rng("outages").range(50 * MILLISECOND, 500 * MILLISECOND),
             faults,
             safety,
+            script: Script::default(),
         }
     }
 
@@ -236,6 +240,12 @@ impl Options {
     #[must_use]
     pub fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
+    }
+
+    /// How many machines run replicas.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.weights.len() + self.script.doubled.len()
     }
 
     /// F, the largest weight that may be faulty.

@@ -9,11 +9,12 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Job, Machine};
+use super::{Job, Machine, UnderWay};
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images;
-use crate::world::{Event, InLife, Life, World};
+use crate::points::Moment;
+use crate::world::{Event, InLife, Life, ToClient, World};
 
 impl Machine {
     pub(super) fn on_message(&mut self, world: &mut World, from: ReplicaId, message: Message) {
@@ -75,7 +76,7 @@ impl Machine {
         self.running().clients.insert(link, (client, life));
         let key = world.cluster.clients[client].public_key();
         self.step(world, Input::Client { client: key, link, state: LinkState::Up });
-        let event = crate::world::ToClient::LinkUp { replica: self.id, link };
+        let event = ToClient::LinkUp { replica: self.id, machine: self.node, link };
         world.after(0, Event::Client(client, life, event));
     }
 
@@ -87,8 +88,12 @@ impl Machine {
 
     pub(super) fn on_landed(&mut self, world: &mut World, ticket: Ticket) {
         let under_way = self.running().under_way.get_mut(&ticket).expect("a write lands once");
-        let (name, write) = (under_way.name, under_way.write.take().expect("a write lands once"));
+        let UnderWay { operation, name, .. } = *under_way;
+        let write = under_way.write.take().expect("a write lands once");
         self.disk.land(name, write);
+        if self.plug.reaches(operation, Moment::Cached) {
+            return;
+        }
         let delay = self.disk_delay(world);
         self.later(world, delay, InLife::Flushed(ticket));
     }
@@ -97,10 +102,16 @@ impl Machine {
         let process = self.process.as_mut().expect("events in a life find its process");
         let under_way = process.under_way.remove(&ticket).expect("a write is flushed once");
         self.disk.flush(under_way.name);
+        if self.plug.reaches(under_way.operation, Moment::Unheard) {
+            return;
+        }
         let before = process.journal.durable();
         process.journal.written(ticket);
         let durable = process.journal.durable();
         self.pump(world);
+        if self.plug.is_pulled() {
+            return;
+        }
         if durable > before {
             world.checks.durable(self.id, durable);
             self.release(world, durable);
@@ -111,6 +122,7 @@ impl Machine {
                 self.tell_durable(world);
             }
         }
+        self.plug.reaches(under_way.operation, Moment::After);
     }
 
     /// Says once more, or at last, up to where everything is durable.
@@ -162,13 +174,19 @@ impl Machine {
 
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
+        let (_, operation) = process.writer.next();
+        let Some(number) = self.plug.begin(operation, world.now) else { return };
         let finished = process.writer.step(&mut self.disk);
         if process.writer.is_busy() {
             self.later_snapshot_step(world);
         }
+        if self.plug.submit(number).is_some() || self.plug.reaches(number, Moment::Unheard) {
+            return;
+        }
         if let Some((seq, outcome)) = finished {
             world.counters.snapshots += 1;
             self.step(world, Input::Snapshot { seq, outcome });
+            self.plug.reaches(number, Moment::After);
         }
     }
 

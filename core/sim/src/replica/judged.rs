@@ -1,6 +1,6 @@
 //! What judges and people see of a machine.
 
-use bft_core::ids::{Digest, Seq};
+use bft_core::ids::{Digest, Seq, View};
 
 use super::Machine;
 use crate::boot::{self, BootError};
@@ -29,7 +29,14 @@ impl Machine {
                     .checks
                     .report(Oracle::Durable, format!("{:?} could not start after a power loss: {why}", self.id));
             }
+            Err(BootError::Pulled) => unreachable!("reading needs no plug"),
         }
+    }
+
+    /// The view that it is in, or on its way to.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        self.process.as_ref().map(|process| process.replica.ordering().view())
     }
 
     /// Where the replica is; the state's digest only where it is wanted, because it costs.

@@ -4,7 +4,7 @@
 //!
 //! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
 //! * `outbox`: what leaves, and what a liar makes of it; `machinery`: writes and threads;
-//! * `judged`: what judges see; `told`: what the trace says.
+//! * `power`: the plug, and what is left when it is pulled; `judged`: what judges see; `told`: what the trace says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,7 +21,9 @@ use crate::boot;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images::Writer;
 use crate::ledger::Ledger;
+use crate::network::Node;
 use crate::options::Options;
+use crate::points::Plug;
 use crate::rng::{Rng, Seed};
 use crate::villains::lying_backup::LyingBackup;
 use crate::world::{Event, InLife, Life, ToMachine, World};
@@ -32,6 +34,7 @@ mod judged;
 mod life;
 mod machinery;
 mod outbox;
+mod power;
 mod told;
 
 /// Nanoseconds since 1970 at the beginning of every run.
@@ -57,6 +60,8 @@ pub enum Gone {
     Damaged,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
+    /// It is one of two under one name, and the others went on with what the other one said.
+    Outvoted,
 }
 
 /// What is wrong with a machine from the beginning.
@@ -68,10 +73,13 @@ pub enum Character {
     Liar,
     /// Its service is not deterministic after a restart.
     Drifter,
+    /// It is one of two that act under one name, each as it should.
+    Twin,
 }
 
 /// A machine: a disk, clocks, and perhaps a running process.
 pub struct Machine {
+    node: Node,
     id: ReplicaId,
     disk: Disk,
     rng: Rng,
@@ -86,6 +94,7 @@ pub struct Machine {
     wall_offset: i64,
     mono_offset: u64,
     paused_until: u64,
+    plug: Plug,
 }
 
 struct Process {
@@ -117,6 +126,8 @@ struct Process {
 
 /// A write of the journal between its submission and its end.
 struct UnderWay {
+    /// Its number among the operations of the machine.
+    operation: usize,
     name: FileName,
     /// `None`: landed.
     write: Option<Pending>,
@@ -132,11 +143,12 @@ enum Job {
 impl Machine {
     /// A machine with a new directory on its disk, not yet running.
     #[must_use]
-    pub fn new(id: ReplicaId, character: Character, world: &World) -> Self {
-        let seed = Seed::root(world.options.seed).child("machine").nth(id.0.into());
+    pub fn new(node: Node, id: ReplicaId, character: Character, world: &World) -> Self {
+        let seed = Seed::root(world.options.seed).child("machine").nth(node.0 as u64);
         let mut disk = Disk::default();
         boot::format(&mut disk, &world.cluster, id, seed);
         let mut machine = Self {
+            node,
             id,
             disk,
             rng: seed.child("latency").rng(),
@@ -154,9 +166,16 @@ impl Machine {
             wall_offset: 0,
             mono_offset: 0,
             paused_until: 0,
+            plug: Plug::default(),
         };
         machine.set_wall_clock(world.options.machine.clock_skew);
         machine
+    }
+
+    /// Its end of its links.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        self.node
     }
 
     /// Whose machine it is.
@@ -214,7 +233,7 @@ impl Machine {
         if self.paused_until > world.now {
             let at = self.paused_until;
             let is_deadline = matches!(event, ToMachine::InLife(_, InLife::Deadline { .. }));
-            let event = Event::Machine(self.id, event);
+            let event = Event::Machine(self.node, event);
             return if is_deadline { world.deadline(at, event) } else { world.after(at - world.now, event) };
         }
         match event {
@@ -248,7 +267,7 @@ impl Machine {
     }
 
     fn later(&self, world: &mut World, delay: u64, event: InLife) {
-        world.after(delay, Event::Machine(self.id, ToMachine::InLife(self.life, event)));
+        world.after(delay, Event::Machine(self.node, ToMachine::InLife(self.life, event)));
     }
 
     fn running(&mut self) -> &mut Process {

@@ -6,7 +6,6 @@ use bft_core::wire::message::Message;
 
 use super::told::note_send;
 use super::{Character, Machine};
-use crate::network::Node;
 use crate::villains::lying_backup::LyingBackup;
 use crate::world::{ToMachine, World};
 
@@ -53,14 +52,14 @@ impl Machine {
     }
 
     fn send(&mut self, world: &mut World, peer: ReplicaId, message: Message) {
-        let from = self.id;
+        let (node, from) = (self.node, self.id);
         let arrive = |message| ToMachine::Message { from, message };
         let said = match &mut self.liar {
             Some(liar) => tell(world, liar, |liar| liar.to_peer(message)),
             None => vec![message],
         };
         for message in said {
-            world.send_to_replica(Node(from.index()), peer, message, arrive);
+            world.send_to_replica(node, peer, message, arrive);
         }
     }
 
@@ -77,7 +76,7 @@ impl Machine {
             None => vec![message],
         };
         for message in said {
-            world.send_to_client(self.id, client, life, message);
+            world.send_to_client((self.node, self.id), client, life, message);
         }
     }
 }
