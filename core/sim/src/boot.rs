@@ -116,13 +116,7 @@ pub struct Power<'a> {
 
 impl Power<'_> {
     /// Writes over a part of the superblock and flushes it.
-    fn write(
-        &mut self,
-        disk: &mut Disk,
-        operation: Operation,
-        offset: usize,
-        bytes: &[u8],
-    ) -> Result<(), BootError> {
+    fn write(&mut self, disk: &mut Disk, operation: Operation, offset: usize, bytes: &[u8]) -> Result<(), BootError> {
         let number = self.plug.begin(operation, self.now).ok_or(BootError::Pulled)?;
         let write = Pending { offset, bytes: bytes.to_vec() };
         if let Some(moment) = self.plug.submit(number) {

@@ -12,7 +12,7 @@ use std::time::Instant;
 use bft_core::config::{Cipher, ProtocolParams};
 use bft_core::door::Tuning;
 use bft_core::ids::ReplicaId;
-use bft_core::limits::{KIB, MILLISECOND, SECOND};
+use bft_core::limits::{KIB, MILLISECOND};
 
 use crate::cluster::Cluster;
 use crate::counters::Counters;
@@ -87,41 +87,43 @@ impl Scenario {
 
     /// The replicas whose points are worth cutting: the first one stands for the others where time is short.
     fn victims(self) -> [ReplicaId; 2] {
-        let (first, second) = (first_primary(), ReplicaId((first_primary().0 + 1) % 4));
-        match self {
-            // The primary of the next view, and the one that is cut off.
-            Self::ViewChange => [second, first],
-            // A backup, and the primary.
-            Self::Normal | Self::Checkpoints | Self::Rollover | Self::Recovery => [second, first],
-        }
+        // A backup, which is the primary of the next view, and the primary, which a view change comes to be cut off.
+        let primary = self.primary();
+        [ReplicaId((primary.0 + 1) % 4), primary]
+    }
+
+    /// The primary of the first view.
+    fn primary(self) -> ReplicaId {
+        Cluster::new(&self.uncut()).primary()
     }
 
     fn options(self) -> Options {
-        let (interval, slots, operations, safety) = match self {
-            Self::Normal => (4, 64, 5, 40),
-            Self::Checkpoints | Self::Recovery => (4, 8, 44, 160),
-            Self::ViewChange => (4, 64, 30, 450),
-            Self::Rollover => (4, 64, 30, 100),
+        let mut options = self.uncut();
+        if self == Self::ViewChange {
+            let machine = Node(self.primary().index());
+            options.script.cuts.push(Cut { machine, from: 30 * MILLISECOND, until: 250 * MILLISECOND });
+        }
+        options
+    }
+
+    /// Its cluster and its load, with all links.
+    fn uncut(self) -> Options {
+        let (snapshot_slots, operations, safety) = match self {
+            Self::Normal => (64, 5, 40),
+            Self::Checkpoints | Self::Recovery => (8, 22, 80),
+            Self::ViewChange => (64, 12, 300),
+            Self::Rollover => (64, 18, 70),
         };
-        let cut = Cut {
-            machine: Node(first_primary().index()),
-            from: 30 * MILLISECOND,
-            until: 300 * MILLISECOND,
-        };
-        let cuts = if self == Self::ViewChange { vec![cut] } else { Vec::new() };
-        base(interval, slots, operations, safety * MILLISECOND, Script { cuts, ..Script::default() })
+        base(snapshot_slots, operations, safety * MILLISECOND)
     }
 }
 
-fn first_primary() -> ReplicaId {
-    Cluster::new(&base(4, 8, 1, SECOND, Script::default())).primary()
-}
-
 /// A small cluster on a quick network: four replicas, two clients, K = 4 and L = 8, journals of few blocks.
-pub(crate) fn base(interval: u64, snapshot_slots: u64, operations: u32, safety: u64, script: Script) -> Options {
+pub(crate) fn base(snapshot_slots: u64, operations: u32, safety: u64) -> Options {
+    let checkpoint_interval = 4;
     let params = ProtocolParams {
-        checkpoint_interval: interval,
-        window: 2 * interval,
+        checkpoint_interval,
+        window: 2 * checkpoint_interval,
         pipeline_max: 4,
         request_bytes_max: 3 * KIB as u32,
         request_operations_max: 4,
@@ -177,7 +179,7 @@ pub(crate) fn base(interval: u64, snapshot_slots: u64, operations: u32, safety: 
         strike_mean: safety,
         outage_mean: safety,
         safety,
-        script,
+        script: Script::default(),
     }
 }
 
@@ -346,12 +348,17 @@ fn twice(uncut: &Case, log: &[(Operation, u64)], jobs: usize) -> Vec<Case> {
     let first: Vec<_> =
         last.into_iter().flat_map(|(kind, nth)| points(nth, kind)).map(|point| uncut.with(point)).collect();
     let mut cases = Vec::new();
-    spread(jobs, &first, |case| case.play().1, |case, plug| {
-        let cut = case.crash.points[0].operation;
-        let second = (cut + 1..).zip(&plug.log()[cut + 1..]);
-        let next = second.skip_while(|(_, (kind, _))| !starts(*kind)).take(SECOND_OPERATIONS);
-        cases.extend(next.flat_map(|(nth, (kind, _))| points(nth, *kind)).map(|point| case.with(point)));
-    });
+    spread(
+        jobs,
+        &first,
+        |case| case.play().1,
+        |case, plug| {
+            let cut = case.crash.points[0].operation;
+            let second = (cut + 1..).zip(&plug.log()[cut + 1..]);
+            let next = second.skip_while(|(_, (kind, _))| !starts(*kind)).take(SECOND_OPERATIONS);
+            cases.extend(next.flat_map(|(nth, (kind, _))| points(nth, *kind)).map(|point| case.with(point)));
+        },
+    );
     cases.sort_unstable_by_key(|case| case.crash.points.clone());
     cases
 }
@@ -380,7 +387,9 @@ mod tests {
         for text in ["sc2/one/r1/37:torn", "sc7/all/r0/3:before+5:cached", "sc3/staggered/r2/0:after"] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
         }
-        for wrong in ["", "sc2", "sc4/one/r1/1:torn", "sc2/two/r1/1:torn", "sc2/one/r4/1:torn", "sc2/one/r1/2:torn+1:torn"] {
+        for wrong in
+            ["", "sc2", "sc4/one/r1/1:torn", "sc2/two/r1/1:torn", "sc2/one/r4/1:torn", "sc2/one/r1/2:torn+1:torn"]
+        {
             assert!(wrong.parse::<Case>().is_err(), "{wrong}");
         }
     }

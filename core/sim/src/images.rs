@@ -24,7 +24,6 @@ pub struct Writing {
     operation: Operation,
 }
 
-
 /// Images in the order in which they were ordered; the first is being written.
 #[derive(Default)]
 pub struct Writer {

@@ -39,5 +39,6 @@ pub mod run;
 pub mod scheme;
 pub mod script;
 pub mod trace;
+pub mod twins;
 pub mod villains;
 pub mod world;

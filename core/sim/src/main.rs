@@ -9,6 +9,7 @@ use bft_sim::options::{Fidelity, Options};
 use bft_sim::regressions;
 use bft_sim::run::{Report, run};
 use bft_sim::trace::Trace;
+use bft_sim::twins::{self, Choice};
 use clap::{Args, Parser, Subcommand};
 
 /// Runs whole clusters and their faults in virtual time, from seeds.
@@ -72,6 +73,25 @@ enum Command {
         #[arg(long, conflicts_with_all = ["scenario", "all"])]
         case: Option<Case>,
     },
+    /// Runs one replica twice under one name, through every sequence of partitions and leaders; and two replicas, which
+    /// must break agreement. Succeeds only if the first breaks nothing and the second does.
+    Twins {
+        /// Rounds of one partition and one leader.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3))]
+        rounds: u32,
+        /// Only so many of the scenarios, drawn from --seed.
+        #[arg(long)]
+        sample: Option<u64>,
+        /// Where the sample is drawn from.
+        #[arg(long, default_value_t = 0, requires = "sample")]
+        seed: u64,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+        /// Plays this case and prints everything that happens, like 1/3.0/c.1.
+        #[arg(long, conflicts_with_all = ["rounds", "sample"])]
+        case: Option<twins::Case>,
+    },
     /// Replays every seed that once failed; succeeds only if none does.
     Regressions,
 }
@@ -111,6 +131,10 @@ fn main() -> ExitCode {
         Command::Mutants { search, names } => mutants(search, &names),
         Command::CrashPoints { case: Some(case), .. } => play(case.options(), &case.to_string()),
         Command::CrashPoints { scenario, all, jobs, case: None } => crash_points(scenario, all, jobs),
+        Command::Twins { case: Some(case), .. } => play(case.options(), &case.to_string()),
+        Command::Twins { rounds, sample, seed, jobs, case: None } => {
+            twins(rounds, sample.map_or(Choice::All, |count| Choice::Sample { count, seed }), jobs)
+        }
         Command::Regressions => replay_regressions(),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -186,6 +210,22 @@ fn determinism(seeds: Seeds, mode: Mode) -> bool {
     }
     println!("{} seeds run twice, {differing} of them differently", seeds.seeds);
     differing == 0
+}
+
+fn twins(rounds: u32, choice: Choice, jobs: usize) -> bool {
+    let tally = twins::enumerate(rounds, choice, jobs);
+    for (case, violation) in &tally.failures {
+        println!("{case} fails: {violation}\n  replay with: bft-sim twins --case {case}");
+    }
+    println!("one replica twice: {}", tally.line());
+    let control = twins::control(jobs);
+    println!("two replicas twice, which must fail: {}", control.line());
+    let disagreement = control.disagreement();
+    match disagreement {
+        Some((case, violation)) => println!("  as it must: {case}: {violation}"),
+        None => println!("  no scenario breaks agreement: the judges see nothing"),
+    }
+    tally.failures.is_empty() && disagreement.is_some()
 }
 
 #[cfg(feature = "mutants")]

@@ -70,7 +70,9 @@ impl Operation {
     #[must_use]
     pub fn moments(self) -> &'static [Moment] {
         match self {
-            Self::Group | Self::NewSegment | Self::RecycledSegment | Self::FirstCopies | Self::LastCopies => &Moment::ALL,
+            Self::Group | Self::NewSegment | Self::RecycledSegment | Self::FirstCopies | Self::LastCopies => {
+                &Moment::ALL
+            }
             // What lies in a folder without a name is thrown away by the next start, whatever it is.
             Self::Chunk | Self::Clients | Self::Manifest | Self::Folder => &[Moment::Before, Moment::Complete],
             Self::Rename => &[Moment::Before, Moment::Lost, Moment::Complete],

@@ -38,10 +38,15 @@ mod tests {
     fn every_item_is_worked_on_once() {
         let items: Vec<u32> = (0..100).collect();
         let mut seen = Vec::new();
-        spread(3, &items, |item| item * 2, |item, doubled| {
-            assert_eq!(doubled, item * 2);
-            seen.push(*item);
-        });
+        spread(
+            3,
+            &items,
+            |item| item * 2,
+            |item, doubled| {
+                assert_eq!(doubled, item * 2);
+                seen.push(*item);
+            },
+        );
         seen.sort_unstable();
         assert_eq!(seen, items);
     }

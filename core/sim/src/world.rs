@@ -143,6 +143,15 @@ pub enum Event {
     Poll,
 }
 
+/// Who leads while a round of a script lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The highest view that somebody was in when the round began.
+    pub since: View,
+    /// The view of the leader.
+    pub view: View,
+}
+
 /// The shared part of a run.
 pub struct World {
     /// Nanoseconds since the beginning.
@@ -161,8 +170,8 @@ pub struct World {
     pub options: Arc<Options>,
     /// Who is who.
     pub cluster: Cluster,
-    /// Where a script says who leads: what begins another view, or proposes in one, is lost.
-    pub only_view: Option<View>,
+    /// Where a script says who leads.
+    pub led: Option<Led>,
     next_link: LinkId,
 }
 
@@ -182,7 +191,7 @@ impl World {
             counters: Counters::default(),
             options: Arc::new(options),
             cluster,
-            only_view: None,
+            led: None,
             next_link: LinkId(1),
         }
     }
@@ -231,7 +240,7 @@ impl World {
         message: Message,
         arrive: impl Fn(Message) -> ToMachine,
     ) {
-        if self.only_view.is_some_and(|view| leads_another(&message, view)) {
+        if self.led.is_some_and(|led| led.loses(&message)) {
             return;
         }
         let mut machines = self.machines_of(to);
@@ -278,28 +287,30 @@ impl World {
     }
 }
 
-/// Whether a message begins a view other than this one, or proposes in one.
-fn leads_another(message: &Message, view: View) -> bool {
-    match message {
-        Message::PrePrepare(proposal) => proposal.position.view != view,
-        Message::NewView(new_view) => new_view.view != view,
-        Message::Request(_)
-        | Message::Reply(_)
-        | Message::Busy(_)
-        | Message::InfoQuery { .. }
-        | Message::Info(_)
-        | Message::ClientJoin(_)
-        | Message::Prepare(_)
-        | Message::Commit(_)
-        | Message::Checkpoint(_)
-        | Message::Snapshot(_)
-        | Message::ViewChange(_)
-        | Message::Status(_)
-        | Message::FetchSlot(_)
-        | Message::Slot(_)
-        | Message::FetchBody(_)
-        | Message::Body(_)
-        | Message::FetchLog(_)
-        | Message::Log(_) => false,
+impl Led {
+    /// Whether a message proposes in another view, or begins one that nobody has been in.
+    fn loses(self, message: &Message) -> bool {
+        match message {
+            Message::PrePrepare(proposal) => proposal.position.view != self.view,
+            Message::NewView(new_view) => new_view.view != self.view && new_view.view > self.since,
+            Message::Request(_)
+            | Message::Reply(_)
+            | Message::Busy(_)
+            | Message::InfoQuery { .. }
+            | Message::Info(_)
+            | Message::ClientJoin(_)
+            | Message::Prepare(_)
+            | Message::Commit(_)
+            | Message::Checkpoint(_)
+            | Message::Snapshot(_)
+            | Message::ViewChange(_)
+            | Message::Status(_)
+            | Message::FetchSlot(_)
+            | Message::Slot(_)
+            | Message::FetchBody(_)
+            | Message::Body(_)
+            | Message::FetchLog(_)
+            | Message::Log(_) => false,
+        }
     }
 }

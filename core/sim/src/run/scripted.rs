@@ -11,7 +11,7 @@ use crate::network::Node;
 use crate::points::Point;
 use crate::script::{Company, Round};
 use crate::trace::Actor;
-use crate::world::{Event, ToClient, ToMachine};
+use crate::world::{Event, Led, ToClient, ToMachine};
 
 /// How long a machine is without power.
 const OUTAGE: u64 = 25 * MILLISECOND;
@@ -127,7 +127,7 @@ impl Run {
         match next {
             Some(round) => self.begin_round(round),
             None => {
-                self.world.only_view = None;
+                self.world.led = None;
                 self.end_faults();
             }
         }
@@ -142,7 +142,7 @@ impl Run {
         let view = self.next_view_of(round.leader, highest);
         self.world.trace.event(self.world.now, Actor::World, 42, || format!("{round:?} in {view:?}"));
         self.world.network.part(&round.side);
-        self.world.only_view = Some(view);
+        self.world.led = Some(Led { since: highest, view });
     }
 
     /// The first view from `view` on that `leader` leads: the present one, if it does.
@@ -158,7 +158,7 @@ impl Run {
         let of_side = |side: bool| self.machines.iter().filter(move |machine| round.side[machine.node().0] == side);
         [false, true].into_iter().all(|side| {
             let members: ReplicaSet = of_side(side).map(|machine| machine.id()).collect();
-            let is_there = || of_side(side).all(|machine| machine.view() >= self.world.only_view);
+            let is_there = || of_side(side).all(|machine| machine.view() >= self.world.led.map(|led| led.view));
             !self.world.cluster.config.weights().is_quorum(members) || is_there()
         })
     }
