@@ -101,7 +101,7 @@ impl Scenario {
         let mut options = self.uncut();
         if self == Self::ViewChange {
             let machine = Node(self.primary().index());
-            options.script.cuts.push(Cut { machine, from: 30 * MILLISECOND, until: 250 * MILLISECOND });
+            options.script.cuts.push(Cut { machine, from: 30 * MILLISECOND, until: 550 * MILLISECOND });
         }
         options
     }
@@ -111,7 +111,7 @@ impl Scenario {
         let (snapshot_slots, operations, safety) = match self {
             Self::Normal => (64, 5, 40),
             Self::Checkpoints | Self::Recovery => (8, 22, 80),
-            Self::ViewChange => (64, 12, 300),
+            Self::ViewChange => (64, 24, 700),
             Self::Rollover => (64, 18, 70),
         };
         base(snapshot_slots, operations, safety * MILLISECOND)
