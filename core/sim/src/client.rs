@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome, Rejected};
-use bft_core::door::{LinkState, To};
+use bft_core::door::{Answer, LinkState, To};
 use bft_core::ids::{LinkId, Nanos};
 use bft_core::limits::MILLISECOND;
 use bft_core::wire::message::Message;
@@ -110,7 +110,9 @@ impl Client {
             ToClient::Message { from, message } => {
                 let kind = message.kind();
                 world.trace.event(world.now, Actor::Client(self.index), 21, || format!("{from:?} says {kind:?}"));
-                self.core.on_message(now, from, &message, &mut effects);
+                if let Ok(answer) = Answer::try_from(message) {
+                    self.core.on_answer(now, from, &answer, &mut effects);
+                }
             }
             ToClient::LinkUp { replica, machine, link } => {
                 self.links[machine.0] = Some(link);

@@ -65,11 +65,7 @@ impl Machine {
 
     pub(super) fn answer(&mut self, world: &mut World, link: LinkId, answer: Answer) {
         let Some((client, life)) = self.running().clients.get(&link).copied() else { return };
-        let message = match answer {
-            Answer::Reply(reply) => Message::Reply(reply),
-            Answer::Busy(busy) => Message::Busy(busy),
-            Answer::Info(info) => Message::Info(info),
-        };
+        let message = Message::from(answer);
         world.trace.number(message.kind() as u64);
         let said = match &mut self.liar {
             Some(liar) => tell(world, liar, |liar| liar.to_client(message)),

@@ -24,6 +24,8 @@ pub enum Reason {
     Unavailable = 69,
     /// A configuration is wrong.
     Config = 78,
+    /// A signal ended it.
+    Interrupted = 130,
 }
 
 impl Failure {
@@ -38,12 +40,13 @@ pub fn because<E: fmt::Display>(reason: Reason) -> impl Fn(E) -> Failure {
     move |error| Failure::new(reason, error)
 }
 
-/// Tells about a failure, and gives the exit code.
-pub fn report(outcome: Result<(), Failure>) -> ExitCode {
+/// Tells about a failure in `program`, and gives the exit code.
+#[must_use]
+pub fn report(program: &str, outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { reason, message }) => {
-            crate::output::complain(&format!("bftd: {message}"));
+            crate::output::complain(&format!("{program}: {message}"));
             ExitCode::from(reason as u8)
         }
     }
