@@ -99,6 +99,20 @@ counters! {
     refused: Must = "refused Requests",
     /// Comparisons of a disk with what its replica believes to be durable.
     audits: Must = "disk audits",
+    /// Writes and flushes that failed and ended their process.
+    io_errors: Must = "failed writes and flushes",
+    /// Writes that ended early, and their process with them.
+    short_writes: Must = "short writes",
+    /// Disks that had no room for a while.
+    disks_full: Must = "full disks",
+    /// Snapshots that were begun anew for want of room.
+    snapshots_put_off: Must = "snapshots put off",
+    /// Segments whose file had to wait for room.
+    segments_put_off: Must = "segments put off",
+    /// Disks that were a hundred times as slow.
+    slow_disks: Must = "disks a hundred times as slow",
+    /// Disks on which a write went where another one belongs.
+    misdirected: May = "misdirected writes",
     /// Disks on which a bit rotted.
     bits_rotted: May = "bits rotted",
     /// Of those, starts that found the damage and refused.

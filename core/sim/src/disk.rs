@@ -3,6 +3,7 @@
 //! how long it takes, is the host's business.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bft_core::ids::Seq;
 use bft_core::journal::BLOCK_BYTES;
@@ -245,7 +246,9 @@ impl Disk {
         let parts = match moment {
             Moment::Complete => vec![write],
             Moment::Torn => tear(write, rng),
-            Moment::Before | Moment::Lost | Moment::Cached | Moment::Unheard | Moment::After => Vec::new(),
+            Moment::Before | Moment::Lost | Moment::Cached | Moment::Failed | Moment::Unheard | Moment::After => {
+                Vec::new()
+            }
         };
         let file = self.files.entry(name).or_default();
         for part in parts {
@@ -274,6 +277,26 @@ impl Disk {
             }
             file.linked = true;
         }
+    }
+
+    /// A flush fails: what it was for is clean in the cache and lost, but for what reached the disk before.
+    pub fn flush_failed(&mut self, name: FileName, rng: &mut Rng, counters: &mut Counters) {
+        let file = self.files.entry(name).or_default();
+        for write in std::mem::take(&mut file.dirty) {
+            for part in remains(write, rng, counters) {
+                apply(&mut file.durable, part.offset, &part.bytes);
+            }
+        }
+    }
+
+    /// Bytes of one place lie where others belong, and their own place was never written.
+    pub fn misdirect(&mut self, (from, to): (FileName, FileName), (range, at): (Range<usize>, usize)) {
+        let source = self.files.get_mut(&from).expect("went astray where there is a file");
+        let bytes = source.durable[range.clone()].to_vec();
+        source.durable[range].fill(0);
+        let file = self.files.get_mut(&to).expect("went astray to where there is a file");
+        let end = (at + bytes.len()).min(file.durable.len());
+        file.durable[at..end].copy_from_slice(&bytes[..end - at]);
     }
 
     /// Flips one bit of what is on stable storage.
@@ -368,6 +391,31 @@ mod tests {
         assert!(disk.read_at(NAME, 100, &mut out) && out == [3; 16]);
         assert_eq!(disk.durable_image().read(NAME), Some(vec![0; 4096]));
         assert!(!disk.read_at(NAME, 4090, &mut out), "past the end");
+    }
+
+    #[test]
+    fn d2_what_a_failed_flush_was_for_is_neither_read_nor_kept() {
+        let gone = (0..100).filter(|seed| {
+            let mut disk = Disk::default();
+            disk.create(NAME, 4096);
+            disk.flush(NAME);
+            disk.land(NAME, write(0, 7, 4096));
+            disk.flush_failed(NAME, &mut Seed::root(*seed).rng(), &mut Counters::default());
+            assert_eq!(disk.read(NAME), disk.durable_image().read(NAME), "nothing waits in the cache any more");
+            disk.read(NAME) == Some(vec![0; 4096])
+        });
+        assert!((15..60).contains(&gone.count()));
+    }
+
+    #[test]
+    fn d5_a_write_that_goes_astray_is_missing_in_one_place_and_spoils_another() {
+        let mut disk = Disk::default();
+        disk.create(NAME, 8192);
+        disk.land(NAME, write(0, 1, 4096));
+        disk.land(NAME, write(4096, 2, 4096));
+        disk.flush(NAME);
+        disk.misdirect((NAME, NAME), (4096..8192, 0));
+        assert_eq!(disk.read(NAME), Some([[2; 4096], [0; 4096]].concat()));
     }
 
     #[test]

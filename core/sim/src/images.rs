@@ -54,6 +54,14 @@ impl Writer {
         self.queue.front().map(|writing| writing.seq)
     }
 
+    /// There is no room for the next file: everything that was written of this image goes, and it begins anew.
+    pub fn begin_anew(&mut self, disk: &mut Disk) {
+        let writing = self.queue.front_mut().expect("a step is of an image");
+        disk.remove_snapshot(writing.seq);
+        writing.manifest = Manifest::new(writing.manifest.scalars);
+        (writing.next, writing.operation) = (0, Operation::Chunk);
+    }
+
     /// What comes next, and for which snapshot.
     #[must_use]
     pub fn next(&self) -> (Seq, Operation) {

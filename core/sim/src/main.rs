@@ -185,15 +185,14 @@ fn print_run(report: Report, name: &str) -> bool {
 fn crash_points(scenario: Option<Scenario>, all: bool, jobs: usize) -> bool {
     let scenarios = scenario.map_or(Scenario::ALL.to_vec(), |scenario| vec![scenario]);
     let extent = if all { Extent::Everything } else { Extent::One };
-    let tallies = crash_points::enumerate(&scenarios, extent, jobs);
-    for tally in &tallies {
+    let (mut runs, mut failed) = (0, 0);
+    crash_points::enumerate(&scenarios, extent, jobs, |tally| {
+        (runs, failed) = (runs + tally.runs, failed + tally.failures.len());
         for (case, why) in &tally.failures {
             println!("{case} fails: {why}\n  replay with: bft-sim crash-points --case {case}");
         }
         println!("{}", tally.line());
-    }
-    let runs: usize = tallies.iter().map(|tally| tally.runs).sum();
-    let failed: usize = tallies.iter().map(|tally| tally.failures.len()).sum();
+    });
     println!("{runs} points, {failed} failed");
     failed == 0
 }

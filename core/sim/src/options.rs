@@ -41,6 +41,14 @@ pub enum Fault {
     SlowDisk,
     /// A bit of a backup's journal flips while it is down.
     BitRot,
+    /// A write of a backup's journal went where another one belongs, which shows when it is down.
+    Misdirected,
+    /// A write or a flush fails.
+    IoError,
+    /// A write ends early.
+    ShortWrite,
+    /// A disk has no room for new files.
+    DiskFull,
     /// A backup lies.
     Liar,
     /// A backup's service is not deterministic after a restart.
@@ -49,7 +57,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 19] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -63,6 +71,10 @@ impl Fault {
         Self::ClockJump,
         Self::SlowDisk,
         Self::BitRot,
+        Self::Misdirected,
+        Self::IoError,
+        Self::ShortWrite,
+        Self::DiskFull,
         Self::Liar,
         Self::Drift,
     ];
@@ -71,15 +83,23 @@ impl Fault {
     #[must_use]
     pub fn strikes(self) -> bool {
         match self {
-            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot | Self::Liar | Self::Drift => {
-                false
-            }
+            Self::Drop
+            | Self::Double
+            | Self::Reorder
+            | Self::SlowDisk
+            | Self::BitRot
+            | Self::Misdirected
+            | Self::Liar
+            | Self::Drift => false,
             Self::Partition
             | Self::OneWay
             | Self::Kill
             | Self::PowerLoss
             | Self::PowerLossOfAll
             | Self::Pause
+            | Self::IoError
+            | Self::ShortWrite
+            | Self::DiskFull
             | Self::ClientRestart
             | Self::ClockJump => true,
         }
@@ -89,8 +109,8 @@ impl Fault {
     fn frequency(self) -> u32 {
         match self {
             // Take one replica out for good, and so hide what others would do.
-            Self::BitRot | Self::Drift => 150,
-            Self::SlowDisk | Self::Liar => 250,
+            Self::BitRot | Self::Misdirected | Self::Drift => 150,
+            Self::SlowDisk | Self::IoError | Self::ShortWrite | Self::DiskFull | Self::Liar => 250,
             Self::Drop
             | Self::Double
             | Self::Reorder

@@ -101,6 +101,8 @@ pub enum Moment {
     Complete,
     /// The process is killed, and the machine runs on: the bytes are in the cache and not flushed.
     Cached,
+    /// The write is complete and its flush fails: the shell ends the process, the machine runs on.
+    Failed,
     /// The power goes when it is complete, and before anybody heard of it.
     Unheard,
     /// The power goes when everything that waited for it has left.
@@ -109,8 +111,8 @@ pub enum Moment {
 
 impl Moment {
     /// Every moment, in order.
-    pub const ALL: [Self; 7] =
-        [Self::Before, Self::Lost, Self::Torn, Self::Complete, Self::Cached, Self::Unheard, Self::After];
+    pub const ALL: [Self; 8] =
+        [Self::Before, Self::Lost, Self::Torn, Self::Complete, Self::Cached, Self::Failed, Self::Unheard, Self::After];
 
     fn name(self) -> &'static str {
         match self {
@@ -119,6 +121,7 @@ impl Moment {
             Self::Torn => "torn",
             Self::Complete => "complete",
             Self::Cached => "cached",
+            Self::Failed => "failed",
             Self::Unheard => "unheard",
             Self::After => "after",
         }

@@ -16,7 +16,7 @@ use crate::faults::Striker;
 use crate::network::Node;
 use crate::options::{Fault, Options};
 use crate::points::Plug;
-use crate::replica::{Character, Crash, Machine};
+use crate::replica::{Character, Crash, Failing, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
@@ -124,6 +124,7 @@ impl Run {
             self.on_event(event);
         }
         if self.world.checks.violation().is_none() {
+            self.machines.iter().for_each(|machine| machine.audit(&mut self.world));
             self.judge();
         }
     }
@@ -139,7 +140,9 @@ impl Run {
         }
         if self.world.options.has(Fault::SlowDisk) {
             let slow = self.rng.below(self.machines.len() as u64) as usize;
-            self.machines[slow].slow_disk(self.world.options.machine.slow_disk_factor);
+            let factor = self.world.options.machine.slow_disk_factor;
+            self.world.counters.slow_disks += u64::from(factor == 100);
+            self.machines[slow].slow_disk(factor);
         }
         let safety = self.world.options.safety;
         self.world.after(safety, Event::EndOfFaults);
@@ -179,6 +182,10 @@ impl Run {
             (false, true) => self.came_up(node),
             (true, false) => self.went_down(node),
             (true, true) | (false, false) => {}
+        }
+        if self.machines[node.0].take_giving_up() {
+            let outage = self.striker.outage();
+            self.world.after(outage, Event::Machine(node, ToMachine::Start));
         }
         if let Some(point) = pulled {
             self.on_pulled(node, point);
@@ -262,11 +269,19 @@ impl Run {
                 self.note(fault, || format!("the wall clock of r{which} is set"));
                 self.machines[which].set_wall_clock(900 * MILLISECOND);
             }
+            Fault::IoError | Fault::ShortWrite => self.fail_disk(fault),
+            Fault::DiskFull => {
+                let which = self.striker.below(self.machines.len());
+                self.world.counters.disks_full += 1;
+                self.note(fault, || format!("the disk of r{which} is full for {} ms", outage / MILLISECOND));
+                self.machines[which].fill_up(self.world.now + outage);
+            }
             Fault::Drop
             | Fault::Double
             | Fault::Reorder
             | Fault::SlowDisk
             | Fault::BitRot
+            | Fault::Misdirected
             | Fault::Liar
             | Fault::Drift => {
                 unreachable!("does not strike")
@@ -295,10 +310,7 @@ impl Run {
     /// At most F of the weight is down or faulty at a time, those that will not come back among it.
     fn crash_one(&mut self, crash: Crash, outage: u64) {
         let which = self.striker.below(self.machines.len());
-        let machine = &self.machines[which];
-        let may_crash = machine.is_up() && machine.character() != Character::Liar;
-        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
-        if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
+        if !self.may_crash(which) {
             return;
         }
         self.machines[which].crash(&mut self.world, crash);
@@ -311,8 +323,35 @@ impl Run {
         self.went_down(Node(which));
         if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
+        } else if self.striker.may_misdirect() && self.machines[which].misdirect(&mut self.world) {
+            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a write has gone astray".into());
         }
         self.world.after(outage, Event::Machine(Node(which), ToMachine::Start));
+    }
+
+    /// An operation of somebody's disk is going to fail, and the process will end. It may come late, when others are down:
+    /// it costs nobody what is durable.
+    fn fail_disk(&mut self, fault: Fault) {
+        let which = self.striker.below(self.machines.len());
+        let nth = self.striker.nth_operation();
+        let is_flush = self.striker.below(2) == 0;
+        if self.may_crash(which) {
+            let failing = match (fault, is_flush) {
+                (Fault::ShortWrite, _) => Failing::Short(nth),
+                (_, true) => Failing::Flush(nth),
+                (_, false) => Failing::Write(nth),
+            };
+            self.note(fault, || format!("the disk of r{which} is going to fail: {failing:?}"));
+            self.machines[which].fail(failing);
+        }
+    }
+
+    /// Whether a machine may go down: at most F of the weight is down or faulty at a time.
+    fn may_crash(&self, which: usize) -> bool {
+        let machine = &self.machines[which];
+        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
+        let is_within = self.faulty_weight() + more <= self.world.options.faulty_max();
+        machine.is_up() && machine.character() != Character::Liar && is_within
     }
 
     /// The weight of everybody who is down, gone, or faulty by character.
@@ -368,7 +407,7 @@ impl Run {
         for node in self.nodes() {
             let machine = &mut self.machines[node.0];
             machine.pause(0);
-            machine.slow_disk(1);
+            machine.mend_disk();
             machine.reform();
             self.world.after(0, Event::Machine(node, ToMachine::Start));
         }

@@ -90,6 +90,9 @@ impl Machine {
         let under_way = self.running().under_way.get_mut(&ticket).expect("a write lands once");
         let UnderWay { operation, name, .. } = *under_way;
         let write = under_way.write.take().expect("a write lands once");
+        if self.write_fails(world, name, &write) {
+            return;
+        }
         self.disk.land(name, write);
         if self.plug.reaches(operation, Moment::Cached) {
             return;
@@ -99,12 +102,15 @@ impl Machine {
     }
 
     pub(super) fn on_flushed(&mut self, world: &mut World, ticket: Ticket) {
-        let process = self.process.as_mut().expect("events in a life find its process");
-        let under_way = process.under_way.remove(&ticket).expect("a write is flushed once");
+        let under_way = self.running().under_way.remove(&ticket).expect("a write is flushed once");
+        if self.flush_fails(world, under_way.operation, under_way.name) {
+            return;
+        }
         self.disk.flush(under_way.name);
         if self.plug.reaches(under_way.operation, Moment::Unheard) {
             return;
         }
+        let process = self.process.as_mut().expect("events in a life find its process");
         let before = process.journal.durable();
         process.journal.written(ticket);
         let durable = process.journal.durable();
@@ -175,6 +181,11 @@ impl Machine {
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
         let (_, operation) = process.writer.next();
+        if self.puts_snapshot_off(world, operation) {
+            let delay = self.full_until - world.now;
+            return self.later(world, delay, InLife::SnapshotStep);
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
         let Some(number) = self.plug.begin(operation, world.now) else { return };
         let finished = process.writer.step(&mut self.disk);
         if process.writer.is_busy() {

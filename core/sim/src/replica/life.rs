@@ -111,6 +111,23 @@ impl Machine {
         self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
     }
 
+    /// A write of what is provably durable in the journal has gone where an earlier one belongs. Says whether there were
+    /// two.
+    pub fn misdirect(&mut self, world: &mut World) -> bool {
+        self.disk.flush_all();
+        let provable = boot::provable(&self.disk);
+        if provable.len() < 2 {
+            return false;
+        }
+        let astray = self.fate.range(1, provable.len() as u64 - 1) as usize;
+        let spoilt = self.fate.below(astray as u64) as usize;
+        let ((from, range), (to, at)) = (provable[astray].clone(), provable[spoilt].clone());
+        self.disk.misdirect((from, to), (range, at.start));
+        self.rotten = true;
+        world.counters.misdirected += 1;
+        true
+    }
+
     /// A bit of what is provably durable in the journal flips while the process is down. Says whether there was one.
     pub fn rot(&mut self, world: &mut World) -> bool {
         self.disk.flush_all();

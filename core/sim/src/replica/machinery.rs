@@ -19,7 +19,7 @@ impl Machine {
             let process = self.running();
             process.journal.recycle(bytes);
             process.under_way.insert(ticket, UnderWay { operation, name, write: Some(write) });
-            let delay = self.disk_delay(world);
+            let delay = self.disk_delay(world) + self.wait_for_room(world, kind);
             self.later(world, delay, InLife::Landed(ticket));
             if self.plug.submit(operation).is_some() {
                 return;

@@ -4,7 +4,7 @@
 //!
 //! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
 //! * `outbox`: what leaves, and what a liar makes of it; `machinery`: writes and threads;
-//! * `power`: the plug, and what is left when it is pulled; `judged`: what judges see; `told`: what the trace says.
+//! * `failing`: disks that fail or have no room; `power`: the plug, and what is left when it is pulled; `judged`: what judges see; `told`: what the trace says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -28,7 +28,10 @@ use crate::rng::{Rng, Seed};
 use crate::villains::lying_backup::LyingBackup;
 use crate::world::{Event, InLife, Life, ToMachine, World};
 
+pub use failing::Failing;
+
 mod effects;
+mod failing;
 mod inputs;
 mod judged;
 mod life;
@@ -94,6 +97,9 @@ pub struct Machine {
     wall_offset: i64,
     mono_offset: u64,
     paused_until: u64,
+    full_until: u64,
+    failing: Option<Failing>,
+    has_given_up: bool,
     plug: Plug,
 }
 
@@ -166,6 +172,9 @@ impl Machine {
             wall_offset: 0,
             mono_offset: 0,
             paused_until: 0,
+            full_until: 0,
+            failing: None,
+            has_given_up: false,
             plug: Plug::default(),
         };
         machine.set_wall_clock(world.options.machine.clock_skew);

@@ -20,7 +20,8 @@ impl Machine {
     pub fn lose_power_where_pulled(&mut self, world: &mut World) -> Option<Point> {
         let point = self.plug.put_back()?;
         self.settle(point);
-        let crash = if point.moment == Moment::Cached { Crash::Killed } else { Crash::PowerLost };
+        let is_killed = matches!(point.moment, Moment::Cached | Moment::Failed);
+        let crash = if is_killed { Crash::Killed } else { Crash::PowerLost };
         let ran = self.crash(world, crash);
         if !ran && crash == Crash::PowerLost {
             self.lose_power_while_down(world);
