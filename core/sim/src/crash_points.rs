@@ -17,7 +17,7 @@ use bft_core::limits::{KIB, MILLISECOND};
 use crate::cluster::Cluster;
 use crate::counters::Counters;
 use crate::network::Node;
-use crate::options::{ClientOptions, Fidelity, MICROSECOND, MachineOptions, NetworkOptions, Options};
+use crate::options::{ClientOptions, Fidelity, MICROSECOND, MachineOptions, NetworkOptions, Options, Scene};
 use crate::points::{Operation, Plug, Point};
 use crate::pool::spread;
 use crate::run::{Report, run_scripted};
@@ -151,6 +151,7 @@ pub(crate) fn base(snapshot_slots: u64, operations: u32, safety: u64) -> Options
     };
     Options {
         seed: SEED,
+        scene: Scene::default(),
         fidelity: Fidelity::Ledger,
         weights: vec![1; 4],
         params,
@@ -177,6 +178,9 @@ pub(crate) fn base(snapshot_slots: u64, operations: u32, safety: u64) -> Options
             clock_skew: MILLISECOND,
         },
         faults: Vec::new(),
+        villain: None,
+        villain_weight_max: 0,
+        client: None,
         strike_mean: safety,
         outage_mean: safety,
         safety,

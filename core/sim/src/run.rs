@@ -12,6 +12,7 @@ use crate::checkers::convergence::{self, Standing};
 use crate::checkers::{Oracle, Violation};
 use crate::client::Client;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::faults::Striker;
 use crate::network::Node;
 use crate::options::{Fault, Options};
@@ -19,6 +20,8 @@ use crate::points::Plug;
 use crate::replica::{Character, Crash, Failing, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
+use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
 
 mod scripted;
@@ -33,14 +36,22 @@ const EVENTS_MAX: u64 = 6_000_000;
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
 /// What came of a seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// The command that plays it again.
+    pub replay: String,
+    /// Which replicas attacked.
+    pub villain: Option<Strategy>,
+    /// Which client attacked.
+    pub client: Option<ClientStrategy>,
     /// The hash over everything that happened.
     pub trace: u64,
     /// How often what happened.
     pub counters: Counters,
+    /// Which event reached a replica in which status how often.
+    pub seen: Seen,
     /// The faults that were on.
     pub faults: Vec<Fault>,
     /// What was broken, if anything.
@@ -94,8 +105,8 @@ enum Phase {
 impl Run {
     fn new(options: Options, trace: Trace) -> Self {
         let world = World::new(options, trace);
-        let character = |id| match (world.cluster.liars.contains(id), world.cluster.drifters.contains(id)) {
-            (true, _) => Character::Liar,
+        let character = |id| match (world.cluster.villains.contains(id), world.cluster.drifters.contains(id)) {
+            (true, _) => Character::Villain,
             (false, true) => Character::Drifter,
             (false, false) => Character::Correct,
         };
@@ -276,17 +287,29 @@ impl Run {
                 self.note(fault, || format!("the disk of r{which} is full for {} ms", outage / MILLISECOND));
                 self.machines[which].fill_up(self.world.now + outage);
             }
+            Fault::Dethrone => self.dethrone(outage),
             Fault::Drop
             | Fault::Double
             | Fault::Reorder
             | Fault::SlowDisk
             | Fault::BitRot
             | Fault::Misdirected
-            | Fault::Liar
+            | Fault::Villain
+            | Fault::HostileClient
             | Fault::Drift => {
                 unreachable!("does not strike")
             }
         }
+    }
+
+    /// Whoever leads is away for longer than the others wait for it.
+    fn dethrone(&mut self, outage: u64) {
+        let Some(view) = self.machines.iter().filter_map(Machine::view).max() else { return };
+        let primary = self.world.cluster.config.primary(view);
+        let away = self.world.options.params.view_timeout + outage;
+        self.world.counters.dethroned += 1;
+        self.note(Fault::Dethrone, || format!("{primary:?}, primary of {view:?}, is not scheduled"));
+        self.machines[primary.index()].pause(self.world.now + away);
     }
 
     fn partition(&mut self, fault: Fault, outage: u64) {
@@ -351,7 +374,7 @@ impl Run {
         let machine = &self.machines[which];
         let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
         let is_within = self.faulty_weight() + more <= self.world.options.faulty_max();
-        machine.is_up() && machine.character() != Character::Liar && is_within
+        machine.is_up() && machine.character() != Character::Villain && is_within
     }
 
     /// The weight of everybody who is down, gone, or faulty by character.
@@ -420,11 +443,12 @@ impl Run {
 
     fn poll(&mut self) {
         let Phase::Liveness { until } = self.phase else { return };
-        let standings: Vec<_> = self.single().filter_map(Machine::standing).collect();
+        let judged = self.machines.iter_mut().filter(|machine| machine.is_judged());
+        let standings: Vec<_> = judged.filter_map(Machine::standing).collect();
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
         if self.is_over_budget() {
-            // Votes that a liar has spoiled and a replica that is gone for good: a quorum of the others may not be left.
+            // Votes that a villain has spoiled and a replica that is gone for good: a quorum of the others may not be left.
             self.world.counters.liveness_left_out += 1;
             self.phase = Phase::Over;
         } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
@@ -450,7 +474,9 @@ impl Run {
                 continue;
             };
             self.world.trace.digest(&state);
-            standings.push(Standing { state, ..standing });
+            if machine.is_judged() {
+                standings.push(Standing { state, ..standing });
+            }
             states.push((machine.id(), executed, entries));
         }
         if !self.is_over_budget() {
@@ -470,8 +496,12 @@ impl Run {
     fn report(self) -> Report {
         Report {
             seed: self.world.options.seed,
+            replay: self.world.options.replay(),
+            villain: self.world.options.villain,
+            client: self.world.options.client,
             trace: self.world.trace.hash(),
             counters: self.world.counters.clone(),
+            seen: self.world.seen.clone(),
             faults: self.world.options.faults.clone(),
             violation: self.world.checks.violation().cloned(),
             standing: self.machines.iter().map(Machine::describe).collect(),
@@ -484,11 +514,6 @@ impl Run {
 
     fn nodes(&self) -> Vec<Node> {
         self.machines.iter().map(Machine::node).collect()
-    }
-
-    /// The machines of replicas that run once.
-    fn single(&mut self) -> impl Iterator<Item = &mut Machine> {
-        self.machines.iter_mut().filter(|machine| machine.character() != Character::Twin)
     }
 }
 

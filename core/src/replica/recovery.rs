@@ -10,6 +10,7 @@ use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
 use super::counters::Counters;
 use super::executing::Executing;
+use super::fairness::Fairness;
 use super::forwarding::Forwarding;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
@@ -102,6 +103,7 @@ impl Recovery {
             views: Views::new(config.n()),
             batches: Batches::default(),
             forwarding: Forwarding::default(),
+            fairness: Fairness::new(config.params()),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
             index: JournalIndex::new(superblock.collected),

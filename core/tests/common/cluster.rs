@@ -14,7 +14,7 @@ use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::replica::Replica;
 use bft_core::wire::message::{Code, Kind, Message};
-use bft_core::wire::request::result_digest;
+use bft_core::wire::request::{SignedRequest, result_digest};
 use bytes::Bytes;
 
 use super::{CLUSTER, scheme};
@@ -50,20 +50,24 @@ pub struct Cluster {
     pub down: Vec<ReplicaId>,
     /// Every message that left a replica, newest last.
     pub sent: Vec<(ReplicaId, Message)>,
+    /// Every Request that the client sent, newest last.
+    pub asked: Vec<SignedRequest>,
     /// What each replica was told to send, and what must be durable first.
     pub told: Vec<(ReplicaId, Kind, LogPosition)>,
 }
 
 impl Cluster {
     pub fn new() -> Self {
+        Self::with(ProtocolParams { checkpoint_interval: 8, window: 16, pipeline_max: 8, ..ProtocolParams::default() })
+    }
+
+    pub fn with(params: ProtocolParams) -> Self {
         let schemes: Vec<_> = (0..4).map(|i| Arc::new(scheme(&format!("replica {i}")))).collect();
         let member = |scheme: &Arc<Ed25519>| {
             let address = "127.0.0.1:0".into();
             Member { weight: 1, public_key: scheme.public_key(), address }
         };
         let members = schemes.iter().map(member).collect();
-        let params =
-            ProtocolParams { checkpoint_interval: 8, window: 16, pipeline_max: 8, ..ProtocolParams::default() };
         let epoch = bft_core::ids::Epoch(3);
         let config = Arc::new(ClusterConfig::new(CLUSTER, epoch, params, Admission::Any, members).expect("valid"));
         let client: Arc<dyn Scheme> = Arc::new(scheme("client"));
@@ -80,6 +84,7 @@ impl Cluster {
             hears: |_, _, _| true,
             down: Vec::new(),
             sent: Vec::new(),
+            asked: Vec::new(),
             told: Vec::new(),
             schemes,
             config,
@@ -170,6 +175,9 @@ impl Cluster {
             self.done += 1;
         }
         for (to, message) in std::mem::take(&mut self.said.send) {
+            if let Message::Request(request) = &message {
+                self.asked.push(request.clone());
+            }
             let up = self.others(&self.down);
             for replica in up.into_iter().filter(|replica| to == To::All || to == To::One(*replica)) {
                 let input = match &message {

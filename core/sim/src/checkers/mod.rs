@@ -127,10 +127,15 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Judges for a cluster; `witness` verifies signatures. Of replicas that act twice under one name nothing is expected
-    /// but certificates that hold: each half may be right, the replica is not.
+    /// Judges for a cluster in which `villains` attack; `witness` verifies signatures. Of replicas that act twice under one
+    /// name nothing is expected but certificates that hold: each half may be right, the replica is not.
     #[must_use]
-    pub fn new(config: &Arc<ClusterConfig>, witness: Arc<dyn Scheme>, doubled: &[ReplicaId]) -> Self {
+    pub fn new(
+        config: &Arc<ClusterConfig>,
+        witness: Arc<dyn Scheme>,
+        villains: ReplicaSet,
+        doubled: &[ReplicaId],
+    ) -> Self {
         let n = config.n();
         Self {
             now: 0,
@@ -143,7 +148,7 @@ impl Checks {
             durable: durable::Durable::new(config),
             signatures: signatures::Signatures::new(config),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
-            durability: durability::Durability::new(config),
+            durability: durability::Durability::new(config, villains),
         }
     }
 
@@ -166,6 +171,11 @@ impl Checks {
     /// A client submitted an operation.
     pub fn submitted(&mut self, client: PublicKey, entry: Entry, bytes: &[u8]) {
         self.validity.submitted(client, entry, bytes);
+    }
+
+    /// A hostile client signed an operation beside its core.
+    pub fn signed(&mut self, client: PublicKey, entry: Entry, bytes: Vec<u8>) {
+        self.validity.signed(client, entry, bytes);
     }
 
     /// A core asked for a record to be made durable.

@@ -2,11 +2,13 @@
 
 use bft_core::door::{Effects, Halt, Input};
 use bft_core::ids::Nanos;
+use bft_core::replica::Replica;
 use bft_core::service::Service;
 
 use super::told::{note, note_persist};
 use super::{Character, Crash, Gone, Job, Machine};
 use crate::checkers::Oracle;
+use crate::coverage::Status;
 use crate::disk::FileName;
 use crate::images;
 use crate::points::{Moment, Operation};
@@ -22,6 +24,7 @@ impl Machine {
         let process = self.process.as_mut().expect("only a running process steps");
         world.counters.steps += 1;
         note(world, self.id, &input);
+        world.seen.note(&input, status_of(&process.replica));
         let mut effects = std::mem::take(&mut process.effects);
         process.replica.step(now, input, &mut effects);
         process.steps += 1;
@@ -146,6 +149,15 @@ impl Machine {
             Halt::TwoCommitted { .. }
             | Halt::TwoPrepared { .. }
             | Halt::Diverged { .. }
+            | Halt::ReplayDiverged { .. }
+                if self.character == Character::Villain =>
+            {
+                self.gone = Some(Gone::Undone);
+                self.crash(world, Crash::Killed);
+            }
+            Halt::TwoCommitted { .. }
+            | Halt::TwoPrepared { .. }
+            | Halt::Diverged { .. }
             | Halt::ReplayDiverged { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);
@@ -163,5 +175,16 @@ impl Machine {
             let event = Event::Machine(self.node, ToMachine::InLife(self.life, event));
             world.deadline(deadline.0.saturating_sub(offset), event);
         }
+    }
+}
+
+fn status_of(replica: &Replica) -> Status {
+    let ordering = replica.ordering();
+    if !ordering.is_normal() {
+        Status::Changing
+    } else if ordering.is_primary() {
+        Status::Primary
+    } else {
+        Status::Backup
     }
 }

@@ -3,8 +3,9 @@
 //! machine is, and where each event on it goes.
 //!
 //! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
-//! * `outbox`: what leaves, and what a liar makes of it; `machinery`: writes and threads;
-//! * `failing`: disks that fail or have no room; `power`: the plug, and what is left when it is pulled; `judged`: what judges see; `told`: what the trace says.
+//! * `outbox`: what leaves, and what a villain makes of it; `machinery`: writes and threads;
+//! * `failing`: disks that fail or have no room; `power`: the plug, and what is left when it is pulled;
+//! * `judged`: what judges see; `told`: what the trace says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,7 +26,8 @@ use crate::network::Node;
 use crate::options::Options;
 use crate::points::Plug;
 use crate::rng::{Rng, Seed};
-use crate::villains::lying_backup::LyingBackup;
+use crate::villains::means::Means;
+use crate::villains::{Lasts, Twin};
 use crate::world::{Event, InLife, Life, ToMachine, World};
 
 pub use failing::Failing;
@@ -65,6 +67,8 @@ pub enum Gone {
     Drifted,
     /// It is one of two under one name, and the others went on with what the other one said.
     Outvoted,
+    /// It was a villain, and what it caused stopped its own core.
+    Undone,
 }
 
 /// What is wrong with a machine from the beginning.
@@ -72,8 +76,8 @@ pub enum Gone {
 pub enum Character {
     /// Nothing.
     Correct,
-    /// It lies.
-    Liar,
+    /// It attacks.
+    Villain,
     /// Its service is not deterministic after a restart.
     Drifter,
     /// It is one of two that act under one name, each as it should.
@@ -92,7 +96,7 @@ pub struct Machine {
     gone: Option<Gone>,
     rotten: bool,
     character: Character,
-    liar: Option<LyingBackup>,
+    villain: Option<Twin>,
     disk_factor: u64,
     wall_offset: i64,
     mono_offset: u64,
@@ -164,10 +168,7 @@ impl Machine {
             gone: None,
             rotten: false,
             character,
-            liar: (character == Character::Liar).then(|| {
-                let scheme = Arc::clone(&world.cluster.replicas[id.index()]);
-                LyingBackup::new(id, Arc::clone(&world.cluster.config), scheme, seed.child("lies").rng())
-            }),
+            villain: (character == Character::Villain).then(|| twin(id, world)),
             disk_factor: 1,
             wall_offset: 0,
             mono_offset: 0,
@@ -217,9 +218,15 @@ impl Machine {
         self.character
     }
 
-    /// From now on it tells the truth.
+    /// The faults end: a villain that would go on for ever and be borne does so.
     pub fn reform(&mut self) {
-        self.liar = None;
+        self.villain.take_if(|villain| villain.strategy().lasts() == Lasts::UntilHealed);
+    }
+
+    /// Whether it has to come to where the others are.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.villain.is_none() && self.character != Character::Twin
     }
 
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
@@ -266,6 +273,7 @@ impl Machine {
             InLife::JobDone => self.on_job_done(world),
             InLife::SnapshotStep => self.on_snapshot_step(world),
             InLife::Loaded(at) => self.on_loaded(world, at),
+            InLife::Say { peer, message } => self.say(world, peer, message),
             InLife::Deadline { generation } => {
                 if self.running().deadline_generation == generation {
                     self.running().journal.hurry();
@@ -324,4 +332,11 @@ impl Process {
             steps: 0,
         }
     }
+}
+
+/// The villain at the door of a replica, with its key.
+fn twin(id: ReplicaId, world: &World) -> Twin {
+    let strategy = world.options.villain.expect("a run with villains has a strategy");
+    let (config, scheme) = (Arc::clone(&world.cluster.config), Arc::clone(&world.cluster.replicas[id.index()]));
+    Twin::new(strategy, Means::new(id, config, scheme, world.cluster.villains, Seed::root(world.options.seed)))
 }
