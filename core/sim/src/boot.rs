@@ -22,6 +22,7 @@ use crate::counters::Counters;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images;
 use crate::options::Options;
+use crate::points::{Moment, Operation, Plug};
 use crate::rng::{Rng, Seed};
 
 /// Why a disk cannot be read as it is.
@@ -31,6 +32,8 @@ pub enum BootError {
     Damage(Box<Damage>),
     /// Anything else: never the fault of a disk that kept its promises.
     Broken(String),
+    /// The plug was pulled.
+    Pulled,
 }
 
 impl fmt::Display for BootError {
@@ -38,6 +41,7 @@ impl fmt::Display for BootError {
         match self {
             Self::Damage(damage) => damage.fmt(f),
             Self::Broken(why) => f.write_str(why),
+            Self::Pulled => f.write_str("the plug was pulled"),
         }
     }
 }
@@ -97,34 +101,68 @@ pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
 }
 
 /// Reads everything that a start needs, and writes what it must.
-pub fn boot(disk: &mut Disk, config: &ClusterConfig) -> Result<Booted, String> {
-    let (mut superblock, repair) = superblock_of(disk)?;
-    rewrite_copies(disk, &repair);
-    disk.flush_all();
+pub fn boot(disk: &mut Disk, config: &ClusterConfig, power: &mut Power<'_>) -> Result<Booted, BootError> {
+    let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
+    for copy in &repair.copies {
+        power.write(disk, Operation::Repair, *copy as usize * BLOCK_BYTES, &repair.block)?;
+    }
+    power.flush_all(disk)?;
     superblock.instance += 1;
     superblock.sequence += 1;
-    write_superblock(disk, &superblock);
+    write_superblock(disk, &superblock, power)?;
     let (records, tail, damage) = match records_of(disk, &superblock) {
         Ok((records, tail)) => (records, tail, None),
         Err(BootError::Damage(damage)) => {
             own_up(&mut superblock, &damage, config);
-            write_superblock(disk, &superblock);
+            write_superblock(disk, &superblock, power)?;
             let text = damage.to_string();
             (Vec::new(), *damage.fresh, Some(text))
         }
-        Err(BootError::Broken(why)) => return Err(why),
+        Err(why @ (BootError::Broken(_) | BootError::Pulled)) => return Err(why),
     };
-    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose()?;
-    Ok(Booted { superblock, records, tail, snapshot, damage })
+    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
+    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)?, damage })
 }
 
 /// Two copies, a flush, the other two, a flush (D9).
-fn write_superblock(disk: &mut Disk, superblock: &Superblock) {
+fn write_superblock(disk: &mut Disk, superblock: &Superblock, power: &mut Power<'_>) -> Result<(), BootError> {
     let file = superblock.encode_file();
     let (front, back) = file.split_at(file.len() / 2);
-    for (offset, half) in [(0, front), (front.len(), back)] {
-        disk.land(FileName::Superblock, Pending { offset, bytes: half.to_vec() });
+    power.write(disk, Operation::FirstInstance, 0, front)?;
+    power.write(disk, Operation::LastInstance, front.len(), back)
+}
+
+/// The power during a start: it may go at the points of a plug.
+pub struct Power<'a> {
+    /// The machine's plug.
+    pub plug: &'a mut Plug,
+    /// What a torn write leaves.
+    pub rng: &'a mut Rng,
+    /// When the process is started.
+    pub now: u64,
+}
+
+impl Power<'_> {
+    /// Writes over a part of the superblock and flushes it.
+    fn write(&mut self, disk: &mut Disk, operation: Operation, offset: usize, bytes: &[u8]) -> Result<(), BootError> {
+        let number = self.plug.begin(operation, self.now).ok_or(BootError::Pulled)?;
+        let write = Pending { offset, bytes: bytes.to_vec() };
+        if let Some(moment) = self.plug.submit(number) {
+            disk.strike(FileName::Superblock, write, moment, self.rng);
+            return Err(BootError::Pulled);
+        }
+        disk.land(FileName::Superblock, write);
+        if self.plug.reaches(number, Moment::Cached) {
+            return Err(BootError::Pulled);
+        }
         disk.flush(FileName::Superblock);
+        Ok(())
+    }
+
+    fn flush_all(&mut self, disk: &mut Disk) -> Result<(), BootError> {
+        let number = self.plug.begin(Operation::FlushAll, self.now).ok_or(BootError::Pulled)?;
+        disk.flush_all();
+        if self.plug.submit(number).is_some() { Err(BootError::Pulled) } else { Ok(()) }
     }
 }
 

@@ -9,11 +9,13 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Job, Machine, Rot};
+use super::{Job, Machine, Rot, UnderWay};
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images;
-use crate::world::{Event, InLife, Life, World};
+use crate::points::Moment;
+use crate::villains::Heard;
+use crate::world::{Event, InLife, Life, ToClient, World};
 
 impl Machine {
     pub(super) fn on_message(&mut self, world: &mut World, from: ReplicaId, message: Message) {
@@ -23,9 +25,16 @@ impl Machine {
         } else if let Message::Log(slots) = &message {
             world.counters.certificates += slots.len() as u64;
         }
+        if let Some(villain) = &mut self.villain {
+            let heard = villain.hears(world.now, from, &message);
+            world.counters.lies += villain.take_misdeeds();
+            if heard == Heard::Ignored {
+                return;
+            }
+        }
         match process.verifier.check(from, message) {
             Ok(message) => self.step(world, Input::Message { from, message }),
-            Err(_) if world.cluster.liars.contains(from) => world.counters.lies_refused += 1,
+            Err(_) if world.cluster.villains.contains(from) => world.counters.lies_refused += 1,
             Err(rejected) => {
                 let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
                 world.checks.report(Oracle::Certificates, text);
@@ -44,10 +53,12 @@ impl Machine {
 
     pub(super) fn on_client_message(&mut self, world: &mut World, link: LinkId, message: Message) {
         let Some(process) = &mut self.process else { return };
-        if !process.clients.contains_key(&link) {
-            return;
-        }
+        let Some((client, _)) = process.clients.get(&link).copied() else { return };
         match message {
+            // A link speaks for its own client only: as in production, what names another key goes no further.
+            Message::Request(request) if request.entry.client != world.cluster.clients[client].public_key() => {
+                refuse(world, self.id, client);
+            }
             Message::Request(request) => {
                 process.gathered.push(request);
                 if process.gathered.len() == 1 {
@@ -62,10 +73,17 @@ impl Machine {
 
     pub(super) fn on_gathered(&mut self, world: &mut World) {
         let process = self.running();
-        let gathered = std::mem::take(&mut process.gathered);
+        let mut gathered = std::mem::take(&mut process.gathered);
+        if let Some(villain) = &mut self.villain {
+            villain.gathers(world.now, &mut gathered);
+            world.counters.lies += villain.take_misdeeds();
+        }
+        let process = self.running();
+        let clients: Vec<_> = gathered.iter().map(|request| request.entry.client).collect();
         let (requests, refused) = process.verifier.check_requests(gathered);
-        if !refused.is_empty() {
-            world.checks.report(Oracle::Certificates, format!("{:?} refuses a correct client's Request", self.id));
+        for index in refused {
+            let client = world.cluster.client(clients[index]).expect("its link is this client's");
+            refuse(world, self.id, client);
         }
         self.step(world, Input::Requests(requests));
     }
@@ -75,7 +93,7 @@ impl Machine {
         self.running().clients.insert(link, (client, life));
         let key = world.cluster.clients[client].public_key();
         self.step(world, Input::Client { client: key, link, state: LinkState::Up });
-        let event = crate::world::ToClient::LinkUp { replica: self.id, link };
+        let event = ToClient::LinkUp { replica: self.id, machine: self.node, link };
         world.after(0, Event::Client(client, life, event));
     }
 
@@ -87,20 +105,36 @@ impl Machine {
 
     pub(super) fn on_landed(&mut self, world: &mut World, ticket: Ticket) {
         let under_way = self.running().under_way.get_mut(&ticket).expect("a write lands once");
-        let (name, write) = (under_way.name, under_way.write.take().expect("a write lands once"));
+        let UnderWay { operation, name, .. } = *under_way;
+        let write = under_way.write.take().expect("a write lands once");
+        if self.write_fails(world, name, &write) {
+            return;
+        }
         self.disk.land(name, write);
+        if self.plug.reaches(operation, Moment::Cached) {
+            return;
+        }
         let delay = self.disk_delay(world);
         self.later(world, delay, InLife::Flushed(ticket));
     }
 
     pub(super) fn on_flushed(&mut self, world: &mut World, ticket: Ticket) {
-        let process = self.process.as_mut().expect("events in a life find its process");
-        let under_way = process.under_way.remove(&ticket).expect("a write is flushed once");
+        let under_way = self.running().under_way.remove(&ticket).expect("a write is flushed once");
+        if self.flush_fails(world, under_way.operation, under_way.name) {
+            return;
+        }
         self.disk.flush(under_way.name);
+        if self.plug.reaches(under_way.operation, Moment::Unheard) {
+            return;
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
         let before = process.journal.durable();
         process.journal.written(ticket);
         let durable = process.journal.durable();
         self.pump(world);
+        if self.plug.is_pulled() {
+            return;
+        }
         if durable > before {
             if matches!(self.rot, Rot::Found(through) if durable > through) {
                 self.rot = Rot::Unharmed;
@@ -114,6 +148,7 @@ impl Machine {
                 self.tell_durable(world);
             }
         }
+        self.plug.reaches(under_way.operation, Moment::After);
     }
 
     /// Says once more, or at last, up to where everything is durable.
@@ -165,13 +200,24 @@ impl Machine {
 
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
+        let (_, operation) = process.writer.next();
+        if self.puts_snapshot_off(world, operation) {
+            let delay = self.full_until - world.now;
+            return self.later(world, delay, InLife::SnapshotStep);
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
+        let Some(number) = self.plug.begin(operation, world.now) else { return };
         let finished = process.writer.step(&mut self.disk);
         if process.writer.is_busy() {
             self.later_snapshot_step(world);
         }
+        if self.plug.submit(number).is_some() || self.plug.reaches(number, Moment::Unheard) {
+            return;
+        }
         if let Some((seq, outcome)) = finished {
             world.counters.snapshots += 1;
             self.step(world, Input::Snapshot { seq, outcome });
+            self.plug.reaches(number, Moment::After);
         }
     }
 
@@ -190,5 +236,15 @@ impl Machine {
             world.checks.report(Oracle::Durable, text);
         }
         self.step(world, Input::Loaded { at, record });
+    }
+}
+
+/// A Request is refused on the link of this client.
+fn refuse(world: &mut World, at: ReplicaId, client: usize) {
+    world.counters.requests_refused += 1;
+    if world.options.hostile_client() != Some(client) {
+        world
+            .checks
+            .report(Oracle::Certificates, format!("{at:?} refuses a Request of client {client}, which is correct"));
     }
 }

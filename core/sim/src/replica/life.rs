@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use bft_core::door::Effects;
 use bft_core::ids::Seq;
-use bft_core::journal::BLOCK_BYTES;
 
 use super::{Character, Crash, Machine, Process, Rot, UnderWay};
-use crate::boot;
+use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
-use crate::disk::{FileName, Pending};
 use crate::options::Fault;
 use crate::trace::Actor;
 use crate::world::{Life, World};
@@ -63,9 +61,11 @@ impl Machine {
     /// Reads the disk. Damage must be found when there is some, and only then.
     fn boot(&mut self, world: &mut World) -> Option<boot::Booted> {
         let config = Arc::clone(&world.cluster.config);
-        let booted = match boot::boot(&mut self.disk, &config) {
+        let mut power = Power { plug: &mut self.plug, rng: &mut self.fate, now: world.now };
+        let booted = match boot::boot(&mut self.disk, &config, &mut power) {
             Ok(booted) => booted,
-            Err(why) => {
+            Err(BootError::Pulled) => return None,
+            Err(why @ (BootError::Damage(_) | BootError::Broken(_))) => {
                 world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
                 return None;
             }
@@ -128,7 +128,7 @@ impl Machine {
         loop {
             self.pump(world);
             let process = self.process.as_mut().expect("it is being closed");
-            let Some((ticket, UnderWay { name, write })) = process.under_way.pop_first() else { break };
+            let Some((ticket, UnderWay { name, write, .. })) = process.under_way.pop_first() else { break };
             write.into_iter().for_each(|write| self.disk.land(name, write));
             self.disk.flush(name);
             process.journal.written(ticket);
@@ -142,8 +142,25 @@ impl Machine {
         self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
     }
 
-    /// Something of what is provably durable in the journal is damaged while the process is down: a bit flips, another
-    /// block lies in the place of one, or a file is gone. Says whether there was anything.
+    /// A write of what is provably durable in the journal has gone where an earlier one belongs. Says whether there were
+    /// two.
+    pub fn misdirect(&mut self, world: &mut World) -> bool {
+        self.disk.flush_all();
+        let provable = boot::provable(&self.disk);
+        if provable.len() < 2 {
+            return false;
+        }
+        let astray = self.fate.range(1, provable.len() as u64 - 1) as usize;
+        let spoilt = self.fate.below(astray as u64) as usize;
+        let ((from, range), (to, at)) = (provable[astray].clone(), provable[spoilt].clone());
+        self.disk.misdirect((from, to), (range, at.start));
+        self.rot = Rot::Hidden;
+        world.counters.misdirected += 1;
+        true
+    }
+
+    /// Something of what is provably durable in the journal is damaged while the process is down: a bit flips, or a file is
+    /// gone. Says whether there was anything.
     pub fn rot(&mut self, world: &mut World) -> bool {
         self.disk.flush_all();
         let provable = boot::provable(&self.disk);
@@ -152,32 +169,14 @@ impl Machine {
         }
         let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
         let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
-        match self.fate.below(4) {
-            0 if self.misdirect(name, byte) => world.counters.blocks_misdirected += 1,
-            1 => {
-                self.disk.remove(name);
-                world.counters.files_lost += 1;
-            }
-            _ => {
-                self.disk.rot(name, byte, self.fate.below(8) as u8);
-                world.counters.bits_rotted += 1;
-            }
+        if self.fate.chance(250) {
+            self.disk.remove(name);
+            world.counters.files_lost += 1;
+        } else {
+            self.disk.rot(name, byte, self.fate.below(8) as u8);
+            world.counters.bits_rotted += 1;
         }
         self.rot = Rot::Hidden;
-        true
-    }
-
-    /// Another block of the file lies where the one with `byte` should. Says whether it differs.
-    fn misdirect(&mut self, name: FileName, byte: usize) -> bool {
-        let bytes = self.disk.read(name).expect("it is there");
-        let at = byte / BLOCK_BYTES * BLOCK_BYTES;
-        let from = self.fate.below((bytes.len() / BLOCK_BYTES) as u64) as usize * BLOCK_BYTES;
-        let (block, here) = (bytes[from..from + BLOCK_BYTES].to_vec(), &bytes[at..at + BLOCK_BYTES]);
-        if block == here {
-            return false;
-        }
-        self.disk.land(name, Pending { offset: at, bytes: block });
-        self.disk.flush(name);
         true
     }
 }
