@@ -53,12 +53,16 @@ mutants! {
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.
     M27RepliesCountedTwice = "m27",
+    /// A flush that fails is taken for done.
+    M35FlushErrorIgnored = "m35",
     /// Damage inside the durable journal is cut off like a torn tail.
     M37DamageCutOff = "m37",
     /// Batch times may stand still.
     M46TimeStandsStill = "m46",
     /// Slots execute as they commit, in any order.
     M47ExecutedOutOfOrder = "m47",
+    /// A replica whose journal was damaged votes before it may.
+    M49DamagedVotesEarly = "m49",
     /// The leaf of a batch's tree leaves out the signature.
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.

@@ -18,6 +18,7 @@ pub mod data_dir;
 pub mod error;
 pub mod execution;
 pub mod io;
+pub mod offline;
 pub mod ordering;
 pub mod shard;
 pub mod snapshots;

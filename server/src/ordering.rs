@@ -75,6 +75,8 @@ pub struct Node {
     /// When the core last had anything made durable or executed.
     last_work: Nanos,
     epoch: Epoch,
+    /// After damage: the Seq at which the replica may vote again.
+    silent_through: Option<Seq>,
     encoded: BytesMut,
     desk: InfoDesk,
     counters: Arc<OrderingCounters>,
@@ -117,6 +119,7 @@ impl Node {
         Self {
             durable: journal.durable(),
             epoch: replica.config().epoch(),
+            silent_through: replica.silent_through(),
             replica,
             journal,
             effects,
@@ -136,6 +139,12 @@ impl Node {
 
     /// Carries out what the recovery wanted.
     pub fn start(&mut self, now: Now) -> Result<(), ServerError> {
+        if let Some(through) = self.silent_through {
+            tracing::warn!(
+                silent_through = through.0,
+                "the journal was damaged: this replica follows, and does not vote"
+            );
+        }
         self.carry_out(now)
     }
 
@@ -193,6 +202,10 @@ impl Node {
         self.counters.turns.add(1);
         while let Some(input) = self.next_input() {
             self.step(now, input)?;
+        }
+        if self.silent_through.is_some() && self.replica.silent_through().is_none() {
+            self.silent_through = None;
+            tracing::info!(stable = self.replica.stable().0, "this replica votes again");
         }
         let (used, room) = self.replica.pool_fill();
         self.brim.look(used, room);

@@ -83,6 +83,31 @@ impl SnapshotFolder {
         Ok(folder)
     }
 
+    /// The folder at `root` as it is, to be looked into.
+    #[must_use]
+    pub fn look(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The Seqs of the snapshots that are whole, ascending, and the names of what is not.
+    pub fn list(&self) -> Result<(Vec<Seq>, Vec<String>), SnapshotError> {
+        let (mut whole, mut unfinished) = (Vec::new(), Vec::new());
+        for (_, name) in self.entries()? {
+            match name.parse() {
+                Ok(seq) => whole.push(Seq(seq)),
+                Err(_) => unfinished.push(name),
+            }
+        }
+        whole.sort_unstable();
+        unfinished.sort_unstable();
+        Ok((whole, unfinished))
+    }
+
+    /// The root that the manifest of the snapshot at `seq` has.
+    pub fn root_of(&self, seq: Seq) -> Result<Digest, SnapshotError> {
+        self.manifest(seq).map(|manifest| manifest.root())
+    }
+
     /// Reads the snapshot at `seq`, whose root is `root`: every digest of it is compared.
     pub fn load(&self, seq: Seq, root: Digest) -> Result<(Manifest, ClientsImage), SnapshotError> {
         let folder = self.path(seq);

@@ -1,34 +1,49 @@
 //! How a process comes up from its disk: superblock and its repair, flush of everything, instance, scan, snapshot, core.
 //! The same steps in the same order as in production; what a start writes may be cut short by the next power loss.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bft_core::config::ClusterConfig;
 use bft_core::door::{Effects, Now};
 use bft_core::ids::{LogPosition, ReplicaId};
 use bft_core::journal::group::{GROUP_HEADER_BYTES, GroupHeader, Seal};
 use bft_core::journal::segment::{Owner, SegmentHeader};
 use bft_core::journal::superblock::Directory;
 use bft_core::journal::{
-    BLOCK_BYTES, Blocks, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
+    BLOCK_BYTES, Blocks, Damage, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
 };
-use bft_core::replica::{RecoverError, Replica};
+use bft_core::replica::{RecoverError, Replica, own_up};
 
 use crate::cluster::Cluster;
 use crate::counters::Counters;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images;
 use crate::options::Options;
+use crate::points::{Moment, Operation, Plug};
 use crate::rng::{Rng, Seed};
 
-/// Why a process does not come up.
+/// Why a disk cannot be read as it is.
 #[derive(Debug)]
 pub enum BootError {
     /// The scan says that what was durable is gone.
-    Damage(String),
+    Damage(Box<Damage>),
     /// Anything else: never the fault of a disk that kept its promises.
     Broken(String),
+    /// The plug was pulled.
+    Pulled,
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damage(damage) => damage.fmt(f),
+            Self::Broken(why) => f.write_str(why),
+            Self::Pulled => f.write_str("the plug was pulled"),
+        }
+    }
 }
 
 /// What a start found and made.
@@ -41,6 +56,8 @@ pub struct Booted {
     pub tail: Tail,
     /// The snapshot that the superblock names.
     pub snapshot: Option<images::Read>,
+    /// What the scan found damaged: the superblock owns up to it.
+    pub damage: Option<String>,
 }
 
 struct DiskBlocks<'a>(&'a Disk);
@@ -84,21 +101,69 @@ pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
 }
 
 /// Reads everything that a start needs, and writes what it must.
-pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
+pub fn boot(disk: &mut Disk, config: &ClusterConfig, power: &mut Power<'_>) -> Result<Booted, BootError> {
     let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
-    rewrite_copies(disk, &repair);
-    disk.flush_all();
+    for copy in &repair.copies {
+        power.write(disk, Operation::Repair, *copy as usize * BLOCK_BYTES, &repair.block)?;
+    }
+    power.flush_all(disk)?;
     superblock.instance += 1;
     superblock.sequence += 1;
+    write_superblock(disk, &superblock, power)?;
+    let (records, tail, damage) = match records_of(disk, &superblock) {
+        Ok((records, tail)) => (records, tail, None),
+        Err(BootError::Damage(damage)) => {
+            own_up(&mut superblock, &damage, config);
+            write_superblock(disk, &superblock, power)?;
+            let text = damage.to_string();
+            (Vec::new(), *damage.fresh, Some(text))
+        }
+        Err(why @ (BootError::Broken(_) | BootError::Pulled)) => return Err(why),
+    };
+    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
+    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)?, damage })
+}
+
+/// Two copies, a flush, the other two, a flush (D9).
+fn write_superblock(disk: &mut Disk, superblock: &Superblock, power: &mut Power<'_>) -> Result<(), BootError> {
     let file = superblock.encode_file();
     let (front, back) = file.split_at(file.len() / 2);
-    for (offset, half) in [(0, front), (front.len(), back)] {
-        disk.land(FileName::Superblock, Pending { offset, bytes: half.to_vec() });
+    power.write(disk, Operation::FirstInstance, 0, front)?;
+    power.write(disk, Operation::LastInstance, front.len(), back)
+}
+
+/// The power during a start: it may go at the points of a plug.
+pub struct Power<'a> {
+    /// The machine's plug.
+    pub plug: &'a mut Plug,
+    /// What a torn write leaves.
+    pub rng: &'a mut Rng,
+    /// When the process is started.
+    pub now: u64,
+}
+
+impl Power<'_> {
+    /// Writes over a part of the superblock and flushes it.
+    fn write(&mut self, disk: &mut Disk, operation: Operation, offset: usize, bytes: &[u8]) -> Result<(), BootError> {
+        let number = self.plug.begin(operation, self.now).ok_or(BootError::Pulled)?;
+        let write = Pending { offset, bytes: bytes.to_vec() };
+        if let Some(moment) = self.plug.submit(number) {
+            disk.strike(FileName::Superblock, write, moment, self.rng);
+            return Err(BootError::Pulled);
+        }
+        disk.land(FileName::Superblock, write);
+        if self.plug.reaches(number, Moment::Cached) {
+            return Err(BootError::Pulled);
+        }
         disk.flush(FileName::Superblock);
+        Ok(())
     }
-    let (records, tail) = records_of(disk, &superblock)?;
-    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
-    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
+
+    fn flush_all(&mut self, disk: &mut Disk) -> Result<(), BootError> {
+        let number = self.plug.begin(Operation::FlushAll, self.now).ok_or(BootError::Pulled)?;
+        disk.flush_all();
+        if self.plug.submit(number).is_some() { Err(BootError::Pulled) } else { Ok(()) }
+    }
 }
 
 /// Makes all copies of the superblock equal before anything else is written.
@@ -139,7 +204,7 @@ pub fn records_of(disk: &Disk, superblock: &Superblock) -> Result<(Vec<(LogPosit
     });
     match tail {
         Ok(tail) => Ok((records, tail)),
-        Err(ScanError::Damage(damage)) => Err(BootError::Damage(damage.to_string())),
+        Err(ScanError::Damage(damage)) => Err(BootError::Damage(Box::new(damage))),
         Err(other) => Err(BootError::Broken(other.to_string())),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome, Rejected};
 use bft_core::door::{Answer, LinkState, To};
-use bft_core::ids::{LinkId, Nanos, ReplicaId};
+use bft_core::ids::{LinkId, Nanos};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::wire::message::Message;
 use bytes::Bytes;
@@ -30,7 +30,7 @@ pub struct Client {
     rng: Rng,
     seed: Seed,
     effects: ClientEffects,
-    /// By replica: what it calls the link of this life.
+    /// By machine: what it calls the link of this life.
     links: Vec<Option<LinkId>>,
     submitted: u64,
     waiting: BTreeSet<u64>,
@@ -52,7 +52,7 @@ impl Client {
             rng: seed.child("work").rng(),
             seed,
             effects: ClientEffects::default(),
-            links: vec![None; world.n()],
+            links: vec![None; world.options.machines()],
             submitted: 0,
             waiting: BTreeSet::new(),
             deadline_generation: 0,
@@ -65,6 +65,12 @@ impl Client {
                 ClientTwin::new(strategy, ClientMeans::new(index as u32, config, own, others, seed))
             }),
         }
+    }
+
+    /// Its number among the clients.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// The number of the present life.
@@ -86,10 +92,10 @@ impl Client {
             || self.waiting.is_empty() && self.submitted >= u64::from(world.options.clients[self.index].operations)
     }
 
-    /// The link that this life has to a replica.
+    /// The link that this life has to a machine.
     #[must_use]
-    pub fn link(&self, replica: ReplicaId) -> Option<LinkId> {
-        self.links[replica.index()]
+    pub fn link(&self, machine: Node) -> Option<LinkId> {
+        self.links[machine.0]
     }
 
     /// From now on what is left is submitted without thinking.
@@ -124,13 +130,13 @@ impl Client {
                     self.core.on_answer(now, from, &answer, &mut effects);
                 }
             }
-            ToClient::LinkUp { replica, link } => {
-                self.links[replica.index()] = Some(link);
+            ToClient::LinkUp { replica, machine, link } => {
+                self.links[machine.0] = Some(link);
                 self.core.on_link(now, replica, LinkState::Up, &mut effects);
             }
-            ToClient::LinkDown { replica, link } => {
+            ToClient::LinkDown { replica, machine, link } => {
                 // Late, and a newer one is up already: nothing changes.
-                if self.links[replica.index()].take_if(|known| *known == link).is_some() {
+                if self.links[machine.0].take_if(|known| *known == link).is_some() {
                     self.core.on_link(now, replica, LinkState::Down, &mut effects);
                 }
             }
@@ -224,10 +230,12 @@ impl Client {
             To::One(replica) => vec![replica],
         };
         for replica in replicas {
-            if let Some(link) = self.link(replica) {
-                let from = Node(world.n() + self.index);
-                let arrive = |message| ToMachine::FromClient { link, message };
-                world.send_to_replica(from, replica, message.clone(), arrive);
+            for machine in world.machines_of(replica) {
+                if let Some(link) = self.link(machine) {
+                    let from = world.client_node(self.index);
+                    let arrive = |message| ToMachine::FromClient { link, message };
+                    world.send_to_machine(from, machine, message.clone(), arrive);
+                }
             }
         }
     }

@@ -101,10 +101,28 @@ counters! {
     refused: Must = "refused Requests",
     /// Comparisons of a disk with what its replica believes to be durable.
     audits: Must = "disk audits",
-    /// Disks on which a bit rotted.
+    /// Writes and flushes that failed and ended their process.
+    io_errors: Must = "failed writes and flushes",
+    /// Writes that ended early, and their process with them.
+    short_writes: Must = "short writes",
+    /// Disks that had no room for a while.
+    disks_full: Must = "full disks",
+    /// Snapshots that were begun anew for want of room.
+    snapshots_put_off: Must = "snapshots put off",
+    /// Segments whose file had to wait for room.
+    segments_put_off: Must = "segments put off",
+    /// Disks that were a hundred times as slow.
+    slow_disks: Must = "disks a hundred times as slow",
+    /// Disks on which a write went where another one belongs.
+    misdirected: May = "misdirected writes",
+    /// Journals in which a bit rotted.
     bits_rotted: May = "bits rotted",
-    /// Of those, starts that found the damage and refused.
-    damage_found: May = "damage found",
+    /// Journals that lost a file.
+    files_lost: May = "files lost",
+    /// Starts that found such damage, and from which on the replica was silent.
+    amnesias: Must = "starts after damage",
+    /// Replicas that were silent after damage and vote again.
+    voting_again: Must = "voting again",
     /// Lies of Byzantine replicas.
     lies: Must = "lies",
     /// Messages of villains that a correct replica refused.
@@ -119,6 +137,8 @@ counters! {
     liveness_left_out: May = "runs without liveness",
     /// Replicas that fell behind what their peers keep.
     left_behind: May = "left behind",
+    /// Power losses at a point of a script.
+    points: May = "points",
     /// Operations whose outcome a client could not learn.
     unknown: May = "unknown outcomes",
 }

@@ -5,7 +5,8 @@
 //! * `options` and `environments` say what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
 //! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play, `villains` its
 //!   enemies;
-//! * `campaign`, `matrix` (on `coverage`), `mutants` and `regressions` are what the commands do.
+//! * `campaign`, `matrix` (on `coverage`), `crash_points`, `twins`, `mutants` and `regressions` are what the commands do;
+//!   `script` is what two of them write out instead of drawing it, `points` where a script cuts the power.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::result_large_err,
@@ -21,6 +22,7 @@ pub mod client;
 pub mod cluster;
 pub mod counters;
 pub mod coverage;
+pub mod crash_points;
 pub mod disk;
 pub mod environments;
 pub mod faults;
@@ -30,6 +32,8 @@ pub mod matrix;
 pub mod mutants;
 pub mod network;
 pub mod options;
+pub mod points;
+pub mod pool;
 pub mod probes;
 pub mod queue;
 pub mod regressions;
@@ -37,6 +41,8 @@ pub mod replica;
 pub mod rng;
 pub mod run;
 pub mod scheme;
+pub mod script;
 pub mod trace;
+pub mod twins;
 pub mod villains;
 pub mod world;

@@ -8,6 +8,7 @@ use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
 
 use crate::environments::Environment;
 use crate::rng::{Rng, Seed};
+use crate::script::Script;
 use crate::villains::clients::ClientStrategy;
 use crate::villains::{Seat, Strategy};
 
@@ -41,8 +42,16 @@ pub enum Fault {
     ClockJump,
     /// A disk is slow.
     SlowDisk,
-    /// A bit of a backup's journal flips while it is down.
+    /// A replica's journal is damaged while it is down.
     BitRot,
+    /// A write of a backup's journal went where another one belongs, which shows when it is down.
+    Misdirected,
+    /// A write or a flush fails.
+    IoError,
+    /// A write ends early.
+    ShortWrite,
+    /// A disk has no room for new files.
+    DiskFull,
     /// Some replicas attack, by one of the strategies of [`crate::villains`].
     Villain,
     /// A backup's service is not deterministic after a restart.
@@ -55,7 +64,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -69,6 +78,10 @@ impl Fault {
         Self::ClockJump,
         Self::SlowDisk,
         Self::BitRot,
+        Self::Misdirected,
+        Self::IoError,
+        Self::ShortWrite,
+        Self::DiskFull,
         Self::Villain,
         Self::Drift,
         Self::Dethrone,
@@ -84,6 +97,7 @@ impl Fault {
             | Self::Reorder
             | Self::SlowDisk
             | Self::BitRot
+            | Self::Misdirected
             | Self::Villain
             | Self::Drift
             | Self::HostileClient => false,
@@ -93,6 +107,9 @@ impl Fault {
             | Self::PowerLoss
             | Self::PowerLossOfAll
             | Self::Pause
+            | Self::IoError
+            | Self::ShortWrite
+            | Self::DiskFull
             | Self::ClientRestart
             | Self::ClockJump
             | Self::Dethrone => true,
@@ -102,9 +119,16 @@ impl Fault {
     /// How many seeds in a thousand turn it on.
     fn frequency(self) -> u32 {
         match self {
-            // Take one replica out for good, and so hide what others would do.
-            Self::BitRot | Self::Drift => 150,
-            Self::SlowDisk | Self::Dethrone | Self::HostileClient => 250,
+            // Takes one replica out for good, and so hides what others would do.
+            Self::Drift => 150,
+            Self::SlowDisk
+            | Self::BitRot
+            | Self::Misdirected
+            | Self::IoError
+            | Self::ShortWrite
+            | Self::DiskFull
+            | Self::Dethrone
+            | Self::HostileClient => 250,
             Self::Villain => 500,
             Self::Drop
             | Self::Double
@@ -237,6 +261,8 @@ pub struct Options {
     pub outage_mean: u64,
     /// When the faults end.
     pub safety: u64,
+    /// What happens beside what chance brings: nothing, where a seed chooses.
+    pub script: Script,
 }
 
 impl Options {
@@ -277,6 +303,7 @@ impl Options {
             client,
             faults,
             safety,
+            script: Script::default(),
             weights,
         }
     }
@@ -302,6 +329,12 @@ impl Options {
     #[must_use]
     pub fn has(&self, fault: Fault) -> bool {
         self.faults.contains(&fault)
+    }
+
+    /// How many machines run replicas.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.weights.len() + self.script.doubled.len()
     }
 
     /// F, the largest weight that may be faulty.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Replica;
 use super::executing::{Ready, read_batch};
+use crate::config::ClusterConfig;
 use crate::door::{Effects, Halt, Lane, Now, To, Tuning};
 use crate::ids::{LogPosition, Nanos, ReplicaId, Seq};
 use crate::journal::record::{Committed, Record};
@@ -16,7 +17,6 @@ use crate::ordering::pbft::retransmit::says;
 use crate::ordering::pbft::slot::Slot;
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{CommitCertificate, CommittedSlot, Message, Status};
-use crate::wire::request::RequestBounds;
 
 /// What an encoded certificate may take beside its body.
 const CERTIFICATE_BYTES: usize = 8 * 1024;
@@ -310,11 +310,10 @@ impl Replica {
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
-        let bounds = RequestBounds::from(self.config.params());
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
             let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");
-            if let Some(unreadable) = serving.fill(at, record, bounds) {
+            if let Some(unreadable) = serving.fill(at, record, &self.config) {
                 serving.slots.truncate(unreadable);
             }
             self.answer_when_loaded(peer, out);
@@ -378,6 +377,11 @@ impl Replica {
             return false;
         }
         let news = match self.pbft.slot(seq) {
+            Some(slot) if self.catch_up.is_lost(seq) && slot.is_committed_as(digest) => {
+                let batch = certificate.position.batch();
+                self.pbft.restore_committed_body(batch, Arc::clone(&body));
+                Ok(true)
+            }
             Some(_) => self.pbft.learn(&certificate, Arc::clone(&body)),
             None => self.learn_below_window(seq, &certificate, &body),
         };
@@ -469,12 +473,14 @@ impl Replica {
 
 impl Serving {
     /// Puts a record that was read back where it is waited for; gives the index of the first slot that it spoils.
-    fn fill(&mut self, at: LogPosition, record: Option<&Record>, bounds: RequestBounds) -> Option<usize> {
+    fn fill(&mut self, at: LogPosition, record: Option<&Record>, config: &ClusterConfig) -> Option<usize> {
         let mut unreadable = None;
         for (index, part) in self.slots.iter_mut().enumerate() {
             if part.certificate.is_none() && part.certificate_at == at {
                 part.certificate = match record {
-                    Some(Record::Committed(committed)) => Some(Arc::clone(&committed.certificate)),
+                    Some(Record::Committed(committed)) if committed.certificate.position.seq == part.seq => {
+                        Some(Arc::clone(&committed.certificate))
+                    }
                     _ => None,
                 };
                 if part.certificate.is_none() {
@@ -482,7 +488,7 @@ impl Serving {
                 }
             }
             if part.body.is_none() && part.body_at == at {
-                part.body = record.and_then(|record| read_batch(record, bounds));
+                part.body = record.and_then(|record| read_batch(record, config));
                 if part.body.is_none() {
                     unreadable.get_or_insert(index);
                 }

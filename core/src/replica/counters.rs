@@ -75,6 +75,7 @@ impl Counters {
             Ignored::Conflicting => self.ignored_conflicting += 1,
             Ignored::NotActedOn => self.ignored_not_acted_on += 1,
             Ignored::OtherView
+            | Ignored::Silent
             | Ignored::BelowWindow
             | Ignored::AboveWindow
             | Ignored::Duplicate

@@ -39,7 +39,7 @@ mod snapshots;
 mod views;
 
 pub use counters::Counters;
-pub use recovery::{RecoverError, Recovery};
+pub use recovery::{RecoverError, Recovery, own_up};
 
 use batches::Batches;
 use catch_up::CatchUp;
@@ -173,6 +173,12 @@ impl Replica {
         self.superblock.snapshot.map_or(Seq(0), |(seq, _)| seq)
     }
 
+    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
+    #[must_use]
+    pub fn silent_through(&self) -> Option<Seq> {
+        (!self.pbft.may_vote()).then_some(self.superblock.damaged_through)
+    }
+
     /// The ordering core, to look at.
     #[must_use]
     pub fn ordering(&self) -> &Pbft {
@@ -301,6 +307,9 @@ impl Replica {
     /// self-clocking, no linger). With k batches in flight the next one waits for k Requests: under load batches grow,
     /// and a lone Request never waits longer than one of them takes.
     fn propose_ready(&mut self, now: Now, out: &mut Effects) {
+        if !self.pbft.may_vote() {
+            return;
+        }
         if self.pbft.is_normal() && !self.pbft.has_begun() {
             self.propose_again(now, out);
         }
@@ -404,6 +413,8 @@ impl Replica {
     }
 
     fn info(&self) -> Info {
+        let mut counters = self.counters.named();
+        counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
         Info {
             replica: self.me,
             epoch: self.config.epoch(),
@@ -412,7 +423,7 @@ impl Replica {
             stable: self.pbft.stable(),
             snapshot: self.stable_snapshot(),
             peers: self.peers.len() as u32,
-            counters: self.counters.named(),
+            counters,
             ..Info::default()
         }
     }

@@ -115,6 +115,8 @@ impl Replica {
         match self.snapshots.own.get_mut(&seq) {
             Some(own) if own.root != outcome.root => return self.halt(Halt::ReplayDiverged { seq }, out),
             Some(own) => own.written = true,
+            // What was signed here before the journal was damaged is not known (D7): the next point is voted for.
+            None if seq <= self.superblock.damaged_through => {}
             None => self.vote_for_snapshot(seq, outcome.root, out),
         }
         self.snapshot_stable_when_voted(seq, outcome.root, out);

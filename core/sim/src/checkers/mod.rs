@@ -115,6 +115,7 @@ pub type Verdict = Result<(), String>;
 pub struct Checks {
     now: u64,
     violation: Option<Violation>,
+    doubled: ReplicaSet,
     agreement: agreement::Agreement,
     execution: execution::Execution,
     validity: validity::Validity,
@@ -126,13 +127,20 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Judges for a cluster in which `villains` attack; `witness` verifies signatures.
+    /// Judges for a cluster in which `villains` attack; `witness` verifies signatures. Of replicas that act twice under one
+    /// name nothing is expected but certificates that hold: each half may be right, the replica is not.
     #[must_use]
-    pub fn new(config: &Arc<ClusterConfig>, witness: Arc<dyn Scheme>, villains: ReplicaSet) -> Self {
+    pub fn new(
+        config: &Arc<ClusterConfig>,
+        witness: Arc<dyn Scheme>,
+        villains: ReplicaSet,
+        doubled: &[ReplicaId],
+    ) -> Self {
         let n = config.n();
         Self {
             now: 0,
             violation: None,
+            doubled: doubled.iter().copied().collect(),
             agreement: agreement::Agreement::default(),
             execution: execution::Execution::new(n),
             validity: validity::Validity::default(),
@@ -172,6 +180,9 @@ impl Checks {
 
     /// A core asked for a record to be made durable.
     pub fn persisted(&mut self, replica: ReplicaId, persist: &Persist) {
+        if self.doubled.contains(replica) {
+            return self.persisted_by_twin(replica, persist);
+        }
         self.durable.persisted(replica, persist);
         match &persist.place {
             Place::Journal(record) => self.record(replica, record),
@@ -179,6 +190,13 @@ impl Checks {
                 let verdict = superblock.stable.as_ref().map_or(Ok(()), |stable| self.certificates.stable(stable));
                 self.judge(Oracle::Certificates, replica, verdict);
             }
+        }
+    }
+
+    /// The halves number their records alike: what one of them asked for counts as held.
+    fn persisted_by_twin(&mut self, replica: ReplicaId, persist: &Persist) {
+        if let Place::Journal(Record::Cert(certificate)) = &persist.place {
+            self.durability.certified(replica, certificate.position.seq, certificate.header.merkle_root);
         }
     }
 
@@ -193,6 +211,9 @@ impl Checks {
 
     /// Everything up to `upto` is on the replica's stable storage.
     pub fn durable(&mut self, replica: ReplicaId, upto: LogPosition) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let certified = self.durable.durable(replica, upto);
         for (seq, merkle_root) in certified {
             self.durability.certified(replica, seq, merkle_root);
@@ -201,22 +222,30 @@ impl Checks {
 
     /// A message leaves a replica.
     pub fn released(&mut self, replica: ReplicaId, message: &Message) {
-        let verdict = self.durable.released(replica, message);
-        self.judge(Oracle::Durable, replica, verdict);
-        let verdict = self.signatures.released(message);
-        self.judge(Oracle::Signatures, replica, verdict);
+        if !self.doubled.contains(replica) {
+            let verdict = self.durable.released(replica, message);
+            self.judge(Oracle::Durable, replica, verdict);
+            let verdict = self.signatures.released(message);
+            self.judge(Oracle::Signatures, replica, verdict);
+        }
         let verdict = self.certificates.released(message);
         self.judge(Oracle::Certificates, replica, verdict);
     }
 
     /// A core lets go of its journal below `position`.
     pub fn journal_dropped(&mut self, replica: ReplicaId, position: LogPosition) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.durable.journal_dropped(replica, position);
         self.judge(Oracle::Durable, replica, verdict);
     }
 
     /// A core lets go of its snapshots below `seq`.
     pub fn snapshots_removed(&mut self, replica: ReplicaId, seq: Seq) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.durable.snapshots_removed(replica, seq);
         self.judge(Oracle::Durable, replica, verdict);
     }
@@ -226,8 +255,17 @@ impl Checks {
         self.durable.crashed(replica);
     }
 
+    /// A replica starts and finds that its journal is damaged.
+    pub fn damaged(&mut self, replica: ReplicaId) {
+        self.durable.damaged(replica);
+        self.signatures.damaged(replica);
+    }
+
     /// A replica starts with what it read from its disk.
     pub fn recovered(&mut self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let certified = match self.durable.recovered(replica, superblock, records) {
             Ok(certified) => certified,
             Err(text) => return self.judge(Oracle::Durable, replica, Err(text)),
@@ -239,6 +277,9 @@ impl Checks {
 
     /// What a disk holds for certain is compared with what was reported durable.
     pub fn audited(&mut self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.durable.audited(replica, superblock, records);
         self.judge(Oracle::Durable, replica, verdict);
     }
@@ -250,6 +291,9 @@ impl Checks {
 
     /// A core asked for a batch to be executed.
     pub fn execute(&mut self, replica: ReplicaId, order: &Execute) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.execution.execute(replica, order);
         self.judge(Oracle::Execution, replica, verdict);
         let verdict = self.agreement.execute(replica, order);
@@ -266,6 +310,9 @@ impl Checks {
 
     /// A service executed a batch.
     pub fn executed(&mut self, replica: ReplicaId, seq: Seq, outcome: &Executed) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.exactly_once.executed(seq, outcome);
         self.judge(Oracle::ExactlyOnce, replica, verdict);
     }

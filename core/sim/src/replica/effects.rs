@@ -9,7 +9,9 @@ use super::told::{note, note_persist};
 use super::{Character, Crash, Gone, Job, Machine};
 use crate::checkers::Oracle;
 use crate::coverage::Status;
+use crate::disk::FileName;
 use crate::images;
+use crate::points::{Moment, Operation};
 use crate::trace::Actor;
 use crate::world::{Event, InLife, ToMachine, World};
 
@@ -26,9 +28,11 @@ impl Machine {
         let mut effects = std::mem::take(&mut process.effects);
         process.replica.step(now, input, &mut effects);
         process.steps += 1;
+        let silent_through = process.replica.silent_through();
         if process.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
             process.replica.check_invariants();
         }
+        self.note_silence(world, silent_through);
         self.carry_out(world, effects);
     }
 
@@ -40,6 +44,9 @@ impl Machine {
             self.running().journal.append(persist);
         }
         self.pump(world);
+        if self.plug.is_pulled() {
+            return;
+        }
         if let Some(view) = effects.cancel_votes_below {
             self.cancel_votes_below(world, view);
         }
@@ -107,12 +114,29 @@ impl Machine {
         }
         if let Some(below) = effects.remove_snapshots_below {
             world.checks.snapshots_removed(self.id, below);
-            images::remove_below(&mut self.disk, below, process.writer.unfinished());
+            let old = images::files_below(&self.disk, below, process.writer.unfinished());
+            self.remove(world, &old);
         }
+    }
+
+    /// Removes the files of old snapshots; the power may go when some of them are gone.
+    fn remove(&mut self, world: &World, files: &[FileName]) {
+        if files.is_empty() {
+            return;
+        }
+        let Some(number) = self.plug.begin(Operation::Removal, world.now) else { return };
+        let pulled = self.plug.submit(number);
+        let gone = if pulled == Some(Moment::Torn) { files.len() / 2 } else { files.len() };
+        files[..gone].iter().for_each(|name| self.disk.remove(*name));
     }
 
     fn halt(&mut self, world: &mut World, halt: &Halt) {
         world.trace.event(world.now, Actor::Replica(self.id.index()), 92, || format!("halts: {halt}"));
+        if self.character == Character::Twin {
+            self.gone = Some(Gone::Outvoted);
+            self.crash(world, Crash::Killed);
+            return;
+        }
         match halt {
             Halt::LeftBehind { .. } => {
                 world.counters.left_behind += 1;
@@ -150,7 +174,7 @@ impl Machine {
             process.deadline = deadline;
             process.deadline_generation += 1;
             let event = InLife::Deadline { generation: process.deadline_generation };
-            let event = Event::Machine(self.id, ToMachine::InLife(self.life, event));
+            let event = Event::Machine(self.node, ToMachine::InLife(self.life, event));
             world.deadline(deadline.0.saturating_sub(offset), event);
         }
     }

@@ -9,12 +9,13 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Job, Machine};
+use super::{Job, Machine, Rot, UnderWay};
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images;
+use crate::points::Moment;
 use crate::villains::Heard;
-use crate::world::{Event, InLife, Life, World};
+use crate::world::{Event, InLife, Life, ToClient, World};
 
 impl Machine {
     pub(super) fn on_message(&mut self, world: &mut World, from: ReplicaId, message: Message) {
@@ -92,7 +93,7 @@ impl Machine {
         self.running().clients.insert(link, (client, life));
         let key = world.cluster.clients[client].public_key();
         self.step(world, Input::Client { client: key, link, state: LinkState::Up });
-        let event = crate::world::ToClient::LinkUp { replica: self.id, link };
+        let event = ToClient::LinkUp { replica: self.id, machine: self.node, link };
         world.after(0, Event::Client(client, life, event));
     }
 
@@ -104,21 +105,40 @@ impl Machine {
 
     pub(super) fn on_landed(&mut self, world: &mut World, ticket: Ticket) {
         let under_way = self.running().under_way.get_mut(&ticket).expect("a write lands once");
-        let (name, write) = (under_way.name, under_way.write.take().expect("a write lands once"));
+        let UnderWay { operation, name, .. } = *under_way;
+        let write = under_way.write.take().expect("a write lands once");
+        if self.write_fails(world, name, &write) {
+            return;
+        }
         self.disk.land(name, write);
+        if self.plug.reaches(operation, Moment::Cached) {
+            return;
+        }
         let delay = self.disk_delay(world);
         self.later(world, delay, InLife::Flushed(ticket));
     }
 
     pub(super) fn on_flushed(&mut self, world: &mut World, ticket: Ticket) {
-        let process = self.process.as_mut().expect("events in a life find its process");
-        let under_way = process.under_way.remove(&ticket).expect("a write is flushed once");
+        let under_way = self.running().under_way.remove(&ticket).expect("a write is flushed once");
+        if self.flush_fails(world, under_way.operation, under_way.name) {
+            return;
+        }
         self.disk.flush(under_way.name);
+        if self.plug.reaches(under_way.operation, Moment::Unheard) {
+            return;
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
         let before = process.journal.durable();
         process.journal.written(ticket);
         let durable = process.journal.durable();
         self.pump(world);
+        if self.plug.is_pulled() {
+            return;
+        }
         if durable > before {
+            if matches!(self.rot, Rot::Found(through) if durable > through) {
+                self.rot = Rot::Unharmed;
+            }
             world.checks.durable(self.id, durable);
             self.release(world, durable);
             if self.rng.chance(world.options.machine.late) {
@@ -128,6 +148,7 @@ impl Machine {
                 self.tell_durable(world);
             }
         }
+        self.plug.reaches(under_way.operation, Moment::After);
     }
 
     /// Says once more, or at last, up to where everything is durable.
@@ -179,13 +200,24 @@ impl Machine {
 
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
+        let (_, operation) = process.writer.next();
+        if self.puts_snapshot_off(world, operation) {
+            let delay = self.full_until - world.now;
+            return self.later(world, delay, InLife::SnapshotStep);
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
+        let Some(number) = self.plug.begin(operation, world.now) else { return };
         let finished = process.writer.step(&mut self.disk);
         if process.writer.is_busy() {
             self.later_snapshot_step(world);
         }
+        if self.plug.submit(number).is_some() || self.plug.reaches(number, Moment::Unheard) {
+            return;
+        }
         if let Some((seq, outcome)) = finished {
             world.counters.snapshots += 1;
             self.step(world, Input::Snapshot { seq, outcome });
+            self.plug.reaches(number, Moment::After);
         }
     }
 

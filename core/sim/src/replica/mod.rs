@@ -4,6 +4,7 @@
 //!
 //! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
 //! * `outbox`: what leaves, and what a villain makes of it; `machinery`: writes and threads;
+//! * `failing`: disks that fail or have no room; `power`: the plug, and what is left when it is pulled;
 //! * `judged`: what judges see; `told`: what the trace says.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,18 +22,24 @@ use crate::boot;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images::Writer;
 use crate::ledger::Ledger;
+use crate::network::Node;
 use crate::options::Options;
+use crate::points::Plug;
 use crate::rng::{Rng, Seed};
 use crate::villains::means::Means;
 use crate::villains::{Lasts, Twin};
 use crate::world::{Event, InLife, Life, ToMachine, World};
 
+pub use failing::Failing;
+
 mod effects;
+mod failing;
 mod inputs;
 mod judged;
 mod life;
 mod machinery;
 mod outbox;
+mod power;
 mod told;
 
 /// Nanoseconds since 1970 at the beginning of every run.
@@ -54,12 +61,23 @@ pub enum Crash {
 pub enum Gone {
     /// Its peers have dropped what it needs.
     LeftBehind,
-    /// It found its disk damaged, as it was.
-    Damaged,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
+    /// It is one of two under one name, and the others went on with what the other one said.
+    Outvoted,
     /// It was a villain, and what it caused stopped its own core.
     Undone,
+}
+
+/// What became of a machine's journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// Nothing.
+    Unharmed,
+    /// It was damaged, and no start has seen it.
+    Hidden,
+    /// It was found. Until what is written anew is durable beyond this position, the next start may find it again.
+    Found(LogPosition),
 }
 
 /// What is wrong with a machine from the beginning.
@@ -71,10 +89,13 @@ pub enum Character {
     Villain,
     /// Its service is not deterministic after a restart.
     Drifter,
+    /// It is one of two that act under one name, each as it should.
+    Twin,
 }
 
 /// A machine: a disk, clocks, and perhaps a running process.
 pub struct Machine {
+    node: Node,
     id: ReplicaId,
     disk: Disk,
     rng: Rng,
@@ -82,13 +103,19 @@ pub struct Machine {
     life: Life,
     process: Option<Box<Process>>,
     gone: Option<Gone>,
-    rotten: bool,
+    rot: Rot,
+    /// It lost votes and casts none, as far as is known.
+    is_silent: bool,
     character: Character,
     villain: Option<Twin>,
     disk_factor: u64,
     wall_offset: i64,
     mono_offset: u64,
     paused_until: u64,
+    full_until: u64,
+    failing: Option<Failing>,
+    has_given_up: bool,
+    plug: Plug,
 }
 
 struct Process {
@@ -120,6 +147,8 @@ struct Process {
 
 /// A write of the journal between its submission and its end.
 struct UnderWay {
+    /// Its number among the operations of the machine.
+    operation: usize,
     name: FileName,
     /// `None`: landed.
     write: Option<Pending>,
@@ -135,11 +164,12 @@ enum Job {
 impl Machine {
     /// A machine with a new directory on its disk, not yet running.
     #[must_use]
-    pub fn new(id: ReplicaId, character: Character, world: &World) -> Self {
-        let seed = Seed::root(world.options.seed).child("machine").nth(id.0.into());
+    pub fn new(node: Node, id: ReplicaId, character: Character, world: &World) -> Self {
+        let seed = Seed::root(world.options.seed).child("machine").nth(node.0 as u64);
         let mut disk = Disk::default();
         boot::format(&mut disk, &world.cluster, id, seed);
         let mut machine = Self {
+            node,
             id,
             disk,
             rng: seed.child("latency").rng(),
@@ -147,16 +177,27 @@ impl Machine {
             life: Life(0),
             process: None,
             gone: None,
-            rotten: false,
+            rot: Rot::Unharmed,
+            is_silent: false,
             character,
             villain: (character == Character::Villain).then(|| twin(id, world)),
             disk_factor: 1,
             wall_offset: 0,
             mono_offset: 0,
             paused_until: 0,
+            full_until: 0,
+            failing: None,
+            has_given_up: false,
+            plug: Plug::default(),
         };
         machine.set_wall_clock(world.options.machine.clock_skew);
         machine
+    }
+
+    /// Its end of its links.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        self.node
     }
 
     /// Whose machine it is.
@@ -189,6 +230,12 @@ impl Machine {
         self.character
     }
 
+    /// Whether it lost votes to damage and casts none for now.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     /// The faults end: a villain that would go on for ever and be borne does so.
     pub fn reform(&mut self) {
         self.villain.take_if(|villain| villain.strategy().lasts() == Lasts::UntilHealed);
@@ -197,7 +244,7 @@ impl Machine {
     /// Whether it has to come to where the others are.
     #[must_use]
     pub fn is_judged(&self) -> bool {
-        self.villain.is_none()
+        self.villain.is_none() && self.character != Character::Twin
     }
 
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
@@ -220,7 +267,7 @@ impl Machine {
         if self.paused_until > world.now {
             let at = self.paused_until;
             let is_deadline = matches!(event, ToMachine::InLife(_, InLife::Deadline { .. }));
-            let event = Event::Machine(self.id, event);
+            let event = Event::Machine(self.node, event);
             return if is_deadline { world.deadline(at, event) } else { world.after(at - world.now, event) };
         }
         match event {
@@ -255,7 +302,7 @@ impl Machine {
     }
 
     fn later(&self, world: &mut World, delay: u64, event: InLife) {
-        world.after(delay, Event::Machine(self.id, ToMachine::InLife(self.life, event)));
+        world.after(delay, Event::Machine(self.node, ToMachine::InLife(self.life, event)));
     }
 
     fn running(&mut self) -> &mut Process {

@@ -7,7 +7,6 @@ use bft_core::wire::message::Message;
 use super::told::note_send;
 use super::{Character, Machine};
 use crate::carriage::carry_lie;
-use crate::network::Node;
 use crate::villains::said::{By, Line};
 use crate::world::{InLife, ToMachine, World};
 
@@ -71,19 +70,20 @@ impl Machine {
 
     /// A message leaves for a peer.
     pub(super) fn say(&mut self, world: &mut World, peer: ReplicaId, message: Message) {
-        let from = self.id;
+        let (node, from) = (self.node, self.id);
         let arrive = |message| ToMachine::Message { from, message };
-        world.send_to_replica(Node(from.index()), peer, message, arrive);
+        world.send_to_replica(node, peer, message, arrive);
     }
 
     pub(super) fn answer(&mut self, world: &mut World, link: LinkId, answer: Answer) {
         let Some((client, life)) = self.running().clients.get(&link).copied() else { return };
         let message = Message::from(answer);
         world.trace.number(message.kind() as u64);
-        let Some(villain) = &mut self.villain else { return world.send_to_client(self.id, client, life, message) };
+        let from = (self.node, self.id);
+        let Some(villain) = &mut self.villain else { return world.send_to_client(from, client, life, message) };
         for line in villain.to_client(world.now, message).drain() {
             if let Some(message) = pass(world, line.message, line.by) {
-                world.send_to_client(self.id, client, life, message);
+                world.send_to_client(from, client, life, message);
             }
         }
         world.counters.lies += villain.take_misdeeds();

@@ -95,11 +95,19 @@ fn why_not(link: Option<&LinkReport>) -> String {
 fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
     let mut lines =
         vec![["REPLICA", "ADDRESS", "VIEW", "SEQ", "STABLE", "STATE", "DURABLE BY", "PEERS"].map(String::from)];
-    let mut silent = String::new();
+    let mut remarks = String::new();
     for row in rows {
         match &row.answer {
-            Ok(info) => lines.push(cells(cluster, row, info)),
-            Err(why) => silent += &format!("replica {} at {}: {why}\n", row.replica, row.address),
+            Ok(info) => {
+                lines.push(cells(cluster, row, info));
+                if let Some(through) = silent_through(info) {
+                    remarks += &format!(
+                        "replica {}: its journal was damaged; it follows, and votes again when STABLE reaches {through}\n",
+                        row.replica
+                    );
+                }
+            }
+            Err(why) => remarks += &format!("replica {} at {}: {why}\n", row.replica, row.address),
         }
     }
     let widths: Vec<_> = (0..8).map(|column| lines.iter().map(|line| line[column].chars().count()).max()).collect();
@@ -109,7 +117,13 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
         out += padded.collect::<Vec<_>>().join("  ").trim_end();
         out.push('\n');
     }
-    out + &silent
+    out + &remarks
+}
+
+/// The Seq up to which a replica that lost votes to damage is silent.
+fn silent_through(info: &Info) -> Option<u64> {
+    let counted = info.counters.iter().find(|(name, _)| name == "silent_through");
+    counted.map(|(_, through)| *through).filter(|through| *through > 0)
 }
 
 fn cells(cluster: &ClusterConfig, row: &Row, info: &Info) -> [String; 8] {
