@@ -2,6 +2,7 @@
 //! on and frees memory (PROTOCOL §7). Nothing here costs in proportion to the state.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use super::Replica;
 use crate::door::{Effects, Halt, Lane, To};
@@ -147,7 +148,7 @@ impl Replica {
 
     /// Sends `peer`, whose last stable checkpoint is `stable`, what it needs to come to ours.
     pub(super) fn retransmit_checkpoints(&mut self, peer: ReplicaId, stable: Seq, out: &mut Effects) {
-        let own = self.checkpoints.own.range(stable.next()..);
+        let own = self.checkpoints.own.range((Bound::Excluded(stable), Bound::Unbounded));
         let own = own.filter_map(|(seq, own)| Some((*seq, own.root, own.vote.filter(|vote| vote.counted)?.signature)));
         let own: Vec<_> = own.map(|(seq, root, signature)| self.own_checkpoint(seq, root, signature)).collect();
         let certificate = self
