@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use bft_core::ids::Seq;
+use bft_core::ids::{Digest, Seq};
 
 use crate::counters::Counters;
 use crate::rng::Rng;
@@ -25,6 +25,8 @@ pub enum FileName {
     Clients(Seq, u32),
     /// A snapshot's manifest.
     Manifest(Seq),
+    /// A piece of a snapshot that is being transferred, under its digest.
+    Incoming(Digest),
 }
 
 impl FileName {
@@ -32,7 +34,7 @@ impl FileName {
     #[must_use]
     pub fn snapshot(self) -> Option<Seq> {
         match self {
-            Self::Superblock | Self::Segment(_) => None,
+            Self::Superblock | Self::Segment(_) | Self::Incoming(_) => None,
             Self::Chunk(seq, _) | Self::Clients(seq, _) | Self::Manifest(seq) => Some(seq),
         }
     }
@@ -124,6 +126,12 @@ impl Disk {
     /// Removes a file.
     pub fn remove(&mut self, name: FileName) {
         self.files.remove(&name);
+    }
+
+    /// The bytes of a file that are on stable storage, if its directory entry is.
+    #[must_use]
+    pub fn read_durable(&self, name: FileName) -> Option<&[u8]> {
+        self.files.get(&name).filter(|file| file.linked).map(|file| file.durable.as_slice())
     }
 
     /// The bytes of a file as a reader sees them.

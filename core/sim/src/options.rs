@@ -44,11 +44,13 @@ pub enum Fault {
     Liar,
     /// A backup's service is not deterministic after a restart.
     Drift,
+    /// A replica is down, or hears nobody, for so long that the others drop what it lacks.
+    Exile,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -64,6 +66,7 @@ impl Fault {
         Self::BitRot,
         Self::Liar,
         Self::Drift,
+        Self::Exile,
     ];
 
     /// Whether it strikes at moments, rather than all the time.
@@ -80,7 +83,8 @@ impl Fault {
             | Self::PowerLossOfAll
             | Self::Pause
             | Self::ClientRestart
-            | Self::ClockJump => true,
+            | Self::ClockJump
+            | Self::Exile => true,
         }
     }
 
@@ -90,6 +94,7 @@ impl Fault {
             // Take one replica out for good, and so hide what others would do.
             Self::BitRot | Self::Drift => 150,
             Self::SlowDisk | Self::Liar => 250,
+            Self::Exile => 300,
             Self::Drop
             | Self::Double
             | Self::Reorder
@@ -213,7 +218,7 @@ impl Options {
         let faults = draw_faults(root.child("faults"));
         let has = |fault| faults.contains(&fault);
         let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
-        let params = draw_params(root.child("params"));
+        let params = draw_params(root.child("params"), has(Fault::Exile));
         let weights = draw_weights(&mut rng("weights"));
         let n = weights.len();
         Self {
@@ -268,7 +273,7 @@ fn draw_weights(rng: &mut Rng) -> Vec<u64> {
     (0..n).map(|_| rng.range(1, 4)).collect()
 }
 
-fn draw_params(seed: Seed) -> ProtocolParams {
+fn draw_params(seed: Seed, is_exile: bool) -> ProtocolParams {
     let rng = |name: &str| seed.child(name).rng();
     let checkpoint_interval = rng("interval").pick(&[4, 8, 16]);
     let batch_bytes_max = rng("batch bytes").pick(&[4, 8, 16]) * KIB as u32;
@@ -285,7 +290,9 @@ fn draw_params(seed: Seed) -> ProtocolParams {
         reply_bytes_max: rng("reply bytes").pick(&[256, 512, 4096]),
         reply_cache_bytes: 256 * KIB as u64,
         snapshot_bytes: rng("snapshot bytes").pick(&[8, 32, 1024]) * KIB as u64,
-        snapshot_slots: checkpoint_interval * rng("snapshot slots").pick(&[2, 4, 8, 16]),
+        // Where a replica is to be left behind the others must come by two snapshots meanwhile.
+        snapshot_slots: checkpoint_interval
+            * rng("snapshot slots").pick(if is_exile { &[1, 2] } else { &[2, 4, 8, 16] }),
         view_timeout: 500 * MILLISECOND,
         cipher: Cipher::AesGcm,
     }

@@ -24,6 +24,9 @@ use crate::world::{Event, InLife, ToClient, ToMachine, World};
 const LIVENESS_BOUND: u64 = 120 * SECOND;
 /// Events that a run may take: beyond, something runs in circles.
 const EVENTS_MAX: u64 = 6_000_000;
+/// How often a replica that was away is looked at, and after what time.
+const WATCH_LOOKS: u32 = 100;
+const WATCH_INTERVAL: u64 = 5 * MILLISECOND;
 /// How often the end is looked for.
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
@@ -140,6 +143,7 @@ impl Run {
                 let next = self.rng.exponential(self.world.options.safety / 8);
                 self.world.after(next, Event::Audit);
             }
+            Event::Watch { replica, looks } => self.watch(replica, looks),
             Event::Poll => self.poll(),
         }
     }
@@ -225,6 +229,7 @@ impl Run {
                 self.note(fault, || format!("r{which} is not scheduled for {} ms", outage / MILLISECOND));
                 self.machines[which].pause(self.world.now + outage);
             }
+            Fault::Exile => self.exile(),
             Fault::ClientRestart => {
                 let which = self.striker.below(self.clients.len());
                 self.world.counters.client_restarts += 1;
@@ -266,14 +271,55 @@ impl Run {
         *(if is_one_way { &mut counters.one_way } else { &mut counters.partitions }) += 1;
     }
 
-    /// At most F of the weight is down or faulty at a time, those that will not come back among it.
+    /// A replica is down, or hears no other, until those have taken snapshots without it. When it comes back it is looked
+    /// at, to be struck in the middle of what it fetches.
+    fn exile(&mut self) {
+        let which = self.striker.below(self.machines.len());
+        let outage = self.striker.exile();
+        let id = self.machines[which].id();
+        if self.striker.below(2) == 0 {
+            if !self.crash_machine(which, Crash::Killed, outage) {
+                return;
+            }
+        } else {
+            self.note(Fault::Exile, || format!("r{which} is alone for {} ms", outage / MILLISECOND));
+            let until = self.world.now + outage;
+            for other in (0..self.machines.len()).filter(|other| *other != which) {
+                self.world.network.cut(Node(which), Node(other), until);
+                self.world.network.cut(Node(other), Node(which), until);
+            }
+        }
+        self.world.counters.exiles += 1;
+        self.world.after(outage, Event::Watch { replica: id, looks: WATCH_LOOKS });
+    }
+
+    /// Strikes a replica that transfers a snapshot, sooner or later.
+    fn watch(&mut self, id: ReplicaId, looks: u32) {
+        if self.phase != Phase::Safety || looks == 0 {
+            return;
+        }
+        let is_struck = self.machines[id.index()].is_transferring() && self.striker.below(4) == 0;
+        let crash = if self.striker.below(2) == 0 { Crash::Killed } else { Crash::PowerLost };
+        let outage = self.striker.outage() / 4;
+        if is_struck && self.crash_machine(id.index(), crash, outage) {
+            self.world.counters.transfers_cut += 1;
+        }
+        self.world.after(WATCH_INTERVAL, Event::Watch { replica: id, looks: looks - 1 });
+    }
+
     fn crash_one(&mut self, crash: Crash, outage: u64) {
         let which = self.striker.below(self.machines.len());
+        self.crash_machine(which, crash, outage);
+    }
+
+    /// At most F of the weight is down or faulty at a time, those that will not come back among it. Says whether this one
+    /// went down.
+    fn crash_machine(&mut self, which: usize, crash: Crash, outage: u64) -> bool {
         let (machine, id) = (&self.machines[which], self.machines[which].id());
         let may_crash = machine.is_up() && machine.character() != Character::Liar;
         let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
         if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
-            return;
+            return false;
         }
         self.machines[which].crash(&mut self.world, crash);
         match crash {
@@ -287,6 +333,7 @@ impl Run {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
         }
         self.world.after(outage, Event::Machine(id, ToMachine::Start));
+        true
     }
 
     /// The weight of everybody who is down, gone, or faulty by character.

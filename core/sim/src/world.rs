@@ -129,6 +129,13 @@ pub enum Event {
     Strike,
     /// The faults end.
     EndOfFaults,
+    /// A replica that was away is looked at.
+    Watch {
+        /// Who.
+        replica: ReplicaId,
+        /// How often from now on.
+        looks: u32,
+    },
     /// A disk is compared with what its replica believes.
     Audit,
     /// Has the run come to its end?

@@ -10,9 +10,10 @@ use bft_core::wire::message::Message;
 use bytes::Bytes;
 
 use super::{Job, Machine};
+use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
-use crate::images;
+use crate::images::{self, Finished};
 use crate::world::{Event, InLife, Life, World};
 
 impl Machine {
@@ -146,9 +147,9 @@ impl Machine {
 
     fn install(&mut self, world: &mut World, seq: Seq) -> Option<Input> {
         let process = self.process.as_mut().expect("a job is of a process");
-        let named = process.snapshot.filter(|(at, _)| *at == seq);
+        let named = boot::durable_snapshot(&self.disk).filter(|(at, _)| *at == seq);
         let restored = named
-            .ok_or_else(|| format!("asked to install {seq}, which the superblock does not name"))
+            .ok_or_else(|| format!("asked to install {seq}, which no durable superblock names"))
             .and_then(|(_, root)| images::read(&self.disk, seq, root))
             .and_then(|read| images::restore(&mut process.service, seq, &read.chunks));
         if let Err(why) = restored {
@@ -156,7 +157,7 @@ impl Machine {
             return None;
         }
         world.checks.state_at(self.id, seq);
-        world.counters.restarts_from_snapshot += 1;
+        world.counters.restarts_from_snapshot += u64::from(process.started_from == Some(seq));
         Some(Input::Installed { seq })
     }
 
@@ -166,9 +167,13 @@ impl Machine {
         if process.writer.is_busy() {
             self.later_snapshot_step(world);
         }
-        if let Some((seq, outcome)) = finished {
-            world.counters.snapshots += 1;
-            self.step(world, Input::Snapshot { seq, outcome });
+        match finished {
+            Some(Finished::Image(seq, outcome)) => {
+                world.counters.snapshots += 1;
+                self.step(world, Input::Snapshot { seq, outcome });
+            }
+            Some(Finished::File(done)) => self.step(world, Input::File(done)),
+            None => {}
         }
     }
 

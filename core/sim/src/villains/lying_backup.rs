@@ -12,10 +12,13 @@ use bft_core::wire::message::{CommittedSlot, Message, Position, Prepare, Reply};
 use bft_core::wire::request::{Body, RequestBounds, result_digest};
 use bytes::Bytes;
 
+use super::lying_source;
 use crate::rng::Rng;
 
 /// How many of its messages in a thousand are lies.
 const LIES: u32 = 250;
+/// How many of the pieces and manifests that it gives: few are asked for.
+const SOURCE_LIES: u32 = 700;
 
 /// One liar.
 pub struct LyingBackup {
@@ -36,7 +39,8 @@ impl LyingBackup {
 
     /// What one peer gets in place of `message`.
     pub fn to_peer(&mut self, message: Message) -> Vec<Message> {
-        if !self.rng.chance(LIES) {
+        let lies = if matches!(message, Message::Chunk(_) | Message::Manifest(_)) { SOURCE_LIES } else { LIES };
+        if !self.rng.chance(lies) {
             return vec![message];
         }
         self.told += 1;
@@ -74,6 +78,8 @@ impl LyingBackup {
             Message::Slot(slot) => vec![Message::Slot(self.slot(slot))],
             Message::Log(slots) => vec![Message::Log(slots.into_iter().map(|slot| self.slot(slot)).collect())],
             Message::FetchLog(seq) => vec![Message::FetchLog(Seq(self.rng.below(seq.0 + 10)))],
+            Message::Manifest(snapshot) => vec![Message::Manifest(lying_source::manifest(&mut self.rng, snapshot))],
+            Message::Chunk(chunk) => vec![Message::Chunk(lying_source::chunk(&mut self.rng, chunk))],
             other => vec![other.clone(), other],
         }
     }
