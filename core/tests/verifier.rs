@@ -11,7 +11,7 @@ use bft_core::config::ProtocolParams;
 use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::limits::LOG_SLOTS_MAX;
 use bft_core::snapshot::{Manifest, Piece, Scalars, Section};
-use bft_core::wire::canonical::{SigningBytes, opening};
+use bft_core::wire::canonical::{self, SigningBytes, opening};
 use bft_core::wire::message::{
     BatchHeader, BatchId, Busy, Checkpoint, Chunk, ClientJoin, Code, CommitCertificate, CommittedSlot, FetchChunk,
     Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot, Status,
@@ -164,7 +164,7 @@ fn z2_nobody_proposes_for_the_primary() {
     for backup in cluster.backups(View(0)) {
         let mut message = cluster.pre_prepare(0, 1, cluster.body(1));
         let position = message.position;
-        let bytes = bft_core::wire::canonical::pre_prepare(CLUSTER, &position, message.ballot.commitment);
+        let bytes = canonical::pre_prepare(CLUSTER, &position, message.ballot.commitment);
         message.ballot.signature = cluster.scheme(backup).sign(&bytes);
         assert_eq!(check(&cluster, Message::PrePrepare(message)), Err(Rejected::BadSignature));
     }
@@ -246,7 +246,7 @@ fn a_checkpoint_is_of_members_each_once_and_at_its_interval() {
                 ("seq 0", Rejected::BadSeq, |m| m.seq = Seq(0)),
                 ("another checkpoint", Rejected::BadSignature, |m| m.seq = Seq(128)),
                 ("root", Rejected::BadSignature, |m| flip(&mut m.root)),
-                ("end of the Epoch", Rejected::BadSignature, |m| m.epoch_end = Seq(384)),
+                ("end of the Epoch", Rejected::BadSeq, |m| m.epoch_end = Seq(384)),
                 ("signature", Rejected::BadSignature, |m| spoil(&mut first(&mut m.signatures).1)),
                 ("no signature", Rejected::NoQuorum, |m| m.signatures.clear()),
                 ("no member", Rejected::NotAMember, |m| m.signatures.last_mut().unwrap().0 = NOBODY),
@@ -260,6 +260,16 @@ fn a_checkpoint_is_of_members_each_once_and_at_its_interval() {
     let (one, two) = (swapped.signatures[1].1, swapped.signatures[2].1);
     (swapped.signatures[1].1, swapped.signatures[2].1) = (two, one);
     assert_eq!(check(&cluster, Message::Checkpoint(swapped)), Err(Rejected::BadSignature), "signers exchanged");
+}
+
+#[test]
+fn a_checkpoint_signed_over_the_end_of_an_epoch_that_does_not_end_spoils_no_certificate() {
+    let cluster = TestCluster::new();
+    let (signer, seq, epoch_end) = (ReplicaId(1), Seq(256), Seq(384));
+    let mut vote = cluster.checkpoint(seq.0, &[signer]);
+    let bytes = canonical::checkpoint(cluster.config.cluster_id(), vote.epoch, seq, vote.root, epoch_end, signer);
+    (vote.epoch_end, vote.signatures[0].1) = (epoch_end, cluster.scheme(signer).sign(&bytes));
+    assert_eq!(check(&cluster, Message::Checkpoint(vote)), Err(Rejected::BadSeq));
 }
 
 #[test]

@@ -23,6 +23,12 @@ pub fn carry(message: Message, fidelity: Fidelity, config: &ClusterConfig) -> Re
     }
 }
 
+/// What the other side makes of the bytes of a villain's message: nothing, where they are no message.
+#[must_use]
+pub fn carry_lie(message: &Message, config: &ClusterConfig) -> Option<Message> {
+    through_the_wire(message, config).ok()
+}
+
 fn through_the_wire(message: &Message, config: &ClusterConfig) -> Result<Message, String> {
     let mut bytes = Vec::new();
     encode(message, config.epoch(), &mut bytes);

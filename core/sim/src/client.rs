@@ -10,10 +10,13 @@ use bft_core::limits::MILLISECOND;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
+use crate::carriage::carry_lie;
 use crate::ledger::{Entry, Order};
 use crate::network::Node;
 use crate::rng::{Rng, Seed};
 use crate::trace::Actor;
+use crate::villains::clients::ClientTwin;
+use crate::villains::clients::means::{ClientMeans, Said};
 use crate::world::{Event, Life, ToClient, ToMachine, World};
 
 /// A client and what it has still to do.
@@ -30,6 +33,8 @@ pub struct Client {
     waiting: BTreeSet<u64>,
     deadline_generation: u64,
     hurries: bool,
+    /// What it makes of what its core sends, if it is hostile: then nobody waits for what it asked for.
+    hostile: Option<ClientTwin>,
 }
 
 impl Client {
@@ -49,6 +54,13 @@ impl Client {
             waiting: BTreeSet::new(),
             deadline_generation: 0,
             hurries: false,
+            hostile: world.options.client.filter(|_| world.options.hostile_client() == Some(index)).map(|strategy| {
+                let own = Arc::clone(&world.cluster.clients[index]);
+                let others = world.cluster.clients.iter().map(|scheme| scheme.public_key());
+                let others = others.filter(|key| *key != own.public_key()).collect();
+                let config = Arc::clone(&world.cluster.config);
+                ClientTwin::new(strategy, ClientMeans::new(index as u32, config, own, others, seed))
+            }),
         }
     }
 
@@ -67,7 +79,8 @@ impl Client {
     /// Whether everything was submitted and has its end.
     #[must_use]
     pub fn is_done(&self, world: &World) -> bool {
-        self.waiting.is_empty() && self.submitted >= u64::from(world.options.clients[self.index].operations)
+        self.hostile.is_some()
+            || self.waiting.is_empty() && self.submitted >= u64::from(world.options.clients[self.index].operations)
     }
 
     /// The link that this life has to a replica.
@@ -174,7 +187,28 @@ impl Client {
         self.effects = effects;
     }
 
-    fn send(&self, world: &mut World, to: To, message: Message) {
+    fn send(&mut self, world: &mut World, to: To, message: Message) {
+        let Some(mut hostile) = self.hostile.take() else { return self.say(world, to, message) };
+        let means = hostile.sends(to, message);
+        for (entry, operation) in means.take_signed() {
+            world.checks.signed(self.core.key(), entry, operation);
+        }
+        world.counters.client_misdeeds += means.take_misdeeds();
+        let mut said = means.take_said();
+        for line in said.drain(..) {
+            match line {
+                Said::Truth(to, message) => self.say(world, to, message),
+                Said::Lie(to, message) => match carry_lie(&message, &world.cluster.config) {
+                    Some(arrived) => self.say(world, to, arrived),
+                    None => world.counters.requests_refused += 1,
+                },
+            }
+        }
+        means.reuse(said);
+        self.hostile = Some(hostile);
+    }
+
+    fn say(&self, world: &mut World, to: To, message: Message) {
         world.trace.number(message.kind() as u64);
         world.trace.detail(|| format!("send {to:?} {:?}", message.kind()));
         let replicas: Vec<_> = match to {
@@ -196,6 +230,9 @@ impl Client {
         if !self.waiting.remove(&number) {
             let text = format!("operation {number} of client {} ends twice", self.index);
             return world.checks.report(crate::checkers::Oracle::ExactlyOnce, text);
+        }
+        if self.hostile.is_some() {
+            return;
         }
         let entry = Entry { client: self.index as u32, number };
         match outcome {

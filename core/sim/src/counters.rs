@@ -63,6 +63,8 @@ counters! {
     power_losses_of_all: Must = "power losses of all",
     /// Processes that were not scheduled for a while.
     pauses: Must = "pauses",
+    /// Primaries that were not scheduled until the others had left their view.
+    dethroned: Must = "primaries paused",
     /// Clients that forgot everything and began anew with their key.
     client_restarts: Must = "client restarts",
     /// Steps of a wall clock.
@@ -117,8 +119,12 @@ counters! {
     exiles: Must = "exiles",
     /// Lies of Byzantine replicas.
     lies: Must = "lies",
-    /// Messages that a correct replica refused.
+    /// Messages of villains that a correct replica refused.
     lies_refused: Must = "messages refused",
+    /// Misdeeds of clients.
+    client_misdeeds: Must = "misdeeds of clients",
+    /// Requests that a replica refused on the link that brought them.
+    requests_refused: Must = "Requests refused",
     /// Replicas whose service drifted away, and that stopped themselves.
     drifts_found: May = "drifted services stopped",
     /// Runs that ended without a liveness phase, because more than F of the weight was faulty.

@@ -2,9 +2,10 @@
 //! the journal and the clients are those of production; clocks, links, disks, entropy and signatures are simulated, and
 //! judges that share none of the core's decisions watch everything that goes in and out. See `bft-sim --help`.
 //!
-//! * `options` says what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
-//! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play;
-//! * `campaign`, `mutants` and `regressions` are what the commands do.
+//! * `options` and `environments` say what a seed chooses, `run` plays it, `checkers` judge it, `counters` and `trace` record it;
+//! * `replica` (on `disk`, `boot`, `images`), `client`, `network` and `faults` are the parts of the play, `villains` its
+//!   enemies;
+//! * `campaign`, `matrix` (on `coverage`), `mutants` and `regressions` are what the commands do.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::result_large_err,
@@ -19,10 +20,13 @@ pub mod checkers;
 pub mod client;
 pub mod cluster;
 pub mod counters;
+pub mod coverage;
 pub mod disk;
+pub mod environments;
 pub mod faults;
 pub mod images;
 pub mod ledger;
+pub mod matrix;
 pub mod mutants;
 pub mod network;
 pub mod options;

@@ -2,12 +2,17 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use bft_sim::campaign::Campaign;
-use bft_sim::options::{Fidelity, Options};
+use bft_sim::environments::Environment;
+use bft_sim::matrix::Night;
+use bft_sim::options::{Fidelity, Options, Scene};
 use bft_sim::regressions;
 use bft_sim::run::{Report, run};
 use bft_sim::trace::Trace;
+use bft_sim::villains::Strategy;
+use bft_sim::villains::clients::ClientStrategy;
 use clap::{Args, Parser, Subcommand};
 
 /// Runs whole clusters and their faults in virtual time, from seeds.
@@ -56,6 +61,19 @@ enum Command {
         /// With --search: only these mutants.
         names: Vec<String>,
     },
+    /// Runs every villain in every environment until the time is up; succeeds only if every villain acted everywhere and
+    /// every promise was kept.
+    Nightly {
+        /// How long.
+        #[arg(long, default_value_t = 20)]
+        minutes: u64,
+        /// The first seed: a new one every night.
+        #[arg(long)]
+        start: u64,
+        /// Threads.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
     /// Replays every seed that once failed; succeeds only if none does.
     Regressions,
 }
@@ -75,6 +93,15 @@ struct Mode {
     /// Real Ed25519, and every message through its bytes on the wire.
     #[arg(long)]
     full: bool,
+    /// Who attacks, instead of whom the seed chooses (a name of docs/simulator.md).
+    #[arg(long)]
+    villain: Option<Strategy>,
+    /// Which hostile client there is, instead of whom the seed chooses (a name of docs/simulator.md).
+    #[arg(long)]
+    client: Option<ClientStrategy>,
+    /// Which faults strike, instead of those that the seed chooses (a name of docs/simulator.md).
+    #[arg(long)]
+    environment: Option<Environment>,
 }
 
 impl Mode {
@@ -82,8 +109,12 @@ impl Mode {
         if self.full { Fidelity::Full } else { Fidelity::Ledger }
     }
 
-    fn flag(self) -> &'static str {
-        if self.full { " --full" } else { "" }
+    fn scene(self) -> Scene {
+        Scene { villain: self.villain, client: self.client, environment: self.environment }
+    }
+
+    fn options(self, seed: u64) -> Options {
+        Options::in_scene(seed, self.fidelity(), self.scene())
     }
 }
 
@@ -93,29 +124,41 @@ fn main() -> ExitCode {
         Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
         Command::Mutants { search, names } => mutants(search, &names),
+        Command::Nightly { minutes, start, jobs } => nightly(minutes, start, jobs),
         Command::Regressions => replay_regressions(),
     };
     if held { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn campaign(seeds: Seeds, jobs: usize, mode: Mode) -> bool {
-    let campaign = Campaign { start: seeds.start, seeds: seeds.seeds, jobs, fidelity: mode.fidelity() };
-    let summary = campaign.run(|report| print_failure(report, mode));
+    let campaign =
+        Campaign { start: seeds.start, seeds: seeds.seeds, jobs, fidelity: mode.fidelity(), scene: mode.scene() };
+    let summary = campaign.run(print_failure);
     let gaps = summary.gaps();
     gaps.iter().for_each(|gap| println!("not enough: {gap}"));
     println!("{}", summary.line());
     gaps.is_empty() && summary.failures().is_empty()
 }
 
-fn print_failure(report: &Report, mode: Mode) {
+fn print_failure(report: &Report) {
     if let Some(violation) = &report.violation {
         println!("seed {} fails: {violation}", report.seed);
-        println!("  replay with: bft-sim replay --seed {}{}", report.seed, mode.flag());
+        println!("  replay with: {}", report.replay);
     }
 }
 
+fn nightly(minutes: u64, start: u64, jobs: usize) -> bool {
+    println!("{minutes} minutes, seeds from {start}");
+    let matrix = Night { start, time: Duration::from_secs(60 * minutes), jobs }.run(print_failure);
+    let empty = matrix.empty();
+    print!("{}", matrix.table());
+    empty.iter().for_each(|cell| println!("not enough: {cell}"));
+    println!("{}", matrix.summary());
+    empty.is_empty() && matrix.failed() == 0
+}
+
 fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {
-    let options = Options::from_seed(seed, mode.fidelity());
+    let options = mode.options(seed);
     println!("{options:#?}");
     let lines = std::io::BufWriter::with_capacity(1 << 16, std::io::stdout());
     let report = run(options, if quiet { Trace::quiet() } else { Trace::to(Box::new(lines)) });
@@ -132,7 +175,7 @@ fn replay(seed: u64, quiet: bool, mode: Mode) -> bool {
 fn determinism(seeds: Seeds, mode: Mode) -> bool {
     let mut differing = 0;
     for seed in seeds.start..seeds.start + seeds.seeds {
-        let trace = || run(Options::from_seed(seed, mode.fidelity()), Trace::quiet()).trace;
+        let trace = || run(mode.options(seed), Trace::quiet()).trace;
         let (first, second) = (trace(), trace());
         if first != second {
             differing += 1;

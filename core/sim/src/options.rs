@@ -6,7 +6,10 @@ use bft_core::config::{Cipher, ProtocolParams};
 use bft_core::door::Tuning;
 use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
 
+use crate::environments::Environment;
 use crate::rng::{Rng, Seed};
+use crate::villains::clients::ClientStrategy;
+use crate::villains::{Seat, Strategy};
 
 /// One microsecond in nanoseconds.
 pub const MICROSECOND: u64 = 1_000;
@@ -40,17 +43,21 @@ pub enum Fault {
     SlowDisk,
     /// A bit of a backup's journal flips while it is down.
     BitRot,
-    /// A backup lies.
-    Liar,
+    /// Some replicas attack, by one of the strategies of [`crate::villains`].
+    Villain,
     /// A backup's service is not deterministic after a restart.
     Drift,
+    /// The primary of the highest view is not scheduled until the others have left it.
+    Dethrone,
+    /// One more client attacks, by one of the strategies of [`crate::villains::clients`].
+    HostileClient,
     /// A replica is down, or hears nobody, for so long that the others drop what it lacks.
     Exile,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -64,8 +71,10 @@ impl Fault {
         Self::ClockJump,
         Self::SlowDisk,
         Self::BitRot,
-        Self::Liar,
+        Self::Villain,
         Self::Drift,
+        Self::Dethrone,
+        Self::HostileClient,
         Self::Exile,
     ];
 
@@ -73,9 +82,14 @@ impl Fault {
     #[must_use]
     pub fn strikes(self) -> bool {
         match self {
-            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot | Self::Liar | Self::Drift => {
-                false
-            }
+            Self::Drop
+            | Self::Double
+            | Self::Reorder
+            | Self::SlowDisk
+            | Self::BitRot
+            | Self::Villain
+            | Self::Drift
+            | Self::HostileClient => false,
             Self::Partition
             | Self::OneWay
             | Self::Kill
@@ -84,6 +98,7 @@ impl Fault {
             | Self::Pause
             | Self::ClientRestart
             | Self::ClockJump
+            | Self::Dethrone
             | Self::Exile => true,
         }
     }
@@ -93,7 +108,8 @@ impl Fault {
         match self {
             // Take one replica out for good, and so hide what others would do.
             Self::BitRot | Self::Drift => 150,
-            Self::SlowDisk | Self::Liar => 250,
+            Self::SlowDisk | Self::Dethrone | Self::HostileClient => 250,
+            Self::Villain => 500,
             Self::Exile => 300,
             Self::Drop
             | Self::Double
@@ -180,11 +196,24 @@ pub struct MachineOptions {
     pub clock_skew: u64,
 }
 
+/// What is given beforehand. The seed chooses the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Scene {
+    /// What the villains are after.
+    pub villain: Option<Strategy>,
+    /// What one more client is after.
+    pub client: Option<ClientStrategy>,
+    /// Which faults strike.
+    pub environment: Option<Environment>,
+}
+
 /// Everything that a seed chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The seed.
     pub seed: u64,
+    /// What was given beforehand.
+    pub scene: Scene,
     /// How signatures and messages are carried.
     pub fidelity: Fidelity,
     /// The replicas' weights.
@@ -201,6 +230,12 @@ pub struct Options {
     pub machine: MachineOptions,
     /// The faults that are on.
     pub faults: Vec<Fault>,
+    /// What the villains are after, where there are any.
+    pub villain: Option<Strategy>,
+    /// The weight that villains have, at most: F, but in runs that show what more than F can do.
+    pub villain_weight_max: u64,
+    /// What the last client is after, where it is hostile.
+    pub client: Option<ClientStrategy>,
     /// Mean time between two strikes.
     pub strike_mean: u64,
     /// How long a strike lasts, in the mean.
@@ -213,28 +248,61 @@ impl Options {
     /// What `seed` chooses.
     #[must_use]
     pub fn from_seed(seed: u64, fidelity: Fidelity) -> Self {
+        Self::in_scene(seed, fidelity, Scene::default())
+    }
+
+    /// What `seed` chooses in a given scene.
+    #[must_use]
+    pub fn in_scene(seed: u64, fidelity: Fidelity, scene: Scene) -> Self {
         let root = Seed::root(seed).child("options");
         let rng = |name: &str| root.child(name).rng();
-        let faults = draw_faults(root.child("faults"));
+        let faults = draw_faults(root.child("faults"), scene);
+        // Who comes back and fetches a snapshot is to meet sources that lie.
+        let is_exile = faults.contains(&Fault::Exile) && rng("lying source").chance(500);
+        let drawn = || if is_exile { Strategy::LyingSource } else { rng("villain").pick(Strategy::ALL) };
+        let villain = faults.contains(&Fault::Villain).then(|| scene.villain.unwrap_or_else(drawn));
+        let drawn = || rng("hostile client").pick(ClientStrategy::ALL);
+        let client = faults.contains(&Fault::HostileClient).then(|| scene.client.unwrap_or_else(drawn));
         let has = |fault| faults.contains(&fault);
         let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
         let params = draw_params(root.child("params"), has(Fault::Exile));
-        let weights = draw_weights(&mut rng("weights"));
+        let weights = draw_weights(&mut rng("weights"), scene.environment);
         let n = weights.len();
         Self {
             seed,
+            scene,
             fidelity,
-            weights,
-            clients: draw_clients(root.child("clients"), &params, safety),
-            network: draw_network(root.child("network"), &has),
+            clients: draw_clients(root.child("clients"), &params, safety, client),
+            network: draw_network(root.child("network"), scene.environment, &has),
             machine: draw_machine(root.child("machine"), &params, n),
             tuning: draw_tuning(root.child("tuning"), &params),
             params,
             strike_mean: rng("strikes").range(150 * MILLISECOND, 900 * MILLISECOND),
             outage_mean: rng("outages").range(50 * MILLISECOND, 500 * MILLISECOND),
+            villain,
+            villain_weight_max: faulty_max(&weights),
+            client,
             faults,
             safety,
+            weights,
         }
+    }
+
+    /// The command that plays it again.
+    #[must_use]
+    pub fn replay(&self) -> String {
+        let mut command = format!("bft-sim replay --seed {}", self.seed);
+        if self.fidelity == Fidelity::Full {
+            command.push_str(" --full");
+        }
+        for (flag, name) in [
+            (" --villain ", self.scene.villain.map(Strategy::name)),
+            (" --client ", self.scene.client.map(ClientStrategy::name)),
+            (" --environment ", self.scene.environment.map(Environment::name)),
+        ] {
+            name.into_iter().for_each(|name| command.extend([flag, name]));
+        }
+        command
     }
 
     /// Whether a fault is on.
@@ -246,7 +314,13 @@ impl Options {
     /// F, the largest weight that may be faulty.
     #[must_use]
     pub fn faulty_max(&self) -> u64 {
-        (self.weights.iter().sum::<u64>() - 1) / 3
+        faulty_max(&self.weights)
+    }
+
+    /// The client that attacks, if one does.
+    #[must_use]
+    pub fn hostile_client(&self) -> Option<usize> {
+        self.client.map(|_| self.clients.len() - 1)
     }
 
     /// Operations that all clients will submit.
@@ -256,7 +330,22 @@ impl Options {
     }
 }
 
-fn draw_faults(seed: Seed) -> Vec<Fault> {
+fn faulty_max(weights: &[u64]) -> u64 {
+    (weights.iter().sum::<u64>() - 1) / 3
+}
+
+fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
+    if scene != Scene::default() {
+        let villain = scene.villain.map(|_| Fault::Villain);
+        // Whoever waits for a view of its own must see one.
+        let needs_views = |villain: &Strategy| matches!(villain.seat(), Seat::Second | Seat::Leaving);
+        let dethrone = scene.villain.filter(needs_views).map(|_| Fault::Dethrone);
+        // Whoever lies to who fetches a snapshot must be asked for one.
+        let exile = scene.villain.filter(|villain| *villain == Strategy::LyingSource).map(|_| Fault::Exile);
+        let client = scene.client.map(|_| Fault::HostileClient);
+        let faults = scene.environment.map_or(&[][..], Environment::faults);
+        return faults.iter().copied().chain(villain).chain(dethrone).chain(exile).chain(client).collect();
+    }
     // A few runs without any fault: there, nothing may be lost, late or repeated for another reason.
     if seed.child("none").rng().chance(40) {
         return Vec::new();
@@ -265,8 +354,9 @@ fn draw_faults(seed: Seed) -> Vec<Fault> {
     Fault::ALL.into_iter().filter(on).collect()
 }
 
-fn draw_weights(rng: &mut Rng) -> Vec<u64> {
+fn draw_weights(rng: &mut Rng, environment: Option<Environment>) -> Vec<u64> {
     let n = rng.pick(&[4, 4, 4, 5, 7, 7, 10]);
+    let n = if environment.is_some_and(Environment::crashes_single_machines) { n.max(7) } else { n };
     if rng.chance(700) {
         return vec![1; n];
     }
@@ -311,10 +401,16 @@ fn draw_tuning(seed: Seed, params: &ProtocolParams) -> Tuning {
     }
 }
 
-fn draw_clients(seed: Seed, params: &ProtocolParams, safety: u64) -> Vec<ClientOptions> {
+fn draw_clients(
+    seed: Seed,
+    params: &ProtocolParams,
+    safety: u64,
+    hostile: Option<ClientStrategy>,
+) -> Vec<ClientOptions> {
     let count = seed.child("count").rng().range(2, 5);
     let total = seed.child("operations").rng().range(240, 640);
-    (0..count)
+    // A hostile one comes on top: the others have as much to do as without it.
+    (0..count + u64::from(hostile.is_some()))
         .map(|nth| {
             let seed = seed.nth(nth);
             let rng = |name: &str| seed.child(name).rng();
@@ -333,14 +429,24 @@ fn draw_clients(seed: Seed, params: &ProtocolParams, safety: u64) -> Vec<ClientO
         .collect()
 }
 
-fn draw_network(seed: Seed, has: &impl Fn(Fault) -> bool) -> NetworkOptions {
+fn draw_network(seed: Seed, environment: Option<Environment>, has: &impl Fn(Fault) -> bool) -> NetworkOptions {
     let rng = |name: &str| seed.child(name).rng();
     let when = |fault, permille| if has(fault) { permille } else { 0 };
+    let delays: &[u64] = match environment {
+        None => &[50, 200, 1_000, 5_000],
+        Some(Environment::Reordering) => &[5_000, 30_000],
+        Some(_) => &[50, 200, 1_000],
+    };
+    // One fault alone may be a worse one.
+    let (drop, double) = match environment {
+        None => (&[5, 20, 50, 150][..], &[10, 50, 200][..]),
+        Some(_) => (&[20, 100, 300][..], &[50, 200, 500][..]),
+    };
     NetworkOptions {
         delay_min: rng("delay min").range(20, 500) * MICROSECOND,
-        delay_mean: rng("delay mean").pick(&[50, 200, 1_000, 5_000]) * MICROSECOND,
-        drop: when(Fault::Drop, rng("drop").pick(&[5, 20, 50, 150])) as u32,
-        double: when(Fault::Double, rng("double").pick(&[10, 50, 200])) as u32,
+        delay_mean: rng("delay mean").pick(delays) * MICROSECOND,
+        drop: when(Fault::Drop, rng("drop").pick(drop)) as u32,
+        double: when(Fault::Double, rng("double").pick(double)) as u32,
         reorder: when(Fault::Reorder, rng("reorder").pick(&[10, 50, 200])) as u32,
     }
 }

@@ -12,12 +12,15 @@ use crate::checkers::convergence::{self, Standing};
 use crate::checkers::{Oracle, Violation};
 use crate::client::Client;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::faults::Striker;
 use crate::network::Node;
 use crate::options::{Fault, Options};
 use crate::replica::{Character, Crash, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
+use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
 
 /// Virtual time that the liveness phase may take.
@@ -31,14 +34,22 @@ const WATCH_INTERVAL: u64 = 5 * MILLISECOND;
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
 /// What came of a seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// The command that plays it again.
+    pub replay: String,
+    /// Which replicas attacked.
+    pub villain: Option<Strategy>,
+    /// Which client attacked.
+    pub client: Option<ClientStrategy>,
     /// The hash over everything that happened.
     pub trace: u64,
     /// How often what happened.
     pub counters: Counters,
+    /// Which event reached a replica in which status how often.
+    pub seen: Seen,
     /// The faults that were on.
     pub faults: Vec<Fault>,
     /// What was broken, if anything.
@@ -78,8 +89,8 @@ enum Phase {
 impl Run {
     fn new(options: Options, trace: Trace) -> Self {
         let world = World::new(options, trace);
-        let character = |id| match (world.cluster.liars.contains(id), world.cluster.drifters.contains(id)) {
-            (true, _) => Character::Liar,
+        let character = |id| match (world.cluster.villains.contains(id), world.cluster.drifters.contains(id)) {
+            (true, _) => Character::Villain,
             (false, true) => Character::Drifter,
             (false, false) => Character::Correct,
         };
@@ -241,16 +252,28 @@ impl Run {
                 self.note(fault, || format!("the wall clock of r{which} is set"));
                 self.machines[which].set_wall_clock(900 * MILLISECOND);
             }
+            Fault::Dethrone => self.dethrone(outage),
             Fault::Drop
             | Fault::Double
             | Fault::Reorder
             | Fault::SlowDisk
             | Fault::BitRot
-            | Fault::Liar
+            | Fault::Villain
+            | Fault::HostileClient
             | Fault::Drift => {
                 unreachable!("does not strike")
             }
         }
+    }
+
+    /// Whoever leads is away for longer than the others wait for it.
+    fn dethrone(&mut self, outage: u64) {
+        let Some(view) = self.machines.iter().filter_map(Machine::view).max() else { return };
+        let primary = self.world.cluster.config.primary(view);
+        let away = self.world.options.params.view_timeout + outage;
+        self.world.counters.dethroned += 1;
+        self.note(Fault::Dethrone, || format!("{primary:?}, primary of {view:?}, is not scheduled"));
+        self.machines[primary.index()].pause(self.world.now + away);
     }
 
     fn partition(&mut self, fault: Fault, outage: u64) {
@@ -316,7 +339,7 @@ impl Run {
     /// went down.
     fn crash_machine(&mut self, which: usize, crash: Crash, outage: u64) -> bool {
         let (machine, id) = (&self.machines[which], self.machines[which].id());
-        let may_crash = machine.is_up() && machine.character() != Character::Liar;
+        let may_crash = machine.is_up() && machine.character() != Character::Villain;
         let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
         if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
             return false;
@@ -397,11 +420,12 @@ impl Run {
 
     fn poll(&mut self) {
         let Phase::Liveness { until } = self.phase else { return };
-        let standings: Vec<_> = self.machines.iter_mut().filter_map(Machine::standing).collect();
+        let judged = self.machines.iter_mut().filter(|machine| machine.is_judged());
+        let standings: Vec<_> = judged.filter_map(Machine::standing).collect();
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
         if self.is_over_budget() {
-            // Votes that a liar has spoiled and a replica that is gone for good: a quorum of the others may not be left.
+            // Votes that a villain has spoiled and a replica that is gone for good: a quorum of the others may not be left.
             self.world.counters.liveness_left_out += 1;
             self.phase = Phase::Over;
         } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
@@ -427,7 +451,9 @@ impl Run {
                 continue;
             };
             self.world.trace.digest(&state);
-            standings.push(Standing { state, ..standing });
+            if machine.is_judged() {
+                standings.push(Standing { state, ..standing });
+            }
             states.push((machine.id(), executed, entries));
         }
         if !self.is_over_budget() {
@@ -447,8 +473,12 @@ impl Run {
     fn report(self) -> Report {
         Report {
             seed: self.world.options.seed,
+            replay: self.world.options.replay(),
+            villain: self.world.options.villain,
+            client: self.world.options.client,
             trace: self.world.trace.hash(),
             counters: self.world.counters.clone(),
+            seen: self.world.seen.clone(),
             faults: self.world.options.faults.clone(),
             violation: self.world.checks.violation().cloned(),
             standing: self.machines.iter().map(Machine::describe).collect(),

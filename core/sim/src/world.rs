@@ -10,6 +10,7 @@ use crate::carriage;
 use crate::checkers::{Checks, Oracle};
 use crate::cluster::Cluster;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::network::{Network, Node};
 use crate::options::Options;
 use crate::queue::{Queue, Turn};
@@ -78,6 +79,13 @@ pub enum InLife {
     SnapshotStep,
     /// A record has been read back.
     Loaded(LogPosition),
+    /// A villain says now what it held back.
+    Say {
+        /// To whom.
+        peer: ReplicaId,
+        /// What.
+        message: Message,
+    },
     /// Time is up, if nobody set another time meanwhile.
     Deadline {
         /// Which setting of the deadline this is.
@@ -156,6 +164,8 @@ pub struct World {
     pub trace: Trace,
     /// How often.
     pub counters: Counters,
+    /// What reached replicas in which status.
+    pub seen: Seen,
     /// What the seed chose.
     pub options: Arc<Options>,
     /// Who is who.
@@ -174,9 +184,10 @@ impl World {
             now: 0,
             queue: Queue::default(),
             network: Network::new(options.network.clone(), nodes, rng),
-            checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness)),
+            checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness), cluster.villains),
             trace,
             counters: Counters::default(),
+            seen: Seen::default(),
             options: Arc::new(options),
             cluster,
             next_link: LinkId(1),

@@ -288,6 +288,10 @@ impl Verifier {
     fn checkpoint_but_for(&self, checkpoint: &Checkpoint, claims: &mut Vec<Claim>) -> Result<ReplicaSet, Rejected> {
         let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
         self.checkpoint_seq(*epoch, *seq)?;
+        // No Epoch ends yet: a signature over another end would spoil the certificate that it is counted into.
+        if *epoch_end != Seq(0) {
+            return Err(Rejected::BadSeq);
+        }
         let bytes = |replica| canonical::checkpoint(self.cluster(), *epoch, *seq, *root, *epoch_end, replica);
         self.signatures(signatures, bytes, claims)
     }

@@ -11,6 +11,7 @@ use bft_core::door::{Execute, Executed, Persist, Place};
 use bft_core::ids::{LogPosition, Nanos, PublicKey, ReplicaId, Seq};
 use bft_core::journal::record::Record;
 use bft_core::journal::superblock::Superblock;
+use bft_core::quorum::ReplicaSet;
 use bft_core::wire::message::Message;
 
 use crate::ledger::Entry;
@@ -125,9 +126,9 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Judges for a cluster; `witness` verifies signatures.
+    /// Judges for a cluster in which `villains` attack; `witness` verifies signatures.
     #[must_use]
-    pub fn new(config: &Arc<ClusterConfig>, witness: Arc<dyn Scheme>) -> Self {
+    pub fn new(config: &Arc<ClusterConfig>, witness: Arc<dyn Scheme>, villains: ReplicaSet) -> Self {
         let n = config.n();
         Self {
             now: 0,
@@ -139,7 +140,7 @@ impl Checks {
             durable: durable::Durable::new(config),
             signatures: signatures::Signatures::new(config),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
-            durability: durability::Durability::new(config),
+            durability: durability::Durability::new(config, villains),
         }
     }
 
@@ -162,6 +163,11 @@ impl Checks {
     /// A client submitted an operation.
     pub fn submitted(&mut self, client: PublicKey, entry: Entry, bytes: &[u8]) {
         self.validity.submitted(client, entry, bytes);
+    }
+
+    /// A hostile client signed an operation beside its core.
+    pub fn signed(&mut self, client: PublicKey, entry: Entry, bytes: Vec<u8>) {
+        self.validity.signed(client, entry, bytes);
     }
 
     /// A core asked for a record to be made durable.

@@ -11,6 +11,7 @@ use super::told::{note, note_persist};
 use super::{Character, Crash, Gone, Job, Machine};
 use crate::checkers::Oracle;
 use crate::counters::Counters;
+use crate::coverage::Status;
 use crate::images;
 use crate::trace::Actor;
 use crate::world::{Event, InLife, ToMachine, World};
@@ -53,6 +54,7 @@ impl Machine {
         let process = self.process.as_mut().expect("only a running process steps");
         world.counters.steps += 1;
         note(world, self.id, &input);
+        world.seen.note(&input, status_of(&process.replica));
         let mut effects = std::mem::take(&mut process.effects);
         let before = Transferred::of(&process.replica);
         process.replica.step(now, input, &mut effects);
@@ -191,6 +193,15 @@ impl Machine {
             Halt::TwoCommitted { .. }
             | Halt::TwoPrepared { .. }
             | Halt::Diverged { .. }
+            | Halt::ReplayDiverged { .. }
+                if self.character == Character::Villain =>
+            {
+                self.gone = Some(Gone::Undone);
+                self.crash(world, Crash::Killed);
+            }
+            Halt::TwoCommitted { .. }
+            | Halt::TwoPrepared { .. }
+            | Halt::Diverged { .. }
             | Halt::ReplayDiverged { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);
@@ -208,5 +219,16 @@ impl Machine {
             let event = Event::Machine(self.id, ToMachine::InLife(self.life, event));
             world.deadline(deadline.0.saturating_sub(offset), event);
         }
+    }
+}
+
+fn status_of(replica: &Replica) -> Status {
+    let ordering = replica.ordering();
+    if !ordering.is_normal() {
+        Status::Changing
+    } else if ordering.is_primary() {
+        Status::Primary
+    } else {
+        Status::Backup
     }
 }

@@ -14,6 +14,7 @@ use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images::{self, Finished};
+use crate::villains::Heard;
 use crate::world::{Event, InLife, Life, World};
 
 impl Machine {
@@ -24,9 +25,16 @@ impl Machine {
         } else if let Message::Log(slots) = &message {
             world.counters.certificates += slots.len() as u64;
         }
+        if let Some(villain) = &mut self.villain {
+            let heard = villain.hears(world.now, from, &message);
+            world.counters.lies += villain.take_misdeeds();
+            if heard == Heard::Ignored {
+                return;
+            }
+        }
         match process.verifier.check(from, message) {
             Ok(message) => self.step(world, Input::Message { from, message }),
-            Err(_) if world.cluster.liars.contains(from) => world.counters.lies_refused += 1,
+            Err(_) if world.cluster.villains.contains(from) => world.counters.lies_refused += 1,
             Err(rejected) => {
                 let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
                 world.checks.report(Oracle::Certificates, text);
@@ -45,10 +53,12 @@ impl Machine {
 
     pub(super) fn on_client_message(&mut self, world: &mut World, link: LinkId, message: Message) {
         let Some(process) = &mut self.process else { return };
-        if !process.clients.contains_key(&link) {
-            return;
-        }
+        let Some((client, _)) = process.clients.get(&link).copied() else { return };
         match message {
+            // A link speaks for its own client only: as in production, what names another key goes no further.
+            Message::Request(request) if request.entry.client != world.cluster.clients[client].public_key() => {
+                refuse(world, self.id, client);
+            }
             Message::Request(request) => {
                 process.gathered.push(request);
                 if process.gathered.len() == 1 {
@@ -63,10 +73,17 @@ impl Machine {
 
     pub(super) fn on_gathered(&mut self, world: &mut World) {
         let process = self.running();
-        let gathered = std::mem::take(&mut process.gathered);
+        let mut gathered = std::mem::take(&mut process.gathered);
+        if let Some(villain) = &mut self.villain {
+            villain.gathers(world.now, &mut gathered);
+            world.counters.lies += villain.take_misdeeds();
+        }
+        let process = self.running();
+        let clients: Vec<_> = gathered.iter().map(|request| request.entry.client).collect();
         let (requests, refused) = process.verifier.check_requests(gathered);
-        if !refused.is_empty() {
-            world.checks.report(Oracle::Certificates, format!("{:?} refuses a correct client's Request", self.id));
+        for index in refused {
+            let client = world.cluster.client(clients[index]).expect("its link is this client's");
+            refuse(world, self.id, client);
         }
         self.step(world, Input::Requests(requests));
     }
@@ -192,5 +209,15 @@ impl Machine {
             world.checks.report(Oracle::Durable, text);
         }
         self.step(world, Input::Loaded { at, record });
+    }
+}
+
+/// A Request is refused on the link of this client.
+fn refuse(world: &mut World, at: ReplicaId, client: usize) {
+    world.counters.requests_refused += 1;
+    if world.options.hostile_client() != Some(client) {
+        world
+            .checks
+            .report(Oracle::Certificates, format!("{at:?} refuses a Request of client {client}, which is correct"));
     }
 }

@@ -3,7 +3,7 @@
 //! machine is, and where each event on it goes.
 //!
 //! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
-//! * `outbox`: what leaves, and what a liar makes of it; `machinery`: writes and threads;
+//! * `outbox`: what leaves, and what a villain makes of it; `machinery`: writes and threads;
 //! * `judged`: what judges see; `told`: what the trace says.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,7 +24,8 @@ use crate::images::Writer;
 use crate::ledger::Ledger;
 use crate::options::Options;
 use crate::rng::{Rng, Seed};
-use crate::villains::lying_backup::LyingBackup;
+use crate::villains::means::Means;
+use crate::villains::{Lasts, Twin};
 use crate::world::{Event, InLife, Life, ToMachine, World};
 
 mod effects;
@@ -56,6 +57,8 @@ pub enum Gone {
     Damaged,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
+    /// It was a villain, and what it caused stopped its own core.
+    Undone,
 }
 
 /// What is wrong with a machine from the beginning.
@@ -63,8 +66,8 @@ pub enum Gone {
 pub enum Character {
     /// Nothing.
     Correct,
-    /// It lies.
-    Liar,
+    /// It attacks.
+    Villain,
     /// Its service is not deterministic after a restart.
     Drifter,
 }
@@ -80,7 +83,7 @@ pub struct Machine {
     gone: Option<Gone>,
     rotten: bool,
     character: Character,
-    liar: Option<LyingBackup>,
+    villain: Option<Twin>,
     disk_factor: u64,
     wall_offset: i64,
     mono_offset: u64,
@@ -147,10 +150,7 @@ impl Machine {
             gone: None,
             rotten: false,
             character,
-            liar: (character == Character::Liar).then(|| {
-                let scheme = Arc::clone(&world.cluster.replicas[id.index()]);
-                LyingBackup::new(id, Arc::clone(&world.cluster.config), scheme, seed.child("lies").rng())
-            }),
+            villain: (character == Character::Villain).then(|| twin(id, world)),
             disk_factor: 1,
             wall_offset: 0,
             mono_offset: 0,
@@ -190,9 +190,15 @@ impl Machine {
         self.character
     }
 
-    /// From now on it tells the truth.
+    /// The faults end: a villain that would go on for ever and be borne does so.
     pub fn reform(&mut self) {
-        self.liar = None;
+        self.villain.take_if(|villain| villain.strategy().lasts() == Lasts::UntilHealed);
+    }
+
+    /// Whether it has to come to where the others are.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.villain.is_none()
     }
 
     /// Whether a snapshot of others is on its way here.
@@ -245,6 +251,7 @@ impl Machine {
             InLife::JobDone => self.on_job_done(world),
             InLife::SnapshotStep => self.on_snapshot_step(world),
             InLife::Loaded(at) => self.on_loaded(world, at),
+            InLife::Say { peer, message } => self.say(world, peer, message),
             InLife::Deadline { generation } => {
                 if self.running().deadline_generation == generation {
                     self.running().journal.hurry();
@@ -304,4 +311,11 @@ impl Process {
             steps: 0,
         }
     }
+}
+
+/// The villain at the door of a replica, with its key.
+fn twin(id: ReplicaId, world: &World) -> Twin {
+    let strategy = world.options.villain.expect("a run with villains has a strategy");
+    let (config, scheme) = (Arc::clone(&world.cluster.config), Arc::clone(&world.cluster.replicas[id.index()]));
+    Twin::new(strategy, Means::new(id, config, scheme, world.cluster.villains, Seed::root(world.options.seed)))
 }

@@ -4,15 +4,38 @@
 
 use std::sync::Arc;
 
-use bft_core::ids::{Digest, Seq};
+use bft_core::ids::{Digest, ReplicaId, Seq};
 use bft_core::snapshot::ChunkBytes;
-use bft_core::wire::message::{Chunk, StableSnapshot};
+use bft_core::wire::message::{Chunk, Message, StableSnapshot};
 use bytes::Bytes;
 
+use super::Villain;
+use super::means::Means;
+use super::said::Said;
 use crate::rng::Rng;
 
 /// Pieces that a manifest pretends to have.
 const HUGE: usize = 20_000;
+
+/// How many of the pieces and manifests in a thousand that it gives are false: the others make it worth asking.
+const LIES: u32 = 700;
+
+/// Gives what is none.
+pub struct LyingSource;
+
+impl Villain for LyingSource {
+    fn to_peer(&mut self, means: &mut Means, _peer: ReplicaId, message: Message, said: &mut Said) {
+        match message {
+            Message::Manifest(snapshot) if means.rng.chance(LIES) => {
+                said.lie(Message::Manifest(manifest(&mut means.rng, snapshot)));
+            }
+            Message::Chunk(genuine) if means.rng.chance(LIES) => {
+                said.lie(Message::Chunk(chunk(&mut means.rng, genuine)));
+            }
+            other => said.truth(other),
+        }
+    }
+}
 
 /// What is shown in place of a signed manifest.
 pub fn manifest(rng: &mut Rng, snapshot: StableSnapshot) -> StableSnapshot {
@@ -78,9 +101,7 @@ mod tests {
             SnapshotVote { epoch: Epoch(0), seq, root, signatures: config.replicas().map(sign).collect() };
         let genuine = StableSnapshot { certificate, manifest: Arc::new(manifest) };
         let verifier = Verifier::new(Arc::clone(config), Arc::clone(&cluster.witness));
-        let verdict = |snapshot| {
-            verifier.check(bft_core::ids::ReplicaId(0), bft_core::wire::message::Message::Manifest(snapshot))
-        };
+        let verdict = |snapshot| verifier.check(ReplicaId(0), Message::Manifest(snapshot));
         assert!(verdict(genuine.clone()).is_ok());
         let mut rng = Seed::root(3).rng();
         let refused: Vec<_> =
