@@ -67,6 +67,8 @@ mutants! {
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.
     M58LaterGroupProves = "m58",
+    /// A transferred piece is stored without being compared with the manifest.
+    M60ChunkNotCompared = "m60",
 }
 
 /// Whether this build holds the planted faults.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Effects, Now};
-use bft_core::ids::{LogPosition, ReplicaId};
+use bft_core::ids::{Digest, LogPosition, ReplicaId, Seq};
 use bft_core::journal::group::{GROUP_HEADER_BYTES, GroupHeader, Seal};
 use bft_core::journal::segment::{Owner, SegmentHeader};
 use bft_core::journal::superblock::Directory;
@@ -66,7 +66,11 @@ impl Blocks for DiskBlocks<'_> {
     fn segments(&mut self) -> io::Result<Vec<SegmentFile>> {
         let file = |name| match name {
             FileName::Segment(file) => Some(SegmentFile { file, bytes: self.0.len(name) as u32 }),
-            FileName::Superblock | FileName::Chunk(..) | FileName::Clients(..) | FileName::Manifest(_) => None,
+            FileName::Superblock
+            | FileName::Chunk(..)
+            | FileName::Clients(..)
+            | FileName::Manifest(_)
+            | FileName::Incoming(_) => None,
         };
         Ok(self.0.names().filter_map(file).collect())
     }
@@ -98,6 +102,13 @@ pub fn format(disk: &mut Disk, cluster: &Cluster, me: ReplicaId, seed: Seed) {
 pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
     let file = disk.read(FileName::Superblock).ok_or("there is no superblock")?;
     read_superblock(&file).map_err(|damage| damage.to_string())
+}
+
+/// The snapshot that the superblock on stable storage names.
+#[must_use]
+pub fn durable_snapshot(disk: &Disk) -> Option<(Seq, Digest)> {
+    let (superblock, _) = read_superblock(disk.read_durable(FileName::Superblock)?).ok()?;
+    superblock.snapshot
 }
 
 /// Reads everything that a start needs, and writes what it must.
@@ -251,5 +262,5 @@ pub fn recover(
     for (at, record) in &booted.records {
         recovery.record(*at, record.clone())?;
     }
-    Ok(recovery.finish(now, booted.tail.last(), bft_core::ids::Seq(0), out))
+    Ok(recovery.finish(now, booted.tail.last(), Seq(0), out))
 }

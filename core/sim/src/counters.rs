@@ -123,6 +123,18 @@ counters! {
     amnesias: Must = "starts after damage",
     /// Replicas that were silent after damage and vote again.
     voting_again: Must = "voting again",
+    /// Snapshots of others that a replica went on from.
+    transfers: Must = "transfers",
+    /// Pieces of snapshots that were fetched.
+    chunks_fetched: Must = "chunks fetched",
+    /// Pieces that an interrupted transfer had left and that were not fetched again.
+    chunks_resumed: Must = "chunks resumed",
+    /// Wrong pieces that liars gave.
+    chunks_refused: Must = "bad chunks refused",
+    /// Replicas that were struck in the middle of a transfer.
+    transfers_cut: Must = "transfers interrupted",
+    /// Replicas that were away for so long that their peers dropped what they lack.
+    exiles: Must = "exiles",
     /// Lies of Byzantine replicas.
     lies: Must = "lies",
     /// Messages of villains that a correct replica refused.
@@ -133,10 +145,8 @@ counters! {
     requests_refused: Must = "Requests refused",
     /// Replicas whose service drifted away, and that stopped themselves.
     drifts_found: May = "drifted services stopped",
-    /// Runs that ended without a liveness phase, because more than F of the weight was faulty or left behind.
+    /// Runs that ended without a liveness phase, because more than F of the weight was faulty.
     liveness_left_out: May = "runs without liveness",
-    /// Replicas that fell behind what their peers keep.
-    left_behind: May = "left behind",
     /// Power losses at a point of a script.
     points: May = "points",
     /// Operations whose outcome a client could not learn.

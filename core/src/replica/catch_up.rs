@@ -135,6 +135,20 @@ impl CatchUp {
         }
     }
 
+    /// The state of `seq` came from others.
+    pub fn jumped(&mut self, seq: Seq) {
+        self.lost = self.lost.split_off(&seq.next());
+        self.backlog = self.backlog.split_off(&seq.next());
+        self.backlog_bytes = self.backlog.values().map(|ready| ready.body.bytes().len()).sum();
+        self.asked = None;
+    }
+
+    /// The first Seq that was missing when a peer last said where it is, and since when.
+    #[must_use]
+    pub fn missing(&self) -> (Seq, Nanos) {
+        self.missing
+    }
+
     /// A slot leaves the window: what is committed there and not executed yet is kept.
     pub fn keep_committed(&mut self, executed: Seq, slot: &Slot) {
         if let (Some(certificate), Some(body)) = (&slot.committed, slot.committed_body())
@@ -237,6 +251,7 @@ impl Replica {
         self.retransmit_checkpoints(from, status.stable, out);
         self.retransmit_snapshot_votes(from, status.snapshot, out);
         self.catch_up.highest = self.catch_up.highest.max(status.executed);
+        self.transfer.claims(from, status.snapshot);
         let missing = self.first_missing();
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);
@@ -257,6 +272,7 @@ impl Replica {
         shape: Shape,
         out: &mut Effects,
     ) -> Result<(), Ignored> {
+        self.transfer.goes_on(from);
         if first == Seq(0) || self.catch_up.serving.contains_key(&from) {
             return Err(Ignored::Duplicate);
         }
@@ -286,7 +302,7 @@ impl Replica {
         out: &mut Effects,
     ) -> Result<(), Ignored> {
         if slots.is_empty() {
-            return self.on_not_kept(from, out);
+            return self.on_not_kept(from);
         }
         let mut news = false;
         for slot in slots {
@@ -356,7 +372,7 @@ impl Replica {
 
     /// A peer keeps less than we need. If a blocking set says so, it is true, and there is no way back but the transfer of
     /// a snapshot.
-    fn on_not_kept(&mut self, from: ReplicaId, out: &mut Effects) -> Result<(), Ignored> {
+    fn on_not_kept(&mut self, from: ReplicaId) -> Result<(), Ignored> {
         let (missing, _) = self.catch_up.missing;
         if self.catch_up.asked.is_none_or(|(seq, _)| seq != missing) {
             return Err(Ignored::Duplicate);
@@ -364,7 +380,7 @@ impl Replica {
         self.catch_up.asked = None;
         self.catch_up.refused_by.insert(from);
         if self.config.weights().is_blocking(self.catch_up.refused_by) {
-            self.halt(Halt::LeftBehind { seq: missing }, out);
+            self.transfer.seek(missing);
         }
         Ok(())
     }

@@ -252,6 +252,12 @@ impl Replica {
         }
     }
 
+    /// The state of `seq` came from others: it must be what the checkpoint of that Seq says.
+    pub(super) fn compare_transferred(&mut self, seq: Seq, out: &mut Effects) {
+        let root = self.checkpoint_root(seq);
+        self.compare_with_stable(seq, root, out);
+    }
+
     /// The certificate came first, the execution now.
     fn compare_with_stable(&mut self, seq: Seq, here: Digest, out: &mut Effects) {
         let Some(stable) = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq) else { return };

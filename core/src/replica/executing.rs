@@ -98,6 +98,20 @@ impl Executing {
         matches!(self.state, State::Installing(_))
     }
 
+    /// Whether the service has nothing to do, and nothing keeps it from the next batch.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.running.is_none() && self.state == State::Open
+    }
+
+    /// Goes on from the state that a snapshot of others left. What is being read back is still waited for.
+    pub fn jump(&mut self, scalars: &Scalars) {
+        assert!(self.running.is_none() && self.last < scalars.seq, "a snapshot of others leads ahead");
+        (self.last, self.chain, self.exec) = (scalars.seq, scalars.chain, scalars.exec);
+        self.time_ns = scalars.time_ns;
+        self.loaded = self.loaded.split_off(&scalars.seq.next());
+    }
+
     /// Nothing is executed until a snapshot could be ordered.
     pub fn hold(&mut self) {
         match self.state {
@@ -166,9 +180,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_installed(&mut self, seq: Seq) {
+    pub(super) fn on_installed(&mut self, seq: Seq, out: &mut Effects) {
         if self.executing.state == State::Installing(seq) {
             self.executing.state = State::Open;
+            // A service with a store of its own may begin it anew from here.
+            out.snapshot_stable = Some(seq);
         }
     }
 

@@ -6,7 +6,7 @@
 //! * `forwarding`: what a backup passes on to its primary;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
-//! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
+//! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers; `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
 
 use std::collections::HashMap;
@@ -36,10 +36,12 @@ mod pool;
 mod recovery;
 pub mod sessions;
 mod snapshots;
+mod transfer;
 mod views;
 
 pub use counters::Counters;
 pub use recovery::{RecoverError, Recovery, own_up};
+pub use transfer::Progress;
 
 use batches::Batches;
 use catch_up::CatchUp;
@@ -52,6 +54,7 @@ use index::JournalIndex;
 use pool::{Added, Pool};
 use sessions::Sessions;
 use snapshots::Snapshots;
+use transfer::Transfer;
 use views::Views;
 
 /// Results up to this many bytes are sent by every replica: a digest would save nothing.
@@ -80,6 +83,7 @@ pub struct Replica {
     checkpoints: Checkpoints,
     snapshots: Snapshots,
     catch_up: CatchUp,
+    transfer: Transfer,
     views: Views,
     batches: Batches,
     forwarding: Forwarding,
@@ -136,7 +140,8 @@ impl Replica {
             Input::Executed { seq, outcome } => self.on_executed(seq, &outcome, out),
             Input::Snapshot { seq, outcome } => self.on_snapshot_written(seq, outcome, out),
             Input::Loaded { at, record } => self.on_loaded(at, record.as_ref(), out),
-            Input::Installed { seq } => self.on_installed(seq),
+            Input::File(done) => self.on_file(done, out),
+            Input::Installed { seq } => self.on_installed(seq, out),
             Input::InfoQuery { to } => {
                 let info = self.info();
                 out.answer.push((to.0, Answer::Info(Box::new(info))));
@@ -144,6 +149,7 @@ impl Replica {
             Input::Deadline => {}
         }
         self.execute_ready(out);
+        self.advance_transfer(now, out);
         self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
         self.status_when_due(now, out);
@@ -179,6 +185,12 @@ impl Replica {
         (!self.pbft.may_vote()).then_some(self.superblock.damaged_through)
     }
 
+    /// How far the transfer of a snapshot is, if one is under way.
+    #[must_use]
+    pub fn transfer_progress(&self) -> Option<Progress> {
+        self.transfer.progress()
+    }
+
     /// The ordering core, to look at.
     #[must_use]
     pub fn ordering(&self) -> &Pbft {
@@ -209,6 +221,7 @@ impl Replica {
         self.sessions.check();
         self.pool.check();
         self.catch_up.check(&self.tuning);
+        self.transfer.check();
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
         assert!(self.pbft.view() >= self.superblock.promised);
@@ -236,6 +249,10 @@ impl Replica {
             Message::NewView(new_view) => self.on_new_view(new_view, out),
             Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),
             Message::Body(batch) => self.on_body(batch),
+            Message::FetchManifest(above) => self.on_fetch_manifest(from, above, out),
+            Message::Manifest(snapshot) => self.on_manifest(snapshot, out),
+            Message::FetchChunk(fetch) => self.on_fetch_chunk(from, fetch, out),
+            Message::Chunk(chunk) => self.on_chunk(now, from, chunk, out),
             Message::Reply(_)
             | Message::Busy(_)
             | Message::InfoQuery { .. }
@@ -342,6 +359,7 @@ impl Replica {
             };
             self.pbft.describe(&mut status);
             self.restore_bodies(now, out);
+            self.seek_when_far_behind(now);
             self.forward_when_due(now, out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
@@ -386,6 +404,7 @@ impl Replica {
             || !self.pbft.is_normal()
             || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
+            || self.transfer.is_active()
             || self.checkpoints.has_unstable(self.pbft.stable())
     }
 

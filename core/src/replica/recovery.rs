@@ -17,6 +17,7 @@ use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
 use super::sessions::Sessions;
 use super::snapshots::Snapshots;
+use super::transfer::Transfer;
 use super::views::Views;
 use crate::auth::{Scheme, Verifier};
 use crate::config::ClusterConfig;
@@ -120,6 +121,7 @@ impl Recovery {
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
             catch_up: CatchUp::new(&tuning),
+            transfer: Transfer::new(config.n(), me),
             views: Views::new(config.n()),
             batches: Batches::default(),
             forwarding: Forwarding::default(),
@@ -175,7 +177,8 @@ impl Recovery {
             Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),
             Record::SnapVote { root, .. } => replica.restore_snapshot_vote(seq, root),
-            Record::Vote(_) | Record::SnapStable(_) | Record::Stable(_) => {}
+            Record::SnapStable(certificate) => replica.snapshots.note_stable(certificate),
+            Record::Vote(_) | Record::Stable(_) => {}
         }
         Ok(())
     }

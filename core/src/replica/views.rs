@@ -100,6 +100,11 @@ impl Views {
         at
     }
 
+    /// Execution goes on at a later Seq: what lies between took none of the time that a batch takes.
+    pub fn forget_sample(&mut self) {
+        self.sample = None;
+    }
+
     /// A replica that was not scheduled in time blames nobody else for it (V16).
     fn excuse_lateness(&mut self, now: Nanos) {
         let late = self.told.take().map_or(0, |told| now.since(told));
@@ -112,6 +117,7 @@ impl Views {
 impl Replica {
     /// At the beginning of every step.
     pub(super) fn note_time(&mut self, now: Now) {
+        self.transfer.note_time(now.mono);
         self.views.excuse_lateness(now.mono);
     }
 
@@ -319,6 +325,10 @@ impl Replica {
             return None;
         }
         if self.pbft.is_normal() {
+            // Whose state comes from others does not execute meanwhile, whoever is primary.
+            if self.transfer.is_active() {
+                return None;
+            }
             let has_work = self.pool.waiting() > 0 || self.pbft.highest_prepared() > self.executing.last;
             return (has_work && !self.pbft.is_primary()).then_some(WaitsFor::Execution(self.views.effective));
         }

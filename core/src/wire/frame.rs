@@ -139,6 +139,8 @@ impl FrameLimits {
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
+            Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
+            Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
             Kind::Busy
             | Kind::InfoQuery
             | Kind::Info
@@ -150,7 +152,9 @@ impl FrameLimits {
             | Kind::Status
             | Kind::FetchSlot
             | Kind::FetchBody
-            | Kind::FetchLog => limits::SMALL_FRAME_BYTES as u32,
+            | Kind::FetchLog
+            | Kind::FetchManifest
+            | Kind::FetchChunk => limits::SMALL_FRAME_BYTES as u32,
         }
     }
 }
@@ -175,7 +179,11 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::FetchBody
         | Kind::Body
         | Kind::FetchLog
-        | Kind::Log => &[PeerRole::Replica],
+        | Kind::Log
+        | Kind::FetchManifest
+        | Kind::Manifest
+        | Kind::FetchChunk
+        | Kind::Chunk => &[PeerRole::Replica],
     }
 }
 
@@ -183,7 +191,7 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
 /// that whoever keeps a small Request does not keep everything that came with it.
 pub(super) fn is_kept(kind: Kind) -> bool {
     match kind {
-        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Body | Kind::Log => true,
+        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Body | Kind::Log | Kind::Chunk => true,
         Kind::Busy
         | Kind::InfoQuery
         | Kind::Info
@@ -197,7 +205,10 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::Status
         | Kind::FetchSlot
         | Kind::FetchBody
-        | Kind::FetchLog => false,
+        | Kind::FetchLog
+        | Kind::FetchManifest
+        | Kind::Manifest
+        | Kind::FetchChunk => false,
     }
 }
 

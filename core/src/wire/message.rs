@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::request::{Body, SignedRequest};
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
+use crate::snapshot::{ChunkBytes, Manifest, Piece};
 
 /// The kind of a frame (SHAPES §5). The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,11 +35,15 @@ pub enum Kind {
     Body = 35,
     FetchLog = 36,
     Log = 37,
+    FetchManifest = 38,
+    Manifest = 39,
+    FetchChunk = 40,
+    Chunk = 41,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 24] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -59,6 +64,10 @@ impl Kind {
         Self::Body,
         Self::FetchLog,
         Self::Log,
+        Self::FetchManifest,
+        Self::Manifest,
+        Self::FetchChunk,
+        Self::Chunk,
     ];
 
     /// The kind of this number; `None` for one that this version does not know.
@@ -295,6 +304,35 @@ pub struct CommittedSlot {
     pub body: Arc<Body>,
 }
 
+/// A stable snapshot, as it is shown to whoever lags: SS(s), and what the snapshot consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StableSnapshot {
+    /// Of a quorum, over the root of `manifest`.
+    pub certificate: SnapshotVote,
+    /// Lengths and digests of all pieces.
+    pub manifest: Arc<Manifest>,
+}
+
+/// Asks for one piece of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchChunk {
+    /// Which snapshot.
+    pub seq: Seq,
+    /// Which piece of it.
+    pub piece: Piece,
+}
+
+/// One piece of a snapshot. Whether it is the right one, the manifest tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which snapshot.
+    pub seq: Seq,
+    /// Which piece of it.
+    pub piece: Piece,
+    /// What it holds; `None`: the snapshot is not kept here, or not any more.
+    pub bytes: Option<ChunkBytes>,
+}
+
 /// What a replica tells about itself to whoever asks: `bftd status`, the bench, a client that opens a session.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Info {
@@ -462,6 +500,11 @@ pub enum Message {
     FetchLog(Seq),
     /// Committed slots of consecutive Seqs.
     Log(Vec<CommittedSlot>),
+    /// Asks for the newest stable snapshot, if it is above this Seq.
+    FetchManifest(Seq),
+    Manifest(StableSnapshot),
+    FetchChunk(FetchChunk),
+    Chunk(Chunk),
 }
 
 impl Message {
@@ -488,7 +531,11 @@ impl Message {
             | Self::FetchBody(_)
             | Self::Body(_)
             | Self::FetchLog(_)
-            | Self::Log(_) => None,
+            | Self::Log(_)
+            | Self::FetchManifest(_)
+            | Self::Manifest(_)
+            | Self::FetchChunk(_)
+            | Self::Chunk(_) => None,
         }
     }
 
@@ -516,6 +563,10 @@ impl Message {
             Self::Body(_) => Kind::Body,
             Self::FetchLog(_) => Kind::FetchLog,
             Self::Log(_) => Kind::Log,
+            Self::FetchManifest(_) => Kind::FetchManifest,
+            Self::Manifest(_) => Kind::Manifest,
+            Self::FetchChunk(_) => Kind::FetchChunk,
+            Self::Chunk(_) => Kind::Chunk,
         }
     }
 }

@@ -224,6 +224,10 @@ impl Durable {
             | Message::FetchBody(_)
             | Message::Body(_)
             | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::Manifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Log(_) => Ok(()),
         }
     }

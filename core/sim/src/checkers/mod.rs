@@ -189,6 +189,8 @@ impl Checks {
             Place::Superblock(superblock) => {
                 let verdict = superblock.stable.as_ref().map_or(Ok(()), |stable| self.certificates.stable(stable));
                 self.judge(Oracle::Certificates, replica, verdict);
+                let verdict = self.certificates.named(superblock.snapshot);
+                self.judge(Oracle::Certificates, replica, verdict);
             }
         }
     }

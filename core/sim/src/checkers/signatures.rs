@@ -85,6 +85,10 @@ impl Signatures {
             | Message::FetchSlot(_)
             | Message::Slot(_)
             | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::Manifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Log(_) => Ok(()),
         }
     }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use bft_core::auth::Verifier;
 use bft_core::door::{Effects, Execute, Input, Now, Outgoing, SnapshotOrder};
-use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
+use bft_core::ids::{LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
 use bft_core::journal::{Journal, JournalOptions, Ticket};
 use bft_core::replica::Replica;
 use bft_core::service::ReplyBuffer;
+use bft_core::snapshot::Manifest;
 use bft_core::wire::request::SignedRequest;
 
 use crate::boot;
@@ -59,8 +60,6 @@ pub enum Crash {
 /// Why a replica will not come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// Its peers have dropped what it needs.
-    LeftBehind,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
     /// It is one of two under one name, and the others went on with what the other one said.
@@ -130,8 +129,10 @@ struct Process {
     under_way: BTreeMap<Ticket, UnderWay>,
     jobs: VecDeque<Job>,
     writer: Writer,
-    /// What the superblock named at the start.
-    snapshot: Option<(Seq, Digest)>,
+    /// The snapshot that this life began with.
+    started_from: Option<Seq>,
+    /// The manifest of the snapshot that is, or was last, fetched from others.
+    transferred: Option<Arc<Manifest>>,
     gathered: Vec<SignedRequest>,
     clients: BTreeMap<LinkId, (usize, Life)>,
     /// The newest life of each peer that a link came up to.
@@ -247,6 +248,12 @@ impl Machine {
         self.villain.is_none() && self.character != Character::Twin
     }
 
+    /// Whether a snapshot of others is on its way here.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.replica.transfer_progress().is_some())
+    }
+
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
     pub fn set_wall_clock(&mut self, most: u64) {
         self.wall_offset = self.fate.below(2 * most + 1) as i64 - most as i64;
@@ -329,7 +336,8 @@ impl Process {
         let scheme = Arc::clone(&world.cluster.replicas[me.index()]);
         Self {
             verifier: Verifier::new(Arc::clone(&world.cluster.config), scheme),
-            snapshot: booted.superblock.snapshot,
+            started_from: booted.superblock.snapshot.map(|(seq, _)| seq),
+            transferred: None,
             journal: Journal::new(&booted.superblock, booted.tail, journal),
             replica,
             service: Ledger::default(),

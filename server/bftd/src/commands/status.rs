@@ -167,6 +167,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "executed": info.executed.0,
         "stable": info.stable.0,
         "snapshot": info.snapshot.0,
+        "transfer": transfer_object(info),
         "state_digest": info.state.map(|(_, digest)| digest.to_string()),
         "state_digest_seq": info.state.map(|(seq, _)| seq.0),
         "write_path": info.write_path,
@@ -178,4 +179,19 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "rss_max_kib": info.rss_max_kib,
         "counters": counters,
     })
+}
+
+/// The snapshot that the replica fetches from others just now; null if there is none.
+fn transfer_object(info: &Info) -> Value {
+    let number = |name: &str| info.counters.iter().find(|(counter, _)| counter == name).map(|(_, count)| *count);
+    match number("transfer_seq") {
+        None => Value::Null,
+        Some(seq) => json!({
+            "seq": seq,
+            "bytes": number("transfer_bytes"),
+            "bytes_held": number("transfer_bytes_held"),
+            "bytes_per_second": number("transfer_bytes_per_second"),
+            "seconds_left": number("transfer_seconds_left"),
+        }),
+    }
 }
