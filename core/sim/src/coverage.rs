@@ -171,10 +171,10 @@ mod tests {
         let mut coverage = Coverage::default();
         coverage.add(&report);
         let summary = coverage.summary();
-        assert!(summary.starts_with("event x status x fault or villain: 2 of 150 seen"), "{summary}");
+        assert!(summary.starts_with("event x status x fault or villain: 2 of 180 seen"), "{summary}");
         assert!(summary.contains("deadline at a primary one") && !summary.contains("deadline at a backup one"));
         report.villain = Some(Strategy::Silent);
         coverage.add(&report);
-        assert!(coverage.summary().contains("2 of 150"), "a villain that did nothing does not count");
+        assert!(coverage.summary().contains("2 of 180"), "a villain that did nothing does not count");
     }
 }
