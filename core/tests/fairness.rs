@@ -10,7 +10,7 @@ use bft_core::door::Input;
 use bft_core::ids::{Digest, RequestNo, Seq, SessionId, View};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::wire::canonical::{Tag, signing_bytes};
-use bft_core::wire::message::Message;
+use bft_core::wire::message::{Message, Status};
 use bft_core::wire::opening::Opening;
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request};
 use common::cluster::Cluster;
@@ -62,6 +62,21 @@ fn give_to_backups(cluster: &mut Cluster, request: &SignedRequest) {
     cluster.settle();
 }
 
+/// One backup says that it has executed everything there can ever be.
+fn boast(cluster: &mut Cluster) {
+    let primary = cluster.primary(0);
+    let backups = cluster.others(&[primary]);
+    let (epoch, executed) = (cluster.config.epoch(), Seq(u64::MAX));
+    // A window of sixteen slots is a word of each map.
+    let map = || vec![0];
+    let status = Status { epoch, executed, proposed: map(), prepared: map(), committed: map(), ..Status::default() };
+    for backup in &backups[1..] {
+        let message = cluster.verifier.check(backups[0], Message::Status(status.clone())).expect("well formed");
+        cluster.step(*backup, Input::Message { from: backups[0], message });
+    }
+    cluster.settle();
+}
+
 fn suspicions(cluster: &Cluster) -> (u64, u64) {
     let counters = cluster.hosts.iter().map(|host| host.replica.counters());
     counters.fold((0, 0), |(passing, repeating), own| {
@@ -75,6 +90,7 @@ fn pf2_a_primary_that_ignores_a_client_while_it_serves_others_loses_its_view() {
     // What is forwarded to the primary is as good as ignored by it.
     cluster.hears = |_, _, message| !matches!(message, Message::Request(_));
     give_to_backups(&mut cluster, &stranger());
+    boast(&mut cluster);
     let before = cluster.done;
     while !cluster.all_are_in(1) {
         assert!(cluster.done < 4 * PATIENCE, "it keeps its view for ever");

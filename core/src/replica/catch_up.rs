@@ -98,12 +98,6 @@ impl CatchUp {
         }
     }
 
-    /// The highest Seq that a peer said it has executed.
-    #[must_use]
-    pub fn highest(&self) -> Seq {
-        self.highest
-    }
-
     /// Whether a peer has executed more.
     #[must_use]
     pub fn is_behind(&self, executed: Seq) -> bool {
@@ -252,6 +246,7 @@ impl Replica {
         self.retransmit_snapshot_votes(from, status.snapshot, out);
         self.catch_up.highest = self.catch_up.highest.max(status.executed);
         self.transfer.claims(from, status.snapshot);
+        self.fairness.claims(from, status.executed);
         let missing = self.first_missing();
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);

@@ -125,7 +125,7 @@ impl Recovery {
             views: Views::new(config.n()),
             batches: Batches::default(),
             forwarding: Forwarding::default(),
-            fairness: Fairness::new(config.params()),
+            fairness: Fairness::new(config.params(), config.n()),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
             index: JournalIndex::new(superblock.collected),

@@ -205,8 +205,9 @@ impl Replica {
         if self.pbft.is_primary() || !self.pbft.is_normal() || !self.pbft.may_vote() {
             return;
         }
-        let known = self.catch_up.highest().max(self.pbft.highest_prepared());
-        match self.fairness.judge(&self.pool, self.executing.last, self.counters.requests, known) {
+        let executed = (self.executing.last, self.counters.requests);
+        let (weights, prepared) = (self.config.weights(), self.pbft.highest_prepared());
+        match self.fairness.judge(&self.pool, weights, executed, prepared) {
             None => return,
             Some(Unfair::PassesOver) => self.counters.suspected_of_passing_over += 1,
             Some(Unfair::Repeats) => self.counters.suspected_of_repeating += 1,
