@@ -27,6 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Verified;
+use crate::evidence::Accusation;
 use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, View, WallNanos};
 use crate::journal::record::Record;
 use crate::journal::superblock::Superblock;
@@ -308,6 +309,8 @@ pub struct Effects {
     pub drop_journal_below: Option<LogPosition>,
     /// No snapshot below this one is needed any more, but for unfinished ones.
     pub remove_snapshots_below: Option<Seq>,
+    /// To be told to people and kept where they find it: proved against others, or read back at a start. May come twice.
+    pub evidence: Vec<Accusation>,
     /// The time of the next `Deadline`; replaces the former one; `None` keeps it.
     pub deadline: Option<Nanos>,
     /// Stop.
@@ -329,6 +332,7 @@ impl Effects {
             load,
             drop_journal_below,
             remove_snapshots_below,
+            evidence,
             deadline,
             halt,
         } = self;
@@ -337,6 +341,7 @@ impl Effects {
         answer.clear();
         execute.clear();
         load.clear();
+        evidence.clear();
         (*cancel_votes_below, *snapshot, *snapshot_stable, *install) = (None, None, None, None);
         (*drop_journal_below, *remove_snapshots_below, *deadline, *halt) = (None, None, None, None);
     }

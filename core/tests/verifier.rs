@@ -10,7 +10,7 @@ use bft_core::auth::{Claim, Ed25519, Rejected, Scheme, Verifier};
 use bft_core::config::ProtocolParams;
 use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::limits::LOG_SLOTS_MAX;
-use bft_core::wire::canonical::{SigningBytes, opening};
+use bft_core::wire::canonical::{self, SigningBytes, opening};
 use bft_core::wire::message::{
     BatchHeader, BatchId, Busy, Checkpoint, ClientJoin, Code, CommitCertificate, CommittedSlot, Message, NewView,
     Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status, ViewChange,
@@ -162,7 +162,7 @@ fn z2_nobody_proposes_for_the_primary() {
     for backup in cluster.backups(View(0)) {
         let mut message = cluster.pre_prepare(0, 1, cluster.body(1));
         let position = message.position;
-        let bytes = bft_core::wire::canonical::pre_prepare(CLUSTER, &position, message.ballot.commitment);
+        let bytes = canonical::pre_prepare(CLUSTER, &position, message.ballot.commitment);
         message.ballot.signature = cluster.scheme(backup).sign(&bytes);
         assert_eq!(check(&cluster, Message::PrePrepare(message)), Err(Rejected::BadSignature));
     }
@@ -244,7 +244,7 @@ fn a_checkpoint_is_of_members_each_once_and_at_its_interval() {
                 ("seq 0", Rejected::BadSeq, |m| m.seq = Seq(0)),
                 ("another checkpoint", Rejected::BadSignature, |m| m.seq = Seq(128)),
                 ("root", Rejected::BadSignature, |m| flip(&mut m.root)),
-                ("end of the Epoch", Rejected::BadSignature, |m| m.epoch_end = Seq(384)),
+                ("end of the Epoch", Rejected::BadSeq, |m| m.epoch_end = Seq(384)),
                 ("signature", Rejected::BadSignature, |m| spoil(&mut first(&mut m.signatures).1)),
                 ("no signature", Rejected::NoQuorum, |m| m.signatures.clear()),
                 ("no member", Rejected::NotAMember, |m| m.signatures.last_mut().unwrap().0 = NOBODY),
@@ -258,6 +258,17 @@ fn a_checkpoint_is_of_members_each_once_and_at_its_interval() {
     let (one, two) = (swapped.signatures[1].1, swapped.signatures[2].1);
     (swapped.signatures[1].1, swapped.signatures[2].1) = (two, one);
     assert_eq!(check(&cluster, Message::Checkpoint(swapped)), Err(Rejected::BadSignature), "signers exchanged");
+}
+
+#[test]
+fn k1_a_signed_end_of_the_epoch_spoils_nobodys_certificate() {
+    let cluster = TestCluster::new();
+    let mut vote = cluster.checkpoint(256, &[RELAY]);
+    vote.epoch_end = Seq(384);
+    let bytes = canonical::checkpoint(CLUSTER, vote.epoch, vote.seq, vote.root, vote.epoch_end, RELAY);
+    vote.signatures[0].1 = cluster.scheme(RELAY).sign(&bytes);
+    // The right root, well signed: counted by its root it would put a signature over something else into SC(256).
+    assert_eq!(check(&cluster, Message::Checkpoint(vote)), Err(Rejected::BadSeq));
 }
 
 #[test]

@@ -331,7 +331,8 @@ impl Net {
             | Message::FetchSlot(_)
             | Message::Slot(_)
             | Message::FetchLog(_)
-            | Message::Log(_) => unreachable!("no kind that a replica sends to a client"),
+            | Message::Log(_)
+            | Message::Evidence(_) => unreachable!("no kind that a replica sends to a client"),
         };
         if let Some(index) = to {
             if let Message::Busy(_) = message {

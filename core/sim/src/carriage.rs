@@ -56,6 +56,7 @@ fn role(kind: Kind) -> PeerRole {
         | Kind::FetchBody
         | Kind::Body
         | Kind::FetchLog
-        | Kind::Log => PeerRole::Replica,
+        | Kind::Log
+        | Kind::Evidence => PeerRole::Replica,
     }
 }

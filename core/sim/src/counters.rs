@@ -107,6 +107,8 @@ counters! {
     lies: Must = "lies",
     /// Messages that a correct replica refused.
     lies_refused: Must = "messages refused",
+    /// Pieces of evidence that correct replicas told of, once in each life.
+    evidence: Must = "evidence told",
     /// Replicas whose service drifted away, and that stopped themselves.
     drifts_found: May = "drifted services stopped",
     /// Runs that ended without a liveness phase, because more than F of the weight was faulty or left behind.

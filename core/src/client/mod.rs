@@ -310,7 +310,8 @@ impl ClientCore {
                 | Message::FetchSlot(_)
                 | Message::Slot(_)
                 | Message::FetchLog(_)
-                | Message::Log(_) => {}
+                | Message::Log(_)
+                | Message::Evidence(_) => {}
             }
         }
         self.set_deadline(now, out);

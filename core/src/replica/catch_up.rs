@@ -337,6 +337,7 @@ impl Replica {
         if seq <= self.executing.last || seq > self.pbft.stable().plus(self.config.params().window) {
             return false;
         }
+        self.pbft.judge_committed(&certificate);
         let news = match self.pbft.slot(seq) {
             Some(_) => self.pbft.learn(&certificate, Arc::clone(&body)),
             None => self.learn_below_window(seq, &certificate, &body),

@@ -31,6 +31,10 @@ counters! {
     ignored_not_acted_on,
     /// Primaries given up.
     suspected,
+    /// Pieces of evidence kept against others, those of former lives among them.
+    evidence,
+    /// Pieces of evidence that found no room.
+    evidence_dropped,
     /// Views left, whoever began it.
     views_left,
     /// Views begun, with a NEW-VIEW.

@@ -328,7 +328,8 @@ pub(super) fn read_batch(record: &Record, bounds: RequestBounds) -> Option<Ready
         | Record::CkptVote { .. }
         | Record::SnapVote { .. }
         | Record::SnapStable(_)
-        | Record::Stable(_) => return None,
+        | Record::Stable(_)
+        | Record::Evidence(_) => return None,
     };
     let body = Arc::new(Body::parse(body.clone(), bounds).ok()?);
     Some(Ready { digest: position.digest, header: *header, body })

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::Replica;
+use super::accusations::Accusations;
 use super::batches::Batches;
 use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
@@ -101,6 +102,7 @@ impl Recovery {
             catch_up: CatchUp::new(&tuning),
             views: Views::new(config.n()),
             batches: Batches::default(),
+            accusations: Accusations::default(),
             forwarding: Forwarding::default(),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
@@ -153,6 +155,7 @@ impl Recovery {
             Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),
             Record::SnapVote { root, .. } => replica.restore_snapshot_vote(seq, root),
+            Record::Evidence(evidence) => replica.restore_evidence(at, evidence),
             Record::Vote(_) | Record::SnapStable(_) | Record::Stable(_) => {}
         }
         Ok(())
@@ -172,6 +175,7 @@ impl Recovery {
         }
         replica.mark_open_requests();
         replica.restore_promise(out);
+        replica.tell_evidence(out);
         replica.on_durable(last, out);
         replica.execute_ready(out);
         replica.status_when_due(now, out);

@@ -242,10 +242,11 @@ impl Replica {
         let cut = self.index.first_above(through).unwrap_or(self.last.next());
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         outbox.persist(Record::SnapStable(certificate));
-        // What began the view outlives the cut: a copy, durable before the superblock that names the cut (S9).
+        // What began the view outlives the cut, and so does evidence: a copy, durable before the superblock that names the cut (S9).
         if let Some(new_view) = self.pbft.new_view().filter(|_| self.new_view_at < cut) {
             self.new_view_at = outbox.persist(Record::NewView(Arc::clone(new_view)));
         }
+        self.accusations.carry_over(cut, |evidence| outbox.persist(Record::Evidence(evidence)));
         self.superblock.snapshot = Some((seq, root));
         self.superblock.journal_start = self.superblock.journal_start.max(cut);
         self.superblock.collected = self.superblock.collected.max(through);

@@ -1,4 +1,4 @@
-//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE and a NEW-VIEW are their canonical bytes; every other
+//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE, a NEW-VIEW and EVIDENCE are their canonical bytes; every other
 //! payload is one rkyv archive of a plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
 //! results as slices of the payload. Nothing here is ever hashed or signed (X7): archives are not canonical.
 //!
@@ -25,6 +25,7 @@ use super::canonical::NotCanonical;
 use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
+use crate::evidence::Evidence;
 use crate::ids::Epoch;
 use crate::limits::{self, FRAME_ALIGN, FRAME_HEADER_BYTES};
 
@@ -152,6 +153,7 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         Kind::Body => Message::Body(access::<shape::ArchivedBatchBody<'_>>(kind, payload)?.native(payload, bounds)?),
         Kind::FetchLog => Message::FetchLog(access::<shape::ArchivedFetch>(kind, payload)?.native()),
         Kind::Log => Message::Log(access::<shape::ArchivedLog<'_>>(kind, payload)?.native(payload, bounds)?),
+        Kind::Evidence => Message::Evidence(Arc::new(canonical(kind, payload, Evidence::decode)?)),
     })
 }
 
@@ -187,7 +189,8 @@ fn assert_bounds(message: &Message) {
         | Message::FetchSlot(_)
         | Message::FetchBody(_)
         | Message::Body(_)
-        | Message::FetchLog(_) => {}
+        | Message::FetchLog(_)
+        | Message::Evidence(_) => {}
     }
 }
 
@@ -204,6 +207,7 @@ fn payload_estimate(message: &Message) -> usize {
         Message::Body(batch) => FIXED + batch.body.bytes().len(),
         Message::ViewChange(view_change) => view_change.bytes_at_most(),
         Message::NewView(new_view) => new_view.bytes_at_most(),
+        Message::Evidence(evidence) => evidence.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
@@ -234,6 +238,7 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::Snapshot(vote) => write(&shape::SnapshotVote::from(vote), out),
         Message::ViewChange(view_change) => out.append(&view_change.encode()),
         Message::NewView(new_view) => out.append(&new_view.encode()),
+        Message::Evidence(evidence) => out.append(&evidence.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
         Message::FetchSlot(seq) | Message::FetchLog(seq) => write(&shape::Fetch::from(seq), out),
         Message::Slot(slot) => write(&shape::Slot::from(slot), out),

@@ -139,6 +139,7 @@ impl FrameLimits {
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
+            Kind::Evidence => limits::EVIDENCE_BYTES as u32,
             Kind::Busy
             | Kind::InfoQuery
             | Kind::Info
@@ -174,7 +175,8 @@ fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::FetchBody
         | Kind::Body
         | Kind::FetchLog
-        | Kind::Log => &[PeerRole::Replica],
+        | Kind::Log
+        | Kind::Evidence => &[PeerRole::Replica],
     }
 }
 
@@ -196,7 +198,8 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::Status
         | Kind::FetchSlot
         | Kind::FetchBody
-        | Kind::FetchLog => false,
+        | Kind::FetchLog
+        | Kind::Evidence => false,
     }
 }
 

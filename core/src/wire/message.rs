@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::request::{Body, SignedRequest};
+use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
 
@@ -34,11 +35,12 @@ pub enum Kind {
     Body = 35,
     FetchLog = 36,
     Log = 37,
+    Evidence = 65,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -59,6 +61,7 @@ impl Kind {
         Self::Body,
         Self::FetchLog,
         Self::Log,
+        Self::Evidence,
     ];
 
     /// The kind of this number; `None` for one that this version does not know.
@@ -227,6 +230,14 @@ impl ViewChange {
     #[must_use]
     pub fn stable(&self) -> Seq {
         self.certificate.as_ref().map_or(Seq(0), |certificate| certificate.seq)
+    }
+
+    /// Whether it leaves nothing out of a COMMIT that its sender made in `view` at `seq`: its checkpoint covers that, or
+    /// a certificate of that view or a later one is in it.
+    #[must_use]
+    pub fn answers_for(&self, view: View, seq: Seq) -> bool {
+        let certified = |at: &Position| at.seq == seq && at.view >= view;
+        seq <= self.stable() || self.prepared.iter().any(|certificate| certified(&certificate.position))
     }
 }
 
@@ -462,6 +473,8 @@ pub enum Message {
     FetchLog(Seq),
     /// Committed slots of consecutive Seqs.
     Log(Vec<CommittedSlot>),
+    /// Proof that a replica broke the protocol. May be relayed by anyone.
+    Evidence(Arc<Evidence>),
 }
 
 impl Message {
@@ -488,7 +501,8 @@ impl Message {
             | Self::FetchBody(_)
             | Self::Body(_)
             | Self::FetchLog(_)
-            | Self::Log(_) => None,
+            | Self::Log(_)
+            | Self::Evidence(_) => None,
         }
     }
 
@@ -516,6 +530,7 @@ impl Message {
             Self::Body(_) => Kind::Body,
             Self::FetchLog(_) => Kind::FetchLog,
             Self::Log(_) => Kind::Log,
+            Self::Evidence(_) => Kind::Evidence,
         }
     }
 }

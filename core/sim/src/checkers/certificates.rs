@@ -36,7 +36,7 @@ impl Certificates {
             Record::Stable(checkpoint) => self.stable(checkpoint),
             Record::SnapStable(vote) => self.snapshot(vote),
             Record::NewView(message) => self.new_view(message),
-            Record::Vote(_) | Record::CkptVote { .. } | Record::SnapVote { .. } => Ok(()),
+            Record::Vote(_) | Record::CkptVote { .. } | Record::SnapVote { .. } | Record::Evidence(_) => Ok(()),
         }
     }
 
@@ -65,7 +65,8 @@ impl Certificates {
             | Message::FetchSlot(_)
             | Message::FetchBody(_)
             | Message::Body(_)
-            | Message::FetchLog(_) => Ok(()),
+            | Message::FetchLog(_)
+            | Message::Evidence(_) => Ok(()),
         }
     }
 

@@ -63,7 +63,8 @@ impl Signatures {
             | Message::FetchSlot(_)
             | Message::Slot(_)
             | Message::FetchLog(_)
-            | Message::Log(_) => Ok(()),
+            | Message::Log(_)
+            | Message::Evidence(_) => Ok(()),
         }
     }
 

@@ -56,6 +56,12 @@ impl Machine {
             let delay = self.disk_delay(world);
             self.later(world, delay, InLife::Loaded(at));
         }
+        if self.character != Character::Liar {
+            for accusation in &effects.evidence {
+                world.counters.evidence += 1;
+                world.checks.accused(self.id, accusation, world.cluster.liars);
+            }
+        }
         self.throw_away(world, &effects);
         self.set_deadline(world, effects.deadline);
         if let Some(halt) = effects.halt.take() {

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
 use super::*;
-use crate::ids::{Digest, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use crate::evidence::{Evidence, Proof, SignedVote};
+use crate::ids::{ClusterId, Digest, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
 use crate::wire::frame::{WIRE_VERSION, is_kept};
 use crate::wire::message::{
@@ -115,7 +116,14 @@ pub(in crate::wire) fn examples() -> Vec<Message> {
         Message::Body(BatchBody { seq: Seq(42), header: slot(42, 0).certificate.header, body: slot(42, 0).body }),
         Message::FetchLog(Seq(43)),
         Message::Log(vec![slot(43, 2), slot(44, 3)]),
+        Message::Evidence(Arc::new(evidence(7))),
     ]
+}
+
+fn evidence(seq: u64) -> Evidence {
+    let vote = |digest| SignedVote { digest: Digest([digest; 32]), ballot: slot(1, 0).certificate.proposal };
+    let proof = Proof::two_prepares(ReplicaId(3), View(5), Seq(seq), vote(1), vote(2));
+    Evidence { cluster: ClusterId([4; 32]), epoch: Epoch(2), proof }
 }
 
 fn view_change(replica: u16) -> ViewChange {
@@ -342,6 +350,7 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
         })),
         seqs().prop_map(Message::FetchLog),
         vec(slots(), 0..4).prop_map(Message::Log),
+        any::<u64>().prop_map(|seq| Message::Evidence(Arc::new(evidence(seq)))),
     ]
 }
 
