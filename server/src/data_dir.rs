@@ -5,6 +5,7 @@
 //! superblock      4 copies of 4 KiB (bft_core::journal::superblock)
 //! journal/        *.seg; what a file holds, its first block says
 //! snapshots/      <seq>/ (crate::snapshots)
+//! evidence/       made when there is some (crate::evidence)
 //! ```
 //!
 //! Kept here: the superblock takes its name last when a directory is made, so a directory that has one is whole; nothing
@@ -25,6 +26,7 @@ const LOCK: &str = "LOCK";
 const SUPERBLOCK: &str = "superblock";
 const JOURNAL: &str = "journal";
 const SNAPSHOTS: &str = "snapshots";
+const EVIDENCE: &str = "evidence";
 
 /// Why a directory can not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +232,12 @@ impl DataDir {
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {
         self.path.join(SNAPSHOTS)
+    }
+
+    /// The folder of evidence, which need not be there.
+    #[must_use]
+    pub fn evidence(&self) -> PathBuf {
+        self.path.join(EVIDENCE)
     }
 }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bft_core::door::{Answer, Effects, InfoTo, Input, Lane, Now, Outgoing, To};
+use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
@@ -21,6 +22,7 @@ use crate::brim::Brim;
 use crate::clock;
 use crate::counters::{OrderingCounters, ShardCounters};
 use crate::error::ServerError;
+use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
 use crate::shard::Arrival;
 
@@ -46,6 +48,8 @@ pub struct Outbox {
     pub recycle: Vec<u32>,
     /// Snapshots below this one are needed no more.
     pub remove_snapshots_below: Option<Seq>,
+    /// To be written where people find it.
+    pub evidence: Vec<Accusation>,
 }
 
 /// What INFO says about how this process works.
@@ -77,6 +81,7 @@ pub struct Node {
     epoch: Epoch,
     encoded: BytesMut,
     desk: InfoDesk,
+    telling: Telling,
     counters: Arc<OrderingCounters>,
 }
 
@@ -130,6 +135,7 @@ impl Node {
             last_work: Nanos(0),
             encoded: BytesMut::new(),
             desk,
+            telling: Telling::default(),
             counters,
         }
     }
@@ -264,6 +270,11 @@ impl Node {
 
     fn carry_out(&mut self, now: Now) -> Result<(), ServerError> {
         let mut effects = std::mem::take(&mut self.effects);
+        // Before a halt too: the more replicas are faulty, the more it matters who.
+        for accusation in effects.evidence.drain(..) {
+            self.telling.tell(now.mono, &accusation.accused);
+            self.outbox.evidence.push(accusation);
+        }
         if let Some(halt) = effects.halt.take() {
             return Err(ServerError::Halted(halt));
         }

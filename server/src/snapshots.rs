@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bft_core::door::{SnapshotOrder, SnapshotWritten};
+use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Seq};
 use bft_core::limits::CHUNK_BYTES_MAX;
 use bft_core::service::{Service, ServiceFault, Snapshot};
@@ -25,6 +26,7 @@ use bft_core::wire::canonical::NotCanonical;
 use bytes::Bytes;
 
 use crate::data_dir::{flush_folder, is_disk_full};
+use crate::evidence::EvidenceFolder;
 
 /// How long the writer waits before it tries a full disk again.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
@@ -212,6 +214,13 @@ pub enum SnapshotJob {
     },
     /// Removes complete snapshots below this Seq.
     RemoveBelow(Seq),
+    /// Writes a piece of evidence, also when the thread is to stop.
+    Evidence {
+        /// Where.
+        folder: EvidenceFolder,
+        /// What.
+        accusation: Accusation,
+    },
 }
 
 /// What the thread did.
@@ -316,7 +325,8 @@ impl Writer {
         let mut jobs = self.shared.lock();
         loop {
             if jobs.is_stopping {
-                return None;
+                jobs.waiting.retain(|job| matches!(job, SnapshotJob::Evidence { .. }));
+                return jobs.waiting.pop_front();
             }
             if let Some(job) = jobs.waiting.pop_front() {
                 return Some(job);
@@ -333,6 +343,10 @@ impl Writer {
                 Ok(Some(SnapshotDone::Digest { at, digest }))
             }
             SnapshotJob::RemoveBelow(seq) => self.folder.remove_below(seq).map(|()| None),
+            SnapshotJob::Evidence { folder, accusation } => {
+                folder.keep(&accusation);
+                Ok(None)
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use bft_client::{Client, ClientConfig, Completions};
 
 use crate::exit::{Failure, Reason, because};
 
+pub mod audit;
 pub mod demo;
 pub mod kv;
 pub mod run;

@@ -23,6 +23,7 @@ Exit codes:
   1   it did not: a check failed, a key is not there, a replica had to stop
   2   the command line is wrong
   64  an operation is refused for what is in it
+  65  a file can not be read, or is not what it should be
   69  what is needed is not to be had: no answer from the cluster, io_uring refused, the directory in use
   78  a configuration is wrong";
 
@@ -49,6 +50,7 @@ enum Command {
     Run(commands::run::Args),
     Kv(commands::kv::Args),
     Status(commands::status::Args),
+    Audit(commands::audit::Args),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Kv(args) => commands::kv::kv(&args),
         Command::Status(args) => commands::status::status(&args),
+        Command::Audit(args) => commands::audit::audit(&args),
     };
     exit::report(outcome)
 }
