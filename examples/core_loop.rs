@@ -122,7 +122,7 @@ fn main() {
         effects.clear();
         while let Some((to, input)) = queue.pop_front() {
             for answer in step(&mut hosts, &verifier, to, input, &mut queue) {
-                client.on_message(now().mono, to, &answer, &mut effects);
+                client.on_answer(now().mono, to, &answer, &mut effects);
             }
         }
         client.flush(now().mono, &mut effects);
@@ -133,7 +133,7 @@ fn main() {
 }
 
 /// Steps one replica and carries out its effects; gives what it says to the client.
-fn step(hosts: &mut [Host], verifier: &Verifier, at: ReplicaId, input: Input, queue: &mut Queue) -> Vec<Message> {
+fn step(hosts: &mut [Host], verifier: &Verifier, at: ReplicaId, input: Input, queue: &mut Queue) -> Vec<Answer> {
     let host = &mut hosts[at.index()];
     let mut effects = Effects::default();
     host.replica.step(now(), input, &mut effects);
@@ -151,12 +151,7 @@ fn step(hosts: &mut [Host], verifier: &Verifier, at: ReplicaId, input: Input, qu
             queue.push_back((peer, Input::Message { from: at, message }));
         }
     }
-    let to_message = |(_, answer)| match answer {
-        Answer::Reply(reply) => Message::Reply(reply),
-        Answer::Busy(busy) => Message::Busy(busy),
-        Answer::Info(info) => Message::Info(info),
-    };
-    effects.answer.into_iter().map(to_message).collect()
+    effects.answer.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// What the client sends: a shard would check it and hand it to its replica.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bft_core::auth::{Scheme, Verifier};
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome};
 use bft_core::config::ClusterConfig;
-use bft_core::door::{Answer, Effects, Input, LinkState, Now, To, Tuning};
+use bft_core::door::{Effects, Input, LinkState, Now, To, Tuning};
 use bft_core::execution;
 use bft_core::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, WallNanos};
 use bft_core::journal::superblock::{Directory, Superblock};
@@ -134,12 +134,7 @@ impl World {
             }
         }
         for (_, answer) in host.effects.answer.drain(..) {
-            let message = match answer {
-                Answer::Reply(reply) => Message::Reply(reply),
-                Answer::Busy(busy) => Message::Busy(busy),
-                Answer::Info(info) => Message::Info(info),
-            };
-            self.client.on_message(at(self.now).mono, me, &message, &mut self.effects);
+            self.client.on_answer(at(self.now).mono, me, &answer, &mut self.effects);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What the parts of a replica cost, each by itself: signatures, hashes, messages, journal groups, the service `kv`.
+//! What the parts of a replica cost, each by itself: signatures, hashes, messages, journal groups. `kv` is measured with the
+//! services.
 //! `cargo bench -p bft-bench --bench parts`
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
@@ -10,21 +11,19 @@ use std::io;
 use bft_core::auth::Claim;
 use bft_core::door::{Persist, Place};
 use bft_core::hash::{Context, hash};
-use bft_core::ids::{Digest, Epoch, LogPosition, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::ids::{Digest, Epoch, LogPosition, PublicKey, ReplicaId, Seq, Signature, View};
 use bft_core::journal::record::{Record, Vote};
 use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::journal::{Blocks, Journal, JournalOptions, SegmentFile, scan};
-use bft_core::service::{Batch, Operation as Admitted, ReplyBuffer, Service};
 use bft_core::wire::canonical::{Tag, signing_bytes};
 use bft_core::wire::message::{Ballot, Kind, Message, Position, PrePrepare};
 use bft_core::wire::request::{Body, RequestBounds};
 use bft_core::wire::{decode, encode};
-use bft_services::kv::{Kv, Operation};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::{CLUSTER, ed25519, quick, request};
 
-/// Operations of a Request, and of a batch of kv.
+/// Operations of a Request.
 const OPERATIONS: usize = 256;
 /// Requests of a batch, each of another client.
 const REQUESTS: usize = 16;
@@ -169,53 +168,5 @@ fn journal(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn kv(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("kv");
-    group.throughput(Throughput::Elements(OPERATIONS as u64));
-    for (name, keys) in [("10 000 keys", 10_000), ("1 000 000 keys", 1_000_000)] {
-        let mut host = KvHost { kv: Kv::new(), seq: 0, next: 0, keys, replies: ReplyBuffer::default() };
-        for _ in 0..keys / 1000 {
-            let puts = host.puts(1000);
-            host.execute(&puts);
-        }
-        let batches: Vec<_> = (0..100).map(|_| host.puts(OPERATIONS)).collect();
-        let mut turn = batches.iter().cycle();
-        group.bench_function(format!("256 puts, {name}"), |bencher| {
-            bencher.iter(|| host.execute(turn.next().expect("a cycle has no end")));
-        });
-    }
-    group.finish();
-}
-
-/// A store, and a walk over its keys in an order that caches do not like.
-struct KvHost {
-    kv: Kv,
-    seq: u64,
-    next: u64,
-    keys: u64,
-    replies: ReplyBuffer,
-}
-
-impl KvHost {
-    fn puts(&mut self, count: usize) -> Vec<Vec<u8>> {
-        let put = |_| {
-            self.next = (self.next + 611_953) % self.keys;
-            Operation::Put { key: &self.next.to_le_bytes(), value: &[7; 8] }.to_bytes().expect("short")
-        };
-        (0..count).map(put).collect()
-    }
-
-    fn execute(&mut self, operations: &[Vec<u8>]) {
-        let admit =
-            |bytes| Admitted { bytes, client: PublicKey::ZERO, session: SessionId(1), req_no: RequestNo(1), index: 0 };
-        let operations: Vec<_> = operations.iter().map(|bytes| admit(bytes)).collect();
-        self.seq += 1;
-        let batch = Batch { seq: Seq(self.seq), time_ns: self.seq, operations: &operations };
-        let mut replies = self.replies.begin(operations.len());
-        self.kv.execute(&batch, &mut replies).expect("kv has no faults");
-        black_box(self.replies.delta());
-    }
-}
-
-criterion_group! { name = parts; config = quick(); targets = signatures, hashes, messages, journal, kv }
+criterion_group! { name = parts; config = quick(); targets = signatures, hashes, messages, journal }
 criterion_main!(parts);

@@ -4,17 +4,17 @@
 
 mod commands;
 mod environment;
-mod exit;
 mod floors;
 mod load;
 mod options;
-mod output;
 mod phases;
+mod pulse;
 mod report;
 mod watch;
 
 use std::process::ExitCode;
 
+use bft_cli::{exit, output};
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "mimalloc")]
@@ -39,6 +39,7 @@ Examples:
   bft-bench local --clients 8 --inflight 4096 --ops-per-envelope 256 --output json
   bft-bench run --config net/client.toml --duration 10s --clients 4 --inflight 64
   bft-bench run --config net/client.toml --rate 5000   open loop
+  bft-bench kills --who primary --times 20          how long it is silent when replicas die
   bft-bench floors                                  what this machine allows at most";
 
 /// Load on a cluster, and what came of it: throughput, latency, CPU time, memory.
@@ -53,6 +54,7 @@ struct Cli {
 enum Command {
     Run(commands::run::Args),
     Local(Box<commands::local::Args>),
+    Kills(commands::kills::Args),
     Floors(commands::floors::Args),
     #[command(hide = true)]
     Replica(commands::replica::Args),
@@ -62,10 +64,11 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Local(args) => commands::local::local(&args),
+        Command::Kills(args) => commands::kills::kills(&args),
         Command::Floors(args) => commands::floors::floors(&args),
         Command::Replica(args) => commands::replica::replica(&args),
     };
-    exit::report(outcome)
+    exit::report("bft-bench", outcome)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The handle: what programs call. Everything here copies, leaves a command for the I/O thread, and returns; what waits
 //! says so.
 
+use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -112,6 +113,17 @@ pub struct LinkReport {
     pub is_up: bool,
     /// Why it last was not; empty if it always was.
     pub last_error: String,
+}
+
+impl fmt::Display for LinkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match (self.is_up, self.last_error.as_str()) {
+            (true, _) => "connected",
+            (false, "") => "connecting",
+            (false, error) => error,
+        };
+        write!(f, "replica {}: {state}", self.replica)
+    }
 }
 
 /// A session with a cluster. Clones share it. When the last clone is dropped the session is closed without waiting.

@@ -32,7 +32,7 @@ use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, 
 use crate::journal::record::Record;
 use crate::journal::superblock::Superblock;
 use crate::snapshot::ClientsImage;
-use crate::wire::message::{Busy, Info, Message, Reply};
+use crate::wire::message::{Busy, Info, Kind, Message, Reply};
 use crate::wire::request::{Body, SignedRequest};
 
 /// Two clocks, both arguments. Timers use `mono` only; `wall` only dates batches and bounds what a primary may claim.
@@ -228,6 +228,47 @@ pub enum Answer {
     Busy(Busy),
     /// The answer to an INFO-QUERY.
     Info(Box<Info>),
+}
+
+impl From<Answer> for Message {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Reply(reply) => Self::Reply(reply),
+            Answer::Busy(busy) => Self::Busy(busy),
+            Answer::Info(info) => Self::Info(info),
+        }
+    }
+}
+
+impl TryFrom<Message> for Answer {
+    /// What no replica says to a client.
+    type Error = Kind;
+
+    fn try_from(message: Message) -> Result<Self, Kind> {
+        match message {
+            Message::Reply(reply) => Ok(Self::Reply(reply)),
+            Message::Busy(busy) => Ok(Self::Busy(busy)),
+            Message::Info(info) => Ok(Self::Info(info)),
+            Message::Request(_)
+            | Message::InfoQuery { .. }
+            | Message::ClientJoin(_)
+            | Message::PrePrepare(_)
+            | Message::Prepare(_)
+            | Message::Commit(_)
+            | Message::Checkpoint(_)
+            | Message::Snapshot(_)
+            | Message::ViewChange(_)
+            | Message::NewView(_)
+            | Message::FetchBody(_)
+            | Message::Body(_)
+            | Message::Status(_)
+            | Message::FetchSlot(_)
+            | Message::Slot(_)
+            | Message::FetchLog(_)
+            | Message::Log(_)
+            | Message::Evidence(_) => Err(message.kind()),
+        }
+    }
 }
 
 /// Why a replica must stop. Going on could break a promise.

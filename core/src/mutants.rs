@@ -53,6 +53,8 @@ mutants! {
     M26AcceptedByFaulty = "m26",
     /// A client counts answers, not replicas.
     M27RepliesCountedTwice = "m27",
+    /// A flush that fails is taken for done.
+    M35FlushErrorIgnored = "m35",
     /// Damage inside the durable journal is cut off like a torn tail.
     M37DamageCutOff = "m37",
     /// Batch times may stand still.

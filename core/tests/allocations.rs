@@ -2,6 +2,8 @@
 //! each Request or message. Four replicas and a client in one thread, over queues, with an
 //! allocator that counts. Only `Replica::step` is counted; the shell around it may do as it likes.
 
+mod common;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
@@ -10,15 +12,15 @@ use std::sync::Arc;
 use bft_core::auth::{Ed25519, Scheme, Verified, Verifier};
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
-use bft_core::door::{Answer, Effects, Execute, Executed, InfoTo, Input, LinkState, Now, Place, To, Tuning};
-use bft_core::hash::{Context, Hasher};
-use bft_core::ids::{ClusterId, Digest, Epoch, LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
+use bft_core::door::{Effects, InfoTo, Input, LinkState, Now, Place, To, Tuning};
+use bft_core::ids::{ClusterId, Epoch, LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
 use bft_core::journal::record::Record;
 use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::replica::Replica;
-use bft_core::wire::message::{Code, Message};
-use bft_core::wire::request::{SignedRequest, result_digest};
+use bft_core::wire::message::Message;
+use bft_core::wire::request::SignedRequest;
 use bytes::Bytes;
+use common::cluster::executed;
 
 /// The system's allocator, and how often each thread asked it for memory.
 struct Counting;
@@ -254,27 +256,9 @@ impl Cluster {
             }
         }
         for (_, answer) in effects.answer.drain(..) {
-            let message = match answer {
-                Answer::Reply(reply) => Message::Reply(reply),
-                Answer::Busy(busy) => Message::Busy(busy),
-                Answer::Info(info) => Message::Info(info),
-            };
-            self.client.on_message(now().mono, at, &message, &mut self.said);
+            self.client.on_answer(now().mono, at, &answer, &mut self.said);
         }
     }
-}
-
-/// What a service without state answers: eight bytes an operation.
-fn executed(order: &Execute) -> Executed {
-    let mut results = Vec::new();
-    let ends = order.admitted.iter().map(|_| {
-        let start = results.len();
-        results.extend_from_slice(&8u32.to_le_bytes());
-        results.extend_from_slice(&order.seq.0.to_le_bytes());
-        (results.len() as u32, Some(result_digest(Code::Ok, &results[start..])))
-    });
-    let ends: Vec<(u32, Option<Digest>)> = ends.collect();
-    Executed { results: Bytes::from(results), ends, delta: Hasher::new(Context::Delta).finish() }
 }
 
 /// Nothing here waits: the time may stand still.

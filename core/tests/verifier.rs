@@ -261,13 +261,12 @@ fn a_checkpoint_is_of_members_each_once_and_at_its_interval() {
 }
 
 #[test]
-fn k1_a_signed_end_of_the_epoch_spoils_nobodys_certificate() {
+fn a_checkpoint_signed_over_the_end_of_an_epoch_that_does_not_end_spoils_no_certificate() {
     let cluster = TestCluster::new();
-    let mut vote = cluster.checkpoint(256, &[RELAY]);
-    vote.epoch_end = Seq(384);
-    let bytes = canonical::checkpoint(CLUSTER, vote.epoch, vote.seq, vote.root, vote.epoch_end, RELAY);
-    vote.signatures[0].1 = cluster.scheme(RELAY).sign(&bytes);
-    // The right root, well signed: counted by its root it would put a signature over something else into SC(256).
+    let (signer, seq, epoch_end) = (ReplicaId(1), Seq(256), Seq(384));
+    let mut vote = cluster.checkpoint(seq.0, &[signer]);
+    let bytes = canonical::checkpoint(cluster.config.cluster_id(), vote.epoch, seq, vote.root, epoch_end, signer);
+    (vote.epoch_end, vote.signatures[0].1) = (epoch_end, cluster.scheme(signer).sign(&bytes));
     assert_eq!(check(&cluster, Message::Checkpoint(vote)), Err(Rejected::BadSeq));
 }
 

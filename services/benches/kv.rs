@@ -1,4 +1,4 @@
-//! What `kv` costs per operation among a million keys, in batches of 256, and what a snapshot adds to the batch after
+//! What `kv` costs per operation among ten thousand and a million keys, in batches of 256, and what a snapshot adds to the batch after
 //! it. `cargo bench -p bft-services --bench kv`
 
 use bft_core::ids::{PublicKey, RequestNo, Seq, SessionId};
@@ -8,7 +8,6 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use std::hint::black_box;
 use std::time::Duration;
 
-const KEYS: u64 = 1_000_000;
 const BATCH: usize = 256;
 
 /// Makes an operation on a key.
@@ -17,25 +16,26 @@ type Kind = fn(&[u8]) -> Operation<'_>;
 /// A store, and a walk over its keys in an order that caches do not like.
 struct Bench {
     kv: Kv,
+    keys: u64,
     seq: u64,
     next: u64,
     replies: ReplyBuffer,
 }
 
 impl Bench {
-    fn new() -> Self {
-        let mut bench = Self { kv: Kv::new(), seq: 0, next: 0, replies: ReplyBuffer::default() };
-        for _ in 0..KEYS / 1000 {
+    fn new(keys: u64) -> Self {
+        let mut bench = Self { kv: Kv::new(), keys, seq: 0, next: 0, replies: ReplyBuffer::default() };
+        for _ in 0..keys / 1000 {
             let puts = bench.encode(1000, |key| Operation::Put { key, value: &[7; 8] });
             bench.execute(&puts);
         }
-        assert_eq!(bench.kv.keys(), KEYS);
+        assert_eq!(bench.kv.keys(), keys);
         bench
     }
 
     fn encode(&mut self, count: usize, of: impl Fn(&[u8]) -> Operation<'_>) -> Vec<Vec<u8>> {
         let mut operation = || {
-            self.next = (self.next + 611_953) % KEYS;
+            self.next = (self.next + 611_953) % self.keys;
             of(&self.next.to_le_bytes()).to_bytes().expect("the key is short")
         };
         (0..count).map(|_| operation()).collect()
@@ -54,8 +54,13 @@ impl Bench {
 }
 
 fn operations(criterion: &mut Criterion) {
-    let mut bench = Bench::new();
-    let mut group = criterion.benchmark_group("kv, a million keys, batch of 256");
+    for (name, keys) in [("ten thousand", 10_000), ("a million", 1_000_000)] {
+        operations_among(criterion, name, &mut Bench::new(keys));
+    }
+}
+
+fn operations_among(criterion: &mut Criterion, keys: &str, bench: &mut Bench) {
+    let mut group = criterion.benchmark_group(format!("kv, {keys} keys, batch of {BATCH}"));
     group.throughput(Throughput::Elements(BATCH as u64));
     let kinds: [(&str, Kind); 3] = [
         ("get", |key| Operation::Get { key }),
@@ -72,7 +77,7 @@ fn operations(criterion: &mut Criterion) {
     let batches: Vec<_> = (0..1000).map(|_| bench.encode(BATCH, |key| Operation::Add { key, delta: 1 })).collect();
     let mut turn = batches.iter().cycle();
     group.bench_function("add, first batch after a snapshot", |bencher| {
-        let bench = std::cell::RefCell::new(&mut bench);
+        let bench = std::cell::RefCell::new(&mut *bench);
         bencher.iter_batched(
             || {
                 let bench = &mut **bench.borrow_mut();
@@ -86,7 +91,7 @@ fn operations(criterion: &mut Criterion) {
         );
     });
     group.finish();
-    criterion.bench_function("kv, a million keys, snapshot() itself", |bencher| {
+    criterion.bench_function(&format!("kv, {keys} keys, snapshot() itself"), |bencher| {
         bencher.iter(|| bench.kv.snapshot(Seq(bench.seq)).expect("kv has no faults"));
     });
 }

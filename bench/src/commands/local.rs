@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bft_cli::stop::Stop;
 use bft_client::ClientConfig;
 use bft_core::config::strict::ByteSize;
 use bft_core::limits::REPLICAS_MAX;
@@ -12,7 +13,7 @@ use bft_server::config::ServiceSection;
 use bft_server::testnet::TestnetOptions;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::measure::{self, Bystander, Stop};
+use super::measure::{self, Bystander};
 use crate::exit::{Failure, Reason, because};
 use crate::floors::Floors;
 use crate::options::{LoadArgs, Plan, ServiceName, Times};
@@ -20,7 +21,7 @@ use crate::report::{self, Local, Report};
 use crate::watch::{Holding, Processes, usages};
 
 /// How long replicas have to start and to stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,7 +70,7 @@ pub struct Args {
 /// Runs it. The replicas die with this thread.
 pub fn local(args: &Args) -> Result<(), Failure> {
     let times = args.load.times()?;
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals(Reason::Interrupted)?;
     let folder = folder(args.dir.as_deref())?;
     let mut cluster = create(args, folder.path())?;
     // What cannot be is refused before anything is started.
@@ -89,7 +90,8 @@ pub fn local(args: &Args) -> Result<(), Failure> {
     }
 }
 
-fn folder(parent: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
+/// A temporary folder, in `parent` or the system's place for those.
+pub fn folder(parent: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
     let mut builder = tempfile::Builder::new();
     let builder = builder.prefix("bft-bench-");
     let made = match parent {
@@ -100,14 +102,24 @@ fn folder(parent: Option<&Path>) -> Result<tempfile::TempDir, Failure> {
 }
 
 fn create(args: &Args, folder: &Path) -> Result<LocalCluster, Failure> {
-    let cores = args.cores.map(|cores| cores.to_string());
+    let adjust = |options: &mut TestnetOptions| args.adjust(options);
+    create_cluster(folder, args.replicas.into(), args.cores, adjust)
+}
+
+/// A cluster of children of this program, not started yet.
+pub fn create_cluster(
+    folder: &Path,
+    replicas: usize,
+    cores: Option<u32>,
+    adjust: impl FnOnce(&mut TestnetOptions),
+) -> Result<LocalCluster, Failure> {
+    let cores = cores.map(|cores| cores.to_string());
     let arguments: Vec<_> = match &cores {
         Some(cores) => vec!["replica", "--cores", cores],
         None => vec!["replica"],
     };
     let program = Program::own(&arguments).map_err(because(Reason::Unavailable))?;
-    let adjust = |options: &mut TestnetOptions| args.adjust(options);
-    LocalCluster::create(&folder.join("net"), args.replicas.into(), program, adjust).map_err(because(Reason::Usage))
+    LocalCluster::create(&folder.join("net"), replicas, program, adjust).map_err(because(Reason::Usage))
 }
 
 impl Args {

@@ -5,14 +5,12 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bft_cli::stop::Stop;
 use bft_client::ClientConfig;
 use bft_core::wire::message::Info;
 use serde_json::{Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::exit::{Failure, Reason, because};
 use crate::load::Load;
@@ -37,43 +35,15 @@ const CLOSE: Duration = Duration::from_secs(1);
 /// and at each look, it has less: what is measured ends in time.
 const INFO: Duration = Duration::from_secs(10);
 const INFO_LOOK: Duration = Duration::from_millis(500);
-/// The exit code of one who was told twice to stop.
-const STOPPED_AT_ONCE: i32 = 130;
-
-/// Whether somebody wants an end.
-pub struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// The first signal ends in good order, the second at once: replicas that are children die with this process.
-    pub fn on_signals() -> Result<Self, Failure> {
-        let told = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::flag::register_conditional_shutdown(signal, STOPPED_AT_ONCE, told.clone())
-                .and_then(|_| signal_hook::flag::register(signal, told.clone()))
-                .map_err(because(Reason::Unavailable))?;
+/// Sleeps until `until`, unless it is told to stop: then the replicas that are children die with this process.
+fn sleep_until(stop: &Stop, load: &Load, until: u64) -> Result<(), Failure> {
+    loop {
+        stop.check()?;
+        let left = Duration::from_nanos(until.saturating_sub(load.now()));
+        if left.is_zero() {
+            return Ok(());
         }
-        Ok(Self(told))
-    }
-
-    /// An error once somebody does.
-    pub fn check(&self) -> Result<(), Failure> {
-        if self.is_told() { Err(Failure::new(Reason::Interrupted, "interrupted")) } else { Ok(()) }
-    }
-
-    fn is_told(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Sleeps until `until`, unless it is told to stop.
-    fn sleep_until(&self, load: &Load, until: u64) -> Result<(), Failure> {
-        loop {
-            self.check()?;
-            let left = Duration::from_nanos(until.saturating_sub(load.now()));
-            if left.is_zero() {
-                return Ok(());
-            }
-            std::thread::sleep(left.min(LOOK_INTERVAL));
-        }
+        std::thread::sleep(left.min(LOOK_INTERVAL));
     }
 }
 
@@ -159,7 +129,7 @@ pub fn measure(
     load.start().map_err(because(Reason::Unavailable))?;
     let warmup = u64::try_from(times.warmup.as_nanos()).expect("checked to be days at most");
     let interval = load.measure(load.now() + warmup, times.duration);
-    stop.sleep_until(&load, interval.start)?;
+    sleep_until(stop, &load, interval.start)?;
     bystander.begins();
     is_answered(&load.recent())?;
     let begin = observer.ask(INFO.min(times.duration / 2));
@@ -262,12 +232,12 @@ impl Watch<'_> {
         let Range { start, end } = self.interval;
         let mut next = start.saturating_add(every);
         while next < end {
-            self.stop.sleep_until(self.load, next)?;
+            sleep_until(self.stop, self.load, next)?;
             self.look()?;
             let passed = self.load.now().saturating_sub(start) / every;
             next = start.saturating_add((passed + 1).saturating_mul(every));
         }
-        self.stop.sleep_until(self.load, end)
+        sleep_until(self.stop, self.load, end)
     }
 
     fn look(&mut self) -> Result<(), Failure> {

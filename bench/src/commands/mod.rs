@@ -1,6 +1,7 @@
 //! The commands, one file each; what `run` and `local` have in common is in `measure`.
 
 pub mod floors;
+pub mod kills;
 pub mod local;
 pub mod measure;
 pub mod replica;

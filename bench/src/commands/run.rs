@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use bft_cli::stop::Stop;
 use bft_client::ClientConfig;
 
-use super::measure::{self, Nobody, Stop};
+use super::measure::{self, Nobody};
 use crate::exit::{Failure, Reason, because};
 use crate::options::LoadArgs;
 use crate::report::{self, Report};
@@ -35,7 +36,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let times = args.load.times()?;
     let config = ClientConfig::load(&args.config).map_err(because(Reason::Config))?;
     let plan = args.load.plan(&config.cluster, config.timeout)?;
-    let stop = Stop::on_signals()?;
+    let stop = Stop::on_signals(Reason::Interrupted)?;
     let outcome = measure::measure(&args.load, &config, &plan, times, &stop, &mut Nobody)?;
     report::tell(args.load.output, &Report { load: &args.load, plan: &plan, outcome: &outcome, local: None })
 }

@@ -170,15 +170,7 @@ impl Load {
 
     /// What the links of the clients are doing, in words.
     pub fn links_in_words(&self) -> String {
-        let link = |link: bft_client::LinkReport| {
-            let state = match (link.is_up, link.last_error.as_str()) {
-                (true, _) => "connected",
-                (false, "") => "connecting",
-                (false, error) => error,
-            };
-            format!("\n  replica {}: {state}", link.replica)
-        };
-        self.groups[0].clients[0].links().into_iter().map(link).collect()
+        self.groups[0].clients[0].links().iter().map(|link| format!("\n  {link}")).collect()
     }
 
     /// Waits until every operation that there was to start has ended; false: `is_given_up` said so before.

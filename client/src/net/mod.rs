@@ -12,7 +12,7 @@ use std::time::Duration;
 use bft_core::auth::Scheme;
 use bft_core::client::{ClientCore, ClientEffects, NotSent, Outcome, Unknown};
 use bft_core::config::ClusterConfig;
-use bft_core::door::{LinkState, To};
+use bft_core::door::{Answer, LinkState, To};
 use bft_core::ids::{Digest, Nanos, ReplicaId, SessionId};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::wire::message::{ClientCertificate, Info, Message, Reply};
@@ -254,7 +254,8 @@ impl Net {
         self.on_change(now, index, &change);
         let from = self.links[index].replica;
         for message in received.drain(..) {
-            self.on_message(now, from, &message);
+            let answer = Answer::try_from(message).expect("the frame cutter lets nothing else through to a client");
+            self.on_answer(now, from, &answer);
         }
     }
 
@@ -309,37 +310,18 @@ impl Net {
 
     // ---- what replicas say -------------------------------------------------------------------------------------
 
-    fn on_message(&mut self, now: Nanos, from: ReplicaId, message: &Message) {
-        let to = match message {
-            Message::Reply(reply) => self.routes.of_reply(reply),
-            Message::Busy(busy) => self.routes.by_request.get(&busy.request).copied(),
-            Message::Info(info) => return self.on_info(now, from, info),
-            // The frame cutter lets nothing else through from a replica to a client.
-            Message::Request(_)
-            | Message::InfoQuery { .. }
-            | Message::ClientJoin(_)
-            | Message::PrePrepare(_)
-            | Message::Prepare(_)
-            | Message::Commit(_)
-            | Message::Checkpoint(_)
-            | Message::Snapshot(_)
-            | Message::ViewChange(_)
-            | Message::NewView(_)
-            | Message::FetchBody(_)
-            | Message::Body(_)
-            | Message::Status(_)
-            | Message::FetchSlot(_)
-            | Message::Slot(_)
-            | Message::FetchLog(_)
-            | Message::Log(_)
-            | Message::Evidence(_) => unreachable!("no kind that a replica sends to a client"),
+    fn on_answer(&mut self, now: Nanos, from: ReplicaId, answer: &Answer) {
+        let to = match answer {
+            Answer::Reply(reply) => self.routes.of_reply(reply),
+            Answer::Busy(busy) => self.routes.by_request.get(&busy.request).copied(),
+            Answer::Info(info) => return self.on_info(now, from, info),
         };
         if let Some(index) = to {
-            if let Message::Busy(_) = message {
+            if let Answer::Busy(_) = answer {
                 self.sessions[index].outlet.history.busy.fetch_add(1, Ordering::Relaxed);
             }
             self.sessions[index].is_stirred = true;
-            self.step(index, |core, out| core.on_message(now, from, message, out));
+            self.step(index, |core, out| core.on_answer(now, from, answer, out));
         }
     }
 
@@ -352,9 +334,9 @@ impl Net {
         desk.last = Some((now, info.clone()));
         desk.asked = None;
         let waiting = std::mem::take(&mut desk.waiting);
-        let message = Message::Info(Box::new(info.clone()));
+        let answer = Answer::Info(Box::new(info.clone()));
         for index in waiting {
-            self.step(index, |core, out| core.on_message(now, from, &message, out));
+            self.step(index, |core, out| core.on_answer(now, from, &answer, out));
         }
     }
 
@@ -372,8 +354,8 @@ impl Net {
             if let Some((at, info)) = &desk.last
                 && now.since(*at) <= INFO_FRESH
             {
-                let message = Message::Info(Box::new(info.clone()));
-                self.step(index, |core, out| core.on_message(now, replica, &message, out));
+                let answer = Answer::Info(Box::new(info.clone()));
+                self.step(index, |core, out| core.on_answer(now, replica, &answer, out));
                 continue;
             }
             if !desk.waiting.contains(&index) {

@@ -20,6 +20,7 @@ use crate::counters::Counters;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images;
 use crate::options::Options;
+use crate::points::{Moment, Operation, Plug};
 use crate::rng::{Rng, Seed};
 
 /// Why a process does not come up.
@@ -29,6 +30,8 @@ pub enum BootError {
     Damage(String),
     /// Anything else: never the fault of a disk that kept its promises.
     Broken(String),
+    /// The plug was pulled.
+    Pulled,
 }
 
 /// What a start found and made.
@@ -84,21 +87,55 @@ pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
 }
 
 /// Reads everything that a start needs, and writes what it must.
-pub fn boot(disk: &mut Disk) -> Result<Booted, BootError> {
+pub fn boot(disk: &mut Disk, power: &mut Power<'_>) -> Result<Booted, BootError> {
     let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
-    rewrite_copies(disk, &repair);
-    disk.flush_all();
+    for copy in &repair.copies {
+        power.write(disk, Operation::Repair, *copy as usize * BLOCK_BYTES, &repair.block)?;
+    }
+    power.flush_all(disk)?;
     superblock.instance += 1;
     superblock.sequence += 1;
     let file = superblock.encode_file();
     let (front, back) = file.split_at(file.len() / 2);
-    for (offset, half) in [(0, front), (front.len(), back)] {
-        disk.land(FileName::Superblock, Pending { offset, bytes: half.to_vec() });
-        disk.flush(FileName::Superblock);
-    }
+    power.write(disk, Operation::FirstInstance, 0, front)?;
+    power.write(disk, Operation::LastInstance, front.len(), back)?;
     let (records, tail) = records_of(disk, &superblock)?;
     let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
     Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
+}
+
+/// The power during a start: it may go at the points of a plug.
+pub struct Power<'a> {
+    /// The machine's plug.
+    pub plug: &'a mut Plug,
+    /// What a torn write leaves.
+    pub rng: &'a mut Rng,
+    /// When the process is started.
+    pub now: u64,
+}
+
+impl Power<'_> {
+    /// Writes over a part of the superblock and flushes it.
+    fn write(&mut self, disk: &mut Disk, operation: Operation, offset: usize, bytes: &[u8]) -> Result<(), BootError> {
+        let number = self.plug.begin(operation, self.now).ok_or(BootError::Pulled)?;
+        let write = Pending { offset, bytes: bytes.to_vec() };
+        if let Some(moment) = self.plug.submit(number) {
+            disk.strike(FileName::Superblock, write, moment, self.rng);
+            return Err(BootError::Pulled);
+        }
+        disk.land(FileName::Superblock, write);
+        if self.plug.reaches(number, Moment::Cached) {
+            return Err(BootError::Pulled);
+        }
+        disk.flush(FileName::Superblock);
+        Ok(())
+    }
+
+    fn flush_all(&mut self, disk: &mut Disk) -> Result<(), BootError> {
+        let number = self.plug.begin(Operation::FlushAll, self.now).ok_or(BootError::Pulled)?;
+        disk.flush_all();
+        if self.plug.submit(number).is_some() { Err(BootError::Pulled) } else { Ok(()) }
+    }
 }
 
 /// Makes all copies of the superblock equal before anything else is written.

@@ -9,9 +9,12 @@ use std::time::Instant;
 
 use crate::checkers::Violation;
 use crate::counters::{Counters, Need};
-use crate::options::{Fault, Fidelity, Options};
+use crate::coverage::Coverage;
+use crate::options::{Fault, Fidelity, Options, Scene};
 use crate::run::{Report, run};
 use crate::trace::Trace;
+use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
 
 /// From this many seeds on, a campaign must have seen everything.
 const SEEDS_FOR_COVERAGE: u64 = 100;
@@ -29,15 +32,24 @@ pub struct Campaign {
     pub jobs: usize,
     /// How signatures and messages are carried.
     pub fidelity: Fidelity,
+    /// What the seeds do not choose.
+    pub scene: Scene,
 }
 
 /// What came of a campaign.
 #[derive(Debug, Default)]
 pub struct Summary {
     seeds: u64,
+    /// Whether something was given: then the rest may well be missing.
+    is_staged: bool,
     counters: Counters,
     operations: Vec<u64>,
     faults: BTreeMap<Fault, u64>,
+    /// By strategy: seeds with villains of it, those of them in which one acted, misdeeds.
+    villains: BTreeMap<Strategy, (u64, u64, u64)>,
+    /// The same by strategy of a client.
+    clients: BTreeMap<ClientStrategy, (u64, u64, u64)>,
+    coverage: Coverage,
     failures: Vec<(u64, Violation)>,
     seconds: f64,
 }
@@ -47,7 +59,7 @@ impl Campaign {
     pub fn run(self, mut on_failure: impl FnMut(&Report)) -> Summary {
         let begun = Instant::now();
         let next = AtomicU64::new(self.start);
-        let mut summary = Summary::default();
+        let mut summary = Summary { is_staged: self.scene != Scene::default(), ..Summary::default() };
         std::thread::scope(|scope| {
             let (send, receive) = mpsc::channel();
             for _ in 0..self.jobs.max(1) {
@@ -58,7 +70,7 @@ impl Campaign {
                         if seed >= self.start + self.seeds {
                             return;
                         }
-                        let report = run(Options::from_seed(seed, self.fidelity), Trace::quiet());
+                        let report = run(Options::in_scene(seed, self.fidelity, self.scene), Trace::quiet());
                         if send.send(report).is_err() {
                             return;
                         }
@@ -84,9 +96,22 @@ impl Summary {
         self.seeds += 1;
         self.counters.add(&report.counters);
         self.operations.push(report.counters.operations);
-        for fault in report.faults {
-            *self.faults.entry(fault).or_default() += 1;
+        for fault in &report.faults {
+            *self.faults.entry(*fault).or_default() += 1;
         }
+        if let Some(villain) = report.villain {
+            let (seeds, acted, misdeeds) = self.villains.entry(villain).or_default();
+            *seeds += 1;
+            *acted += u64::from(report.counters.lies > 0);
+            *misdeeds += report.counters.lies;
+        }
+        if let Some(client) = report.client {
+            let (seeds, acted, misdeeds) = self.clients.entry(client).or_default();
+            *seeds += 1;
+            *acted += u64::from(report.counters.client_misdeeds > 0);
+            *misdeeds += report.counters.client_misdeeds;
+        }
+        self.coverage.add(&report);
         self.failures.extend(report.violation.map(|violation| (report.seed, violation)));
     }
 
@@ -107,7 +132,7 @@ impl Summary {
     /// What a campaign of this length must have seen and has not.
     #[must_use]
     pub fn gaps(&self) -> Vec<String> {
-        if self.seeds < SEEDS_FOR_COVERAGE {
+        if self.seeds < SEEDS_FOR_COVERAGE || self.is_staged {
             return Vec::new();
         }
         let never = self.counters.rows().into_iter().filter(|(_, count, need)| *need == Need::Must && *count == 0);
@@ -135,6 +160,13 @@ impl Summary {
         }
         let on: Vec<_> = self.faults.iter().map(|(fault, on)| format!("{fault:?} {on}")).collect();
         let _ = write!(out, "; seeds with each fault: {}", on.join(", "));
+        let villains = self.villains.iter().map(|(villain, acts)| (villain.name(), acts));
+        let clients = self.clients.iter().map(|(client, acts)| (client.name(), acts));
+        let acts: Vec<_> = villains
+            .chain(clients)
+            .map(|(name, (seeds, acted, misdeeds))| format!("{name} {acted} of {seeds} ({misdeeds} misdeeds)"))
+            .collect();
+        let _ = write!(out, "; seeds in which each villain acted: {}; {}", acts.join(", "), self.coverage.summary());
         out
     }
 }
@@ -145,8 +177,8 @@ mod tests {
 
     fn report(seed: u64, operations: u64) -> Report {
         let counters = Counters { operations, ..Counters::default() };
-        let (faults, standing) = (Fault::ALL.to_vec(), Vec::new());
-        Report { seed, trace: 0, counters, faults, violation: None, standing }
+        let faults = Fault::ALL.to_vec();
+        Report { seed, counters, faults, ..Report::default() }
     }
 
     #[test]

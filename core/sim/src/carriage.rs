@@ -2,8 +2,8 @@
 
 use bft_core::config::ClusterConfig;
 use bft_core::wire::archive::{decode, encode};
-use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
-use bft_core::wire::message::{Kind, Message};
+use bft_core::wire::frame::{FrameCutter, FrameLimits, senders};
+use bft_core::wire::message::Message;
 use bft_core::wire::request::RequestBounds;
 
 use crate::options::Fidelity;
@@ -23,10 +23,16 @@ pub fn carry(message: Message, fidelity: Fidelity, config: &ClusterConfig) -> Re
     }
 }
 
+/// What the other side makes of the bytes of a villain's message: nothing, where they are no message.
+#[must_use]
+pub fn carry_lie(message: &Message, config: &ClusterConfig) -> Option<Message> {
+    through_the_wire(message, config).ok()
+}
+
 fn through_the_wire(message: &Message, config: &ClusterConfig) -> Result<Message, String> {
     let mut bytes = Vec::new();
     encode(message, config.epoch(), &mut bytes);
-    let mut cutter = FrameCutter::new(role(message.kind()), FrameLimits::new(config));
+    let mut cutter = FrameCutter::new(senders(message.kind())[0], FrameLimits::new(config));
     // In two pieces, as a stream may bring it.
     let (front, back) = bytes.split_at(bytes.len() / 3);
     cutter.push(front);
@@ -35,28 +41,4 @@ fn through_the_wire(message: &Message, config: &ClusterConfig) -> Result<Message
     let (header, payload) = frame.ok_or_else(|| format!("{:?} is no whole frame", message.kind()))?;
     decode(header.kind, &payload, RequestBounds::from(config.params()))
         .map_err(|error| format!("{:?} is refused: {error}", message.kind()))
-}
-
-/// Who may send a message of this kind.
-fn role(kind: Kind) -> PeerRole {
-    match kind {
-        Kind::Reply | Kind::Busy | Kind::Info => PeerRole::Server,
-        Kind::InfoQuery | Kind::ClientJoin => PeerRole::Client,
-        Kind::Request
-        | Kind::PrePrepare
-        | Kind::Prepare
-        | Kind::Commit
-        | Kind::Checkpoint
-        | Kind::Snapshot
-        | Kind::ViewChange
-        | Kind::NewView
-        | Kind::Status
-        | Kind::FetchSlot
-        | Kind::Slot
-        | Kind::FetchBody
-        | Kind::Body
-        | Kind::FetchLog
-        | Kind::Log
-        | Kind::Evidence => PeerRole::Replica,
-    }
 }

@@ -4,16 +4,19 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome, Rejected};
-use bft_core::door::{LinkState, To};
-use bft_core::ids::{LinkId, Nanos, ReplicaId};
+use bft_core::door::{Answer, LinkState, To};
+use bft_core::ids::{LinkId, Nanos};
 use bft_core::limits::MILLISECOND;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
+use crate::carriage::carry_lie;
 use crate::ledger::{Entry, Order};
 use crate::network::Node;
 use crate::rng::{Rng, Seed};
 use crate::trace::Actor;
+use crate::villains::clients::ClientTwin;
+use crate::villains::clients::means::{ClientMeans, Said};
 use crate::world::{Event, Life, ToClient, ToMachine, World};
 
 /// A client and what it has still to do.
@@ -24,12 +27,14 @@ pub struct Client {
     rng: Rng,
     seed: Seed,
     effects: ClientEffects,
-    /// By replica: what it calls the link of this life.
+    /// By machine: what it calls the link of this life.
     links: Vec<Option<LinkId>>,
     submitted: u64,
     waiting: BTreeSet<u64>,
     deadline_generation: u64,
     hurries: bool,
+    /// What it makes of what its core sends, if it is hostile: then nobody waits for what it asked for.
+    hostile: Option<ClientTwin>,
 }
 
 impl Client {
@@ -44,12 +49,25 @@ impl Client {
             rng: seed.child("work").rng(),
             seed,
             effects: ClientEffects::default(),
-            links: vec![None; world.n()],
+            links: vec![None; world.options.machines()],
             submitted: 0,
             waiting: BTreeSet::new(),
             deadline_generation: 0,
             hurries: false,
+            hostile: world.options.client.filter(|_| world.options.hostile_client() == Some(index)).map(|strategy| {
+                let own = Arc::clone(&world.cluster.clients[index]);
+                let others = world.cluster.clients.iter().map(|scheme| scheme.public_key());
+                let others = others.filter(|key| *key != own.public_key()).collect();
+                let config = Arc::clone(&world.cluster.config);
+                ClientTwin::new(strategy, ClientMeans::new(index as u32, config, own, others, seed))
+            }),
         }
+    }
+
+    /// Its number among the clients.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
     }
 
     /// The number of the present life.
@@ -67,13 +85,14 @@ impl Client {
     /// Whether everything was submitted and has its end.
     #[must_use]
     pub fn is_done(&self, world: &World) -> bool {
-        self.waiting.is_empty() && self.submitted >= u64::from(world.options.clients[self.index].operations)
+        self.hostile.is_some()
+            || self.waiting.is_empty() && self.submitted >= u64::from(world.options.clients[self.index].operations)
     }
 
-    /// The link that this life has to a replica.
+    /// The link that this life has to a machine.
     #[must_use]
-    pub fn link(&self, replica: ReplicaId) -> Option<LinkId> {
-        self.links[replica.index()]
+    pub fn link(&self, machine: Node) -> Option<LinkId> {
+        self.links[machine.0]
     }
 
     /// From now on what is left is submitted without thinking.
@@ -104,15 +123,17 @@ impl Client {
             ToClient::Message { from, message } => {
                 let kind = message.kind();
                 world.trace.event(world.now, Actor::Client(self.index), 21, || format!("{from:?} says {kind:?}"));
-                self.core.on_message(now, from, &message, &mut effects);
+                if let Ok(answer) = Answer::try_from(message) {
+                    self.core.on_answer(now, from, &answer, &mut effects);
+                }
             }
-            ToClient::LinkUp { replica, link } => {
-                self.links[replica.index()] = Some(link);
+            ToClient::LinkUp { replica, machine, link } => {
+                self.links[machine.0] = Some(link);
                 self.core.on_link(now, replica, LinkState::Up, &mut effects);
             }
-            ToClient::LinkDown { replica, link } => {
+            ToClient::LinkDown { replica, machine, link } => {
                 // Late, and a newer one is up already: nothing changes.
-                if self.links[replica.index()].take_if(|known| *known == link).is_some() {
+                if self.links[machine.0].take_if(|known| *known == link).is_some() {
                     self.core.on_link(now, replica, LinkState::Down, &mut effects);
                 }
             }
@@ -172,7 +193,28 @@ impl Client {
         self.effects = effects;
     }
 
-    fn send(&self, world: &mut World, to: To, message: Message) {
+    fn send(&mut self, world: &mut World, to: To, message: Message) {
+        let Some(mut hostile) = self.hostile.take() else { return self.say(world, to, message) };
+        let means = hostile.sends(to, message);
+        for (entry, operation) in means.take_signed() {
+            world.checks.signed(self.core.key(), entry, operation);
+        }
+        world.counters.client_misdeeds += means.take_misdeeds();
+        let mut said = means.take_said();
+        for line in said.drain(..) {
+            match line {
+                Said::Truth(to, message) => self.say(world, to, message),
+                Said::Lie(to, message) => match carry_lie(&message, &world.cluster.config) {
+                    Some(arrived) => self.say(world, to, arrived),
+                    None => world.counters.requests_refused += 1,
+                },
+            }
+        }
+        means.reuse(said);
+        self.hostile = Some(hostile);
+    }
+
+    fn say(&self, world: &mut World, to: To, message: Message) {
         world.trace.number(message.kind() as u64);
         world.trace.detail(|| format!("send {to:?} {:?}", message.kind()));
         let replicas: Vec<_> = match to {
@@ -180,10 +222,12 @@ impl Client {
             To::One(replica) => vec![replica],
         };
         for replica in replicas {
-            if let Some(link) = self.link(replica) {
-                let from = Node(world.n() + self.index);
-                let arrive = |message| ToMachine::FromClient { link, message };
-                world.send_to_replica(from, replica, message.clone(), arrive);
+            for machine in world.machines_of(replica) {
+                if let Some(link) = self.link(machine) {
+                    let from = world.client_node(self.index);
+                    let arrive = |message| ToMachine::FromClient { link, message };
+                    world.send_to_machine(from, machine, message.clone(), arrive);
+                }
             }
         }
     }
@@ -194,6 +238,9 @@ impl Client {
         if !self.waiting.remove(&number) {
             let text = format!("operation {number} of client {} ends twice", self.index);
             return world.checks.report(crate::checkers::Oracle::ExactlyOnce, text);
+        }
+        if self.hostile.is_some() {
+            return;
         }
         let entry = Entry { client: self.index as u32, number };
         match outcome {

@@ -7,9 +7,11 @@ use bft_core::config::{Admission, ClusterConfig, Member};
 use bft_core::ids::{ClusterId, Epoch, PublicKey, ReplicaId, View};
 use bft_core::quorum::ReplicaSet;
 
+use crate::environments::Environment;
 use crate::options::{Fault, Fidelity, Options};
-use crate::rng::Seed;
+use crate::rng::{Rng, Seed};
 use crate::scheme::{LedgerScheme, SignedDigests};
+use crate::villains::{Seat, Strategy};
 
 /// A configuration and the keys to it.
 #[derive(Clone)]
@@ -22,8 +24,8 @@ pub struct Cluster {
     pub clients: Vec<Arc<dyn Scheme>>,
     /// Of somebody who signs nothing: what the checkers verify with.
     pub witness: Arc<dyn Scheme>,
-    /// Replicas that lie.
-    pub liars: ReplicaSet,
+    /// Replicas that attack.
+    pub villains: ReplicaSet,
     /// Replicas whose service is not deterministic after a restart.
     pub drifters: ReplicaSet,
 }
@@ -55,8 +57,8 @@ impl Cluster {
         let id = ClusterId(seed.child("cluster").rng().bytes());
         let config = ClusterConfig::new(id, Epoch(0), options.params.clone(), Admission::Any, members.collect());
         let config = Arc::new(config.expect("options stay within the bounds of a configuration"));
-        let (liars, drifters) = draw_faulty(options);
-        Self { config, replicas, clients, witness: scheme("witness", 0), liars, drifters }
+        let (villains, drifters) = draw_faulty(options, &config);
+        Self { config, replicas, clients, witness: scheme("witness", 0), villains, drifters }
     }
 
     /// The replica that proposes in the first view.
@@ -72,18 +74,46 @@ impl Cluster {
     }
 }
 
-/// At most F of the weight is faulty from the beginning.
-fn draw_faulty(options: &Options) -> (ReplicaSet, ReplicaSet) {
+/// At most F of the weight is faulty from the beginning: villains, and what they leave room for.
+fn draw_faulty(options: &Options, config: &ClusterConfig) -> (ReplicaSet, ReplicaSet) {
     let mut rng = Seed::root(options.seed).child("faulty").rng();
-    let (mut left, mut liars, mut drifters) = (options.faulty_max(), ReplicaSet::EMPTY, ReplicaSet::EMPTY);
-    for (fault, set) in [(Fault::Liar, &mut liars), (Fault::Drift, &mut drifters)] {
-        let id = ReplicaId(rng.below(options.weights.len() as u64) as u16);
-        let weight = options.weights[id.index()];
-        if options.has(fault) && weight <= left {
-            set.insert(id);
-            left -= weight;
+    let mut left = options.villain_weight_max;
+    let villains = options
+        .villain
+        .map_or(ReplicaSet::EMPTY, |strategy| draw_villains(strategy, options, config, &mut rng, &mut left));
+    let mut drifters = ReplicaSet::EMPTY;
+    let id = ReplicaId(rng.below(options.weights.len() as u64) as u16);
+    if options.has(Fault::Drift) && options.weights[id.index()] <= left && !villains.contains(id) {
+        drifters.insert(id);
+    }
+    (villains, drifters)
+}
+
+/// The first one in its seat, most of the time; then, in half of the runs, as many others as may be.
+fn draw_villains(
+    strategy: Strategy,
+    options: &Options,
+    config: &ClusterConfig,
+    rng: &mut Rng,
+    left: &mut u64,
+) -> ReplicaSet {
+    let n = options.weights.len();
+    let anywhere = ReplicaId(rng.below(n as u64) as u16);
+    let seat = match strategy.seat() {
+        Seat::Any | Seat::Leaving => anywhere,
+        Seat::First => config.primary(View(0)),
+        Seat::Second => config.primary(View(1)),
+    };
+    let first = if rng.chance(800) { seat } else { anywhere };
+    let leaves_room = options.scene.environment.is_some_and(Environment::crashes_single_machines);
+    let most = if rng.chance(500) && !leaves_room { n } else { 1 };
+    let mut villains = ReplicaSet::EMPTY;
+    for ahead in 0..n {
+        let id = ReplicaId(((first.index() + ahead) % n) as u16);
+        if options.weights[id.index()] <= *left && villains.len() < most {
+            villains.insert(id);
+            *left -= options.weights[id.index()];
         }
     }
-    liars.iter().for_each(|id| drifters.remove(id));
-    (liars, drifters)
+    villains
 }

@@ -63,6 +63,8 @@ counters! {
     power_losses_of_all: Must = "power losses of all",
     /// Processes that were not scheduled for a while.
     pauses: Must = "pauses",
+    /// Primaries that were not scheduled until the others had left their view.
+    dethroned: Must = "primaries paused",
     /// Clients that forgot everything and began anew with their key.
     client_restarts: Must = "client restarts",
     /// Steps of a wall clock.
@@ -99,22 +101,42 @@ counters! {
     refused: Must = "refused Requests",
     /// Comparisons of a disk with what its replica believes to be durable.
     audits: Must = "disk audits",
+    /// Writes and flushes that failed and ended their process.
+    io_errors: Must = "failed writes and flushes",
+    /// Writes that ended early, and their process with them.
+    short_writes: Must = "short writes",
+    /// Disks that had no room for a while.
+    disks_full: Must = "full disks",
+    /// Snapshots that were begun anew for want of room.
+    snapshots_put_off: Must = "snapshots put off",
+    /// Segments whose file had to wait for room.
+    segments_put_off: Must = "segments put off",
+    /// Disks that were a hundred times as slow.
+    slow_disks: Must = "disks a hundred times as slow",
+    /// Disks on which a write went where another one belongs.
+    misdirected: May = "misdirected writes",
     /// Disks on which a bit rotted.
     bits_rotted: May = "bits rotted",
     /// Of those, starts that found the damage and refused.
     damage_found: May = "damage found",
     /// Lies of Byzantine replicas.
     lies: Must = "lies",
-    /// Messages that a correct replica refused.
+    /// Messages of villains that a correct replica refused.
     lies_refused: Must = "messages refused",
     /// Pieces of evidence that correct replicas told of, once in each life.
     evidence: Must = "evidence told",
+    /// Misdeeds of clients.
+    client_misdeeds: Must = "misdeeds of clients",
+    /// Requests that a replica refused on the link that brought them.
+    requests_refused: Must = "Requests refused",
     /// Replicas whose service drifted away, and that stopped themselves.
     drifts_found: May = "drifted services stopped",
     /// Runs that ended without a liveness phase, because more than F of the weight was faulty or left behind.
     liveness_left_out: May = "runs without liveness",
     /// Replicas that fell behind what their peers keep.
     left_behind: May = "left behind",
+    /// Power losses at a point of a script.
+    points: May = "points",
     /// Operations whose outcome a client could not learn.
     unknown: May = "unknown outcomes",
 }

@@ -3,10 +3,13 @@
 //! how long it takes, is the host's business.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bft_core::ids::Seq;
+use bft_core::journal::BLOCK_BYTES;
 
 use crate::counters::Counters;
+use crate::points::Moment;
 use crate::rng::Rng;
 
 /// What a disk writes as a whole or not at all.
@@ -76,6 +79,17 @@ fn apply(to: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 #[derive(Clone, Debug, Default)]
 pub struct Disk {
     files: BTreeMap<FileName, File>,
+    /// Folders of snapshots that are not on stable storage under their own name.
+    unnamed: BTreeMap<Seq, Folder>,
+}
+
+/// How far the folder of a snapshot has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Folder {
+    /// It is being filled; a start removes it.
+    Unfinished,
+    /// It has its name, which may be lost.
+    Named,
 }
 
 impl Disk {
@@ -113,6 +127,61 @@ impl Disk {
             apply(&mut file.durable, write.offset, &write.bytes);
         }
         file.linked = true;
+    }
+
+    /// Everything that landed in the file is on stable storage; its directory entry is not yet.
+    pub fn flush_bytes(&mut self, name: FileName) {
+        let is_linked = self.files.get(&name).is_some_and(|file| file.linked);
+        self.flush(name);
+        self.files.entry(name).or_default().linked = is_linked;
+    }
+
+    /// The folder of a snapshot is going to be filled: what an earlier life left under its name goes.
+    pub fn begin_folder(&mut self, seq: Seq) {
+        self.remove_snapshot(seq);
+        self.unnamed.insert(seq, Folder::Unfinished);
+    }
+
+    /// The folder of a snapshot is flushed: the entries of its files are on stable storage.
+    pub fn flush_folder(&mut self, seq: Seq) {
+        self.snapshot_files(seq).into_iter().for_each(|name| self.flush(name));
+    }
+
+    /// The folder of a snapshot gets its name.
+    pub fn name_folder(&mut self, seq: Seq) {
+        self.unnamed.insert(seq, Folder::Named);
+    }
+
+    /// The names of all snapshots are on stable storage, but of those that have none.
+    pub fn flush_names(&mut self) {
+        self.unnamed.retain(|_, folder| *folder == Folder::Unfinished);
+    }
+
+    /// The names of snapshots that are not on stable storage are lost, and the snapshots with them.
+    pub fn forget_names(&mut self) {
+        for seq in std::mem::take(&mut self.unnamed).into_keys() {
+            self.remove_snapshot(seq);
+        }
+    }
+
+    /// Removes a snapshot.
+    pub fn remove_snapshot(&mut self, seq: Seq) {
+        self.snapshot_files(seq).into_iter().for_each(|name| self.remove(name));
+        self.unnamed.remove(&seq);
+    }
+
+    /// The files of a snapshot.
+    #[must_use]
+    pub fn snapshot_files(&self, seq: Seq) -> Vec<FileName> {
+        self.names().filter(|name| name.snapshot() == Some(seq)).collect()
+    }
+
+    /// What a start does with folders that a former life did not finish.
+    fn remove_unfinished(&mut self) {
+        let unfinished = self.unnamed.extract_if(.., |_, folder| *folder == Folder::Unfinished);
+        for (seq, _) in unfinished.collect::<Vec<_>>() {
+            self.remove_snapshot(seq);
+        }
     }
 
     /// Flushes every file, as a start does with what it has read.
@@ -155,9 +224,10 @@ impl Disk {
     /// What the disk would hold if everything that was not flushed were lost.
     #[must_use]
     pub fn durable_image(&self) -> Self {
-        let files = self.files.iter().filter(|(_, file)| file.linked);
+        let is_named = |name: &FileName| name.snapshot().is_none_or(|seq| !self.unnamed.contains_key(&seq));
+        let files = self.files.iter().filter(|(name, file)| file.linked && is_named(name));
         let image = |file: &File| File { durable: file.durable.clone(), dirty: Vec::new(), linked: true };
-        Self { files: files.map(|(name, file)| (*name, image(file))).collect() }
+        Self { files: files.map(|(name, file)| (*name, image(file))).collect(), unnamed: BTreeMap::new() }
     }
 
     /// The process ends, the machine runs on: what was under way lands, in part or not at all; what landed stays.
@@ -167,12 +237,36 @@ impl Disk {
                 self.land(name, part);
             }
         }
+        self.remove_unfinished();
+    }
+
+    /// The power is about to go in the middle of a write: this is what is left of it on stable storage, whatever becomes
+    /// of the rest.
+    pub fn strike(&mut self, name: FileName, write: Pending, moment: Moment, rng: &mut Rng) {
+        let parts = match moment {
+            Moment::Complete => vec![write],
+            Moment::Torn => tear(write, rng),
+            Moment::Before | Moment::Lost | Moment::Cached | Moment::Failed | Moment::Unheard | Moment::After => {
+                Vec::new()
+            }
+        };
+        let file = self.files.entry(name).or_default();
+        for part in parts {
+            apply(&mut file.durable, part.offset, &part.bytes);
+        }
+        file.linked |= moment == Moment::Complete;
     }
 
     /// The power goes: of everything that was not flushed, each write by itself is lost, complete or torn.
     pub fn power_lost(&mut self, under_way: Vec<(FileName, Pending)>, rng: &mut Rng, counters: &mut Counters) {
         for (name, write) in under_way {
             self.files.entry(name).or_default().dirty.push(write);
+        }
+        self.remove_unfinished();
+        for (seq, _) in std::mem::take(&mut self.unnamed) {
+            if rng.chance(500) {
+                self.remove_snapshot(seq);
+            }
         }
         self.files.retain(|_, file| file.linked || rng.chance(500));
         for file in self.files.values_mut() {
@@ -183,6 +277,26 @@ impl Disk {
             }
             file.linked = true;
         }
+    }
+
+    /// A flush fails: what it was for is clean in the cache and lost, but for what reached the disk before.
+    pub fn flush_failed(&mut self, name: FileName, rng: &mut Rng, counters: &mut Counters) {
+        let file = self.files.entry(name).or_default();
+        for write in std::mem::take(&mut file.dirty) {
+            for part in remains(write, rng, counters) {
+                apply(&mut file.durable, part.offset, &part.bytes);
+            }
+        }
+    }
+
+    /// Bytes of one place lie where others belong, and their own place was never written.
+    pub fn misdirect(&mut self, (from, to): (FileName, FileName), (range, at): (Range<usize>, usize)) {
+        let source = self.files.get_mut(&from).expect("went astray where there is a file");
+        let bytes = source.durable[range.clone()].to_vec();
+        source.durable[range].fill(0);
+        let file = self.files.get_mut(&to).expect("went astray to where there is a file");
+        let end = (at + bytes.len()).min(file.durable.len());
+        file.durable[at..end].copy_from_slice(&bytes[..end - at]);
     }
 
     /// Flips one bit of what is on stable storage.
@@ -208,23 +322,27 @@ fn remains(write: Pending, rng: &mut Rng, counters: &mut Counters) -> Vec<Pendin
             Vec::new()
         }
         1 => vec![write],
-        2 => {
-            // A front part: the disk was cut off in the middle.
-            counters.writes_torn += 1;
-            let sectors = write.bytes.len().div_ceil(SECTOR) as u64;
-            let kept = (rng.below(sectors.max(1)) as usize * SECTOR).min(write.bytes.len());
-            vec![Pending { offset: write.offset, bytes: write.bytes[..kept].to_vec() }]
-        }
         _ => {
-            // Any of its sectors: a disk may write them in whatever order suits it.
             counters.writes_torn += 1;
-            let sectors = (0..).step_by(SECTOR).zip(write.bytes.chunks(SECTOR));
-            sectors
-                .filter(|_| rng.chance(500))
-                .map(|(at, sector)| Pending { offset: write.offset + at, bytes: sector.to_vec() })
-                .collect()
+            tear(write, rng)
         }
     }
+}
+
+/// Some of a write, in units of a sector or of a block.
+fn tear(write: Pending, rng: &mut Rng) -> Vec<Pending> {
+    let unit = rng.pick(&[SECTOR, BLOCK_BYTES]);
+    let units = (0..).step_by(unit).zip(write.bytes.chunks(unit));
+    if rng.chance(500) {
+        // A front part: the disk was cut off in the middle.
+        let kept = rng.below(write.bytes.len().div_ceil(unit).max(1) as u64) as usize * unit;
+        return vec![Pending { offset: write.offset, bytes: write.bytes[..kept].to_vec() }];
+    }
+    // Any of its units: a disk may write them in whatever order suits it.
+    units
+        .filter(|_| rng.chance(500))
+        .map(|(at, bytes)| Pending { offset: write.offset + at, bytes: bytes.to_vec() })
+        .collect()
 }
 
 #[cfg(test)]
@@ -243,16 +361,16 @@ mod tests {
         let (mut lost, mut whole, mut torn) = (0, 0, 0);
         for seed in 0..200 {
             let mut disk = Disk::default();
-            disk.create(NAME, 8192);
+            disk.create(NAME, 12288);
             disk.land(NAME, write(0, 1, 4096));
             disk.flush(NAME);
-            disk.land(NAME, write(4096, 2, 4096));
+            disk.land(NAME, write(4096, 2, 8192));
             disk.power_lost(Vec::new(), &mut Seed::root(seed).rng(), &mut Counters::default());
             let bytes = disk.read(NAME).expect("its entry was flushed");
             assert!(bytes[..4096].iter().all(|byte| *byte == 1));
             match bytes[4096..].iter().filter(|byte| **byte == 2).count() {
                 0 => lost += 1,
-                4096 => whole += 1,
+                8192 => whole += 1,
                 part => {
                     assert!(part % SECTOR == 0);
                     torn += 1;
@@ -273,6 +391,31 @@ mod tests {
         assert!(disk.read_at(NAME, 100, &mut out) && out == [3; 16]);
         assert_eq!(disk.durable_image().read(NAME), Some(vec![0; 4096]));
         assert!(!disk.read_at(NAME, 4090, &mut out), "past the end");
+    }
+
+    #[test]
+    fn d2_what_a_failed_flush_was_for_is_neither_read_nor_kept() {
+        let gone = (0..100).filter(|seed| {
+            let mut disk = Disk::default();
+            disk.create(NAME, 4096);
+            disk.flush(NAME);
+            disk.land(NAME, write(0, 7, 4096));
+            disk.flush_failed(NAME, &mut Seed::root(*seed).rng(), &mut Counters::default());
+            assert_eq!(disk.read(NAME), disk.durable_image().read(NAME), "nothing waits in the cache any more");
+            disk.read(NAME) == Some(vec![0; 4096])
+        });
+        assert!((15..60).contains(&gone.count()));
+    }
+
+    #[test]
+    fn d5_a_write_that_goes_astray_is_missing_in_one_place_and_spoils_another() {
+        let mut disk = Disk::default();
+        disk.create(NAME, 8192);
+        disk.land(NAME, write(0, 1, 4096));
+        disk.land(NAME, write(4096, 2, 4096));
+        disk.flush(NAME);
+        disk.misdirect((NAME, NAME), (4096..8192, 0));
+        assert_eq!(disk.read(NAME), Some([[2; 4096], [0; 4096]].concat()));
     }
 
     #[test]

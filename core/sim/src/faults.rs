@@ -12,6 +12,7 @@ pub struct Striker {
     strike_mean: u64,
     outage_mean: u64,
     rots: bool,
+    misdirects: bool,
 }
 
 impl Striker {
@@ -25,6 +26,7 @@ impl Striker {
             strike_mean: options.strike_mean,
             outage_mean: options.outage_mean,
             rots: options.has(Fault::BitRot),
+            misdirects: options.has(Fault::Misdirected),
         }
     }
 
@@ -57,5 +59,15 @@ impl Striker {
     /// Whether a bit of a crashed machine flips.
     pub fn may_rot(&mut self) -> bool {
         self.rots && self.rng.chance(500)
+    }
+
+    /// Whether a crashed machine shows that a write went astray.
+    pub fn may_misdirect(&mut self) -> bool {
+        self.misdirects && self.rng.chance(500)
+    }
+
+    /// Which operation of a disk fails, counted from the next one.
+    pub fn nth_operation(&mut self) -> u32 {
+        self.rng.below(12) as u32
     }
 }

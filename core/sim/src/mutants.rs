@@ -46,10 +46,20 @@ mod planted {
 
     use super::{Row, recorded};
     use crate::checkers::{Oracle, Violation};
+    use crate::crash_points::{self, Scenario};
     use crate::options::{Fidelity, Options};
     use crate::probes::PROBES;
     use crate::run::run;
     use crate::trace::Trace;
+
+    /// Faults that cutting the power must show too, and where.
+    const BY_CRASH_POINTS: [(Mutant, Scenario); 5] = [
+        (Mutant::M10CommitBeforeCertificate, Scenario::Normal),
+        (Mutant::M11PrepareBeforeVote, Scenario::Normal),
+        (Mutant::M12PromiseNotWaitedFor, Scenario::ViewChange),
+        (Mutant::M22CollectBeforeDurable, Scenario::Checkpoints),
+        (Mutant::M35FlushErrorIgnored, Scenario::Normal),
+    ];
 
     /// Seeds that a search tries.
     const SEARCHED: u64 = 5_000;
@@ -74,7 +84,21 @@ mod planted {
                 }
             }
         }
-        Ok(all_died)
+        Ok(all_died & die_by_crash_points())
+    }
+
+    fn die_by_crash_points() -> bool {
+        let mut all_died = true;
+        for (mutant, scenario) in BY_CRASH_POINTS {
+            match planted(mutant, || crash_points::first_failure(scenario, 2)) {
+                Some((case, why)) => println!("{:>4}  killed  at the crash point {case}: {why}", mutant.name()),
+                None => {
+                    all_died = false;
+                    println!("{:>4}  LIVES   at every crash point of {}", mutant.name(), scenario.name());
+                }
+            }
+        }
+        all_died
     }
 
     fn kill(mutant: Mutant, row: &Row) -> Result<String, String> {

@@ -5,7 +5,8 @@ use crate::counters::Counters;
 use crate::options::NetworkOptions;
 use crate::rng::Rng;
 
-/// An end of a link: replicas first, clients behind them.
+/// An end of a link: the machines of the replicas first, the second machines of those that have two behind them, then
+/// the clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Node(pub usize);
 
@@ -41,6 +42,17 @@ impl Network {
     pub fn cut(&mut self, from: Node, to: Node, until: u64) {
         let link = self.link(from, to);
         self.cut_until[link] = self.cut_until[link].max(until);
+    }
+
+    /// From now on, and until this is called again or all faults end: who stands on another side hears nothing. Nodes
+    /// beyond the end of `side` hear everybody.
+    pub fn part(&mut self, side: &[bool]) {
+        self.cut_until.fill(0);
+        for from in 0..side.len() {
+            for to in (0..side.len()).filter(|to| side[*to] != side[from]) {
+                self.cut(Node(from), Node(to), u64::MAX);
+            }
+        }
     }
 
     /// Ends all faults: from now on, links only delay.
@@ -123,6 +135,9 @@ mod tests {
         network.cut(Node(0), Node(1), 500);
         assert_eq!(network.send(499, Node(0), Node(1), &mut counters), Arrivals::default());
         network.heal();
+        network.part(&[false, true]);
+        assert_eq!(network.send(1 << 40, Node(0), Node(1), &mut counters), Arrivals::default());
+        network.part(&[true, true]);
         assert_eq!(arrivals(&mut network, &mut counters).len(), 1000);
     }
 }

@@ -6,7 +6,11 @@ use bft_core::config::{Cipher, ProtocolParams};
 use bft_core::door::Tuning;
 use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
 
+use crate::environments::Environment;
 use crate::rng::{Rng, Seed};
+use crate::script::Script;
+use crate::villains::clients::ClientStrategy;
+use crate::villains::{Seat, Strategy};
 
 /// One microsecond in nanoseconds.
 pub const MICROSECOND: u64 = 1_000;
@@ -40,15 +44,27 @@ pub enum Fault {
     SlowDisk,
     /// A bit of a backup's journal flips while it is down.
     BitRot,
-    /// A backup lies.
-    Liar,
+    /// A write of a backup's journal went where another one belongs, which shows when it is down.
+    Misdirected,
+    /// A write or a flush fails.
+    IoError,
+    /// A write ends early.
+    ShortWrite,
+    /// A disk has no room for new files.
+    DiskFull,
+    /// Some replicas attack, by one of the strategies of [`crate::villains`].
+    Villain,
     /// A backup's service is not deterministic after a restart.
     Drift,
+    /// The primary of the highest view is not scheduled until the others have left it.
+    Dethrone,
+    /// One more client attacks, by one of the strategies of [`crate::villains::clients`].
+    HostileClient,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 21] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -62,25 +78,41 @@ impl Fault {
         Self::ClockJump,
         Self::SlowDisk,
         Self::BitRot,
-        Self::Liar,
+        Self::Misdirected,
+        Self::IoError,
+        Self::ShortWrite,
+        Self::DiskFull,
+        Self::Villain,
         Self::Drift,
+        Self::Dethrone,
+        Self::HostileClient,
     ];
 
     /// Whether it strikes at moments, rather than all the time.
     #[must_use]
     pub fn strikes(self) -> bool {
         match self {
-            Self::Drop | Self::Double | Self::Reorder | Self::SlowDisk | Self::BitRot | Self::Liar | Self::Drift => {
-                false
-            }
+            Self::Drop
+            | Self::Double
+            | Self::Reorder
+            | Self::SlowDisk
+            | Self::BitRot
+            | Self::Misdirected
+            | Self::Villain
+            | Self::Drift
+            | Self::HostileClient => false,
             Self::Partition
             | Self::OneWay
             | Self::Kill
             | Self::PowerLoss
             | Self::PowerLossOfAll
             | Self::Pause
+            | Self::IoError
+            | Self::ShortWrite
+            | Self::DiskFull
             | Self::ClientRestart
-            | Self::ClockJump => true,
+            | Self::ClockJump
+            | Self::Dethrone => true,
         }
     }
 
@@ -88,8 +120,14 @@ impl Fault {
     fn frequency(self) -> u32 {
         match self {
             // Take one replica out for good, and so hide what others would do.
-            Self::BitRot | Self::Drift => 150,
-            Self::SlowDisk | Self::Liar => 250,
+            Self::BitRot | Self::Misdirected | Self::Drift => 150,
+            Self::SlowDisk
+            | Self::IoError
+            | Self::ShortWrite
+            | Self::DiskFull
+            | Self::Dethrone
+            | Self::HostileClient => 250,
+            Self::Villain => 500,
             Self::Drop
             | Self::Double
             | Self::Reorder
@@ -175,11 +213,24 @@ pub struct MachineOptions {
     pub clock_skew: u64,
 }
 
+/// What is given beforehand. The seed chooses the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Scene {
+    /// What the villains are after.
+    pub villain: Option<Strategy>,
+    /// What one more client is after.
+    pub client: Option<ClientStrategy>,
+    /// Which faults strike.
+    pub environment: Option<Environment>,
+}
+
 /// Everything that a seed chooses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// The seed.
     pub seed: u64,
+    /// What was given beforehand.
+    pub scene: Scene,
     /// How signatures and messages are carried.
     pub fidelity: Fidelity,
     /// The replicas' weights.
@@ -196,40 +247,80 @@ pub struct Options {
     pub machine: MachineOptions,
     /// The faults that are on.
     pub faults: Vec<Fault>,
+    /// What the villains are after, where there are any.
+    pub villain: Option<Strategy>,
+    /// The weight that villains have, at most: F, but in runs that show what more than F can do.
+    pub villain_weight_max: u64,
+    /// What the last client is after, where it is hostile.
+    pub client: Option<ClientStrategy>,
     /// Mean time between two strikes.
     pub strike_mean: u64,
     /// How long a strike lasts, in the mean.
     pub outage_mean: u64,
     /// When the faults end.
     pub safety: u64,
+    /// What happens beside what chance brings: nothing, where a seed chooses.
+    pub script: Script,
 }
 
 impl Options {
     /// What `seed` chooses.
     #[must_use]
     pub fn from_seed(seed: u64, fidelity: Fidelity) -> Self {
+        Self::in_scene(seed, fidelity, Scene::default())
+    }
+
+    /// What `seed` chooses in a given scene.
+    #[must_use]
+    pub fn in_scene(seed: u64, fidelity: Fidelity, scene: Scene) -> Self {
         let root = Seed::root(seed).child("options");
         let rng = |name: &str| root.child(name).rng();
-        let faults = draw_faults(root.child("faults"));
+        let faults = draw_faults(root.child("faults"), scene);
+        let drawn = || rng("villain").pick(Strategy::ALL);
+        let villain = faults.contains(&Fault::Villain).then(|| scene.villain.unwrap_or_else(drawn));
+        let drawn = || rng("hostile client").pick(ClientStrategy::ALL);
+        let client = faults.contains(&Fault::HostileClient).then(|| scene.client.unwrap_or_else(drawn));
         let has = |fault| faults.contains(&fault);
         let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
         let params = draw_params(root.child("params"));
-        let weights = draw_weights(&mut rng("weights"));
+        let weights = draw_weights(&mut rng("weights"), scene.environment);
         let n = weights.len();
         Self {
             seed,
+            scene,
             fidelity,
-            weights,
-            clients: draw_clients(root.child("clients"), &params, safety),
-            network: draw_network(root.child("network"), &has),
+            clients: draw_clients(root.child("clients"), &params, safety, client),
+            network: draw_network(root.child("network"), scene.environment, &has),
             machine: draw_machine(root.child("machine"), &params, n),
             tuning: draw_tuning(root.child("tuning"), &params),
             params,
             strike_mean: rng("strikes").range(150 * MILLISECOND, 900 * MILLISECOND),
             outage_mean: rng("outages").range(50 * MILLISECOND, 500 * MILLISECOND),
+            villain,
+            villain_weight_max: faulty_max(&weights),
+            client,
             faults,
             safety,
+            script: Script::default(),
+            weights,
         }
+    }
+
+    /// The command that plays it again.
+    #[must_use]
+    pub fn replay(&self) -> String {
+        let mut command = format!("bft-sim replay --seed {}", self.seed);
+        if self.fidelity == Fidelity::Full {
+            command.push_str(" --full");
+        }
+        for (flag, name) in [
+            (" --villain ", self.scene.villain.map(Strategy::name)),
+            (" --client ", self.scene.client.map(ClientStrategy::name)),
+            (" --environment ", self.scene.environment.map(Environment::name)),
+        ] {
+            name.into_iter().for_each(|name| command.extend([flag, name]));
+        }
+        command
     }
 
     /// Whether a fault is on.
@@ -238,10 +329,22 @@ impl Options {
         self.faults.contains(&fault)
     }
 
+    /// How many machines run replicas.
+    #[must_use]
+    pub fn machines(&self) -> usize {
+        self.weights.len() + self.script.doubled.len()
+    }
+
     /// F, the largest weight that may be faulty.
     #[must_use]
     pub fn faulty_max(&self) -> u64 {
-        (self.weights.iter().sum::<u64>() - 1) / 3
+        faulty_max(&self.weights)
+    }
+
+    /// The client that attacks, if one does.
+    #[must_use]
+    pub fn hostile_client(&self) -> Option<usize> {
+        self.client.map(|_| self.clients.len() - 1)
     }
 
     /// Operations that all clients will submit.
@@ -251,7 +354,20 @@ impl Options {
     }
 }
 
-fn draw_faults(seed: Seed) -> Vec<Fault> {
+fn faulty_max(weights: &[u64]) -> u64 {
+    (weights.iter().sum::<u64>() - 1) / 3
+}
+
+fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
+    if scene != Scene::default() {
+        let villain = scene.villain.map(|_| Fault::Villain);
+        // Whoever waits for a view of its own must see one.
+        let needs_views = |villain: &Strategy| matches!(villain.seat(), Seat::Second | Seat::Leaving);
+        let dethrone = scene.villain.filter(needs_views).map(|_| Fault::Dethrone);
+        let client = scene.client.map(|_| Fault::HostileClient);
+        let faults = scene.environment.map_or(&[][..], Environment::faults);
+        return faults.iter().copied().chain(villain).chain(dethrone).chain(client).collect();
+    }
     // A few runs without any fault: there, nothing may be lost, late or repeated for another reason.
     if seed.child("none").rng().chance(40) {
         return Vec::new();
@@ -260,8 +376,9 @@ fn draw_faults(seed: Seed) -> Vec<Fault> {
     Fault::ALL.into_iter().filter(on).collect()
 }
 
-fn draw_weights(rng: &mut Rng) -> Vec<u64> {
+fn draw_weights(rng: &mut Rng, environment: Option<Environment>) -> Vec<u64> {
     let n = rng.pick(&[4, 4, 4, 5, 7, 7, 10]);
+    let n = if environment.is_some_and(Environment::crashes_single_machines) { n.max(7) } else { n };
     if rng.chance(700) {
         return vec![1; n];
     }
@@ -304,10 +421,16 @@ fn draw_tuning(seed: Seed, params: &ProtocolParams) -> Tuning {
     }
 }
 
-fn draw_clients(seed: Seed, params: &ProtocolParams, safety: u64) -> Vec<ClientOptions> {
+fn draw_clients(
+    seed: Seed,
+    params: &ProtocolParams,
+    safety: u64,
+    hostile: Option<ClientStrategy>,
+) -> Vec<ClientOptions> {
     let count = seed.child("count").rng().range(2, 5);
     let total = seed.child("operations").rng().range(240, 640);
-    (0..count)
+    // A hostile one comes on top: the others have as much to do as without it.
+    (0..count + u64::from(hostile.is_some()))
         .map(|nth| {
             let seed = seed.nth(nth);
             let rng = |name: &str| seed.child(name).rng();
@@ -326,14 +449,24 @@ fn draw_clients(seed: Seed, params: &ProtocolParams, safety: u64) -> Vec<ClientO
         .collect()
 }
 
-fn draw_network(seed: Seed, has: &impl Fn(Fault) -> bool) -> NetworkOptions {
+fn draw_network(seed: Seed, environment: Option<Environment>, has: &impl Fn(Fault) -> bool) -> NetworkOptions {
     let rng = |name: &str| seed.child(name).rng();
     let when = |fault, permille| if has(fault) { permille } else { 0 };
+    let delays: &[u64] = match environment {
+        None => &[50, 200, 1_000, 5_000],
+        Some(Environment::Reordering) => &[5_000, 30_000],
+        Some(_) => &[50, 200, 1_000],
+    };
+    // One fault alone may be a worse one.
+    let (drop, double) = match environment {
+        None => (&[5, 20, 50, 150][..], &[10, 50, 200][..]),
+        Some(_) => (&[20, 100, 300][..], &[50, 200, 500][..]),
+    };
     NetworkOptions {
         delay_min: rng("delay min").range(20, 500) * MICROSECOND,
-        delay_mean: rng("delay mean").pick(&[50, 200, 1_000, 5_000]) * MICROSECOND,
-        drop: when(Fault::Drop, rng("drop").pick(&[5, 20, 50, 150])) as u32,
-        double: when(Fault::Double, rng("double").pick(&[10, 50, 200])) as u32,
+        delay_mean: rng("delay mean").pick(delays) * MICROSECOND,
+        drop: when(Fault::Drop, rng("drop").pick(drop)) as u32,
+        double: when(Fault::Double, rng("double").pick(double)) as u32,
         reorder: when(Fault::Reorder, rng("reorder").pick(&[10, 50, 200])) as u32,
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::options::{Fidelity, Options};
+use crate::options::{Fidelity, Options, Scene};
 use crate::run::run;
 use crate::trace::Trace;
 
@@ -17,8 +17,24 @@ pub struct Regression {
     /// Whether it failed with real signatures and the wire.
     #[serde(default)]
     pub full: bool,
+    /// Who attacked, if that was given and not the seed's choice.
+    pub villain: Option<String>,
+    /// Which client attacked, if that was given and not the seed's choice.
+    pub client: Option<String>,
+    /// Which faults struck, if that was given and not the seed's choice.
+    pub environment: Option<String>,
     /// What it showed.
     pub note: String,
+}
+
+impl Regression {
+    fn scene(&self) -> Result<Scene, String> {
+        Ok(Scene {
+            villain: self.villain.as_deref().map(str::parse).transpose()?,
+            client: self.client.as_deref().map(str::parse).transpose()?,
+            environment: self.environment.as_deref().map(str::parse).transpose()?,
+        })
+    }
 }
 
 /// Where they lie.
@@ -51,6 +67,6 @@ fn read(path: &Path) -> Result<(String, Regression), String> {
 /// Replays one; an error says what it shows again.
 pub fn replay(regression: &Regression) -> Result<(), String> {
     let fidelity = if regression.full { Fidelity::Full } else { Fidelity::Ledger };
-    let report = run(Options::from_seed(regression.seed, fidelity), Trace::quiet());
+    let report = run(Options::in_scene(regression.seed, fidelity, regression.scene()?), Trace::quiet());
     report.violation.map_or(Ok(()), |violation| Err(violation.to_string()))
 }

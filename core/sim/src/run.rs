@@ -5,20 +5,28 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bft_core::door::LinkState;
-use bft_core::ids::ReplicaId;
 use bft_core::limits::{MILLISECOND, SECOND};
+use bft_core::quorum::ReplicaSet;
 
 use crate::checkers::convergence::{self, Standing};
 use crate::checkers::{Oracle, Violation};
 use crate::client::Client;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::faults::Striker;
 use crate::network::Node;
 use crate::options::{Fault, Options};
-use crate::replica::{Character, Crash, Machine};
+use crate::points::Plug;
+use crate::replica::{Character, Crash, Failing, Machine};
 use crate::rng::{Rng, Seed};
 use crate::trace::{Actor, Trace};
+use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
 use crate::world::{Event, InLife, ToClient, ToMachine, World};
+
+mod scripted;
+
+use scripted::Rounds;
 
 /// Virtual time that the liveness phase may take.
 const LIVENESS_BOUND: u64 = 120 * SECOND;
@@ -28,14 +36,22 @@ const EVENTS_MAX: u64 = 6_000_000;
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
 /// What came of a seed.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
+    /// The command that plays it again.
+    pub replay: String,
+    /// Which replicas attacked.
+    pub villain: Option<Strategy>,
+    /// Which client attacked.
+    pub client: Option<ClientStrategy>,
     /// The hash over everything that happened.
     pub trace: u64,
     /// How often what happened.
     pub counters: Counters,
+    /// Which event reached a replica in which status how often.
+    pub seen: Seen,
     /// The faults that were on.
     pub faults: Vec<Fault>,
     /// What was broken, if anything.
@@ -47,12 +63,25 @@ pub struct Report {
 /// Runs a seed.
 #[must_use]
 pub fn run(options: Options, trace: Trace) -> Report {
+    played(options, trace).report()
+}
+
+/// Runs a script, and says beside the verdict what its victim did with its disk.
+#[must_use]
+pub fn run_scripted(options: Options, trace: Trace) -> (Report, Plug) {
+    let victim = options.script.crash.as_ref().map(|crash| crash.victim);
+    let run = played(options, trace);
+    let plug = victim.map_or_else(Plug::default, |victim| run.machines[victim.index()].plug().clone());
+    (run.report(), plug)
+}
+
+fn played(options: Options, trace: Trace) -> Run {
     let mut run = Run::new(options, trace);
     let ended = quietly(AssertUnwindSafe(|| run.play_out()));
     if let Err(panic) = ended {
         run.world.checks.report(Oracle::Assertion, panic);
     }
-    run.report()
+    run
 }
 
 struct Run {
@@ -61,6 +90,7 @@ struct Run {
     clients: Vec<Client>,
     striker: Striker,
     rng: Rng,
+    rounds: Rounds,
     phase: Phase,
     events: u64,
 }
@@ -75,16 +105,20 @@ enum Phase {
 impl Run {
     fn new(options: Options, trace: Trace) -> Self {
         let world = World::new(options, trace);
-        let character = |id| match (world.cluster.liars.contains(id), world.cluster.drifters.contains(id)) {
-            (true, _) => Character::Liar,
+        let character = |id| match (world.cluster.villains.contains(id), world.cluster.drifters.contains(id)) {
+            (true, _) => Character::Villain,
             (false, true) => Character::Drifter,
             (false, false) => Character::Correct,
         };
-        let machines = world.cluster.config.replicas().map(|id| Machine::new(id, character(id), &world)).collect();
+        let doubled = world.options.script.doubled.clone();
+        let character = |id| if doubled.contains(&id) { Character::Twin } else { character(id) };
+        let names = world.cluster.config.replicas().chain(doubled.iter().copied());
+        let machines = (0..).zip(names).map(|(node, id)| Machine::new(Node(node), id, character(id), &world)).collect();
         let clients = (0..world.options.clients.len()).map(|index| Client::new(index, &world)).collect();
         let rng = Seed::root(world.options.seed).child("run").rng();
         let striker = Striker::new(&world);
-        Self { world, machines, clients, striker, rng, phase: Phase::Safety, events: 0 }
+        let rounds = Rounds::default();
+        Self { world, machines, clients, striker, rng, rounds, phase: Phase::Safety, events: 0 }
     }
 
     fn play_out(&mut self) {
@@ -101,21 +135,25 @@ impl Run {
             self.on_event(event);
         }
         if self.world.checks.violation().is_none() {
+            self.machines.iter().for_each(|machine| machine.audit(&mut self.world));
             self.judge();
         }
     }
 
     fn begin(&mut self) {
-        for id in self.ids() {
+        for node in self.nodes() {
             let delay = self.rng.below(MILLISECOND);
-            self.world.after(delay, Event::Machine(id, ToMachine::Start));
+            self.world.after(delay, Event::Machine(node, ToMachine::Start));
         }
+        self.begin_script();
         for client in &mut self.clients {
             client.wake_later(&mut self.world);
         }
         if self.world.options.has(Fault::SlowDisk) {
             let slow = self.rng.below(self.machines.len() as u64) as usize;
-            self.machines[slow].slow_disk(self.world.options.machine.slow_disk_factor);
+            let factor = self.world.options.machine.slow_disk_factor;
+            self.world.counters.slow_disks += u64::from(factor == 100);
+            self.machines[slow].slow_disk(factor);
         }
         let safety = self.world.options.safety;
         self.world.after(safety, Event::EndOfFaults);
@@ -125,7 +163,7 @@ impl Run {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Machine(id, event) => self.on_machine_event(id, event),
+            Event::Machine(node, event) => self.on_machine_event(node, event),
             Event::Client(index, life, event) => {
                 let client = &mut self.clients[index];
                 if client.life() == life {
@@ -133,6 +171,8 @@ impl Run {
                 }
             }
             Event::Strike => self.on_strike(),
+            Event::PowerLoss(node) => self.on_power_loss(node),
+            Event::Scripted => self.on_scripted(),
             Event::EndOfFaults => self.end_faults(),
             Event::Audit => {
                 let which = self.rng.below(self.machines.len() as u64) as usize;
@@ -144,53 +184,57 @@ impl Run {
         }
     }
 
-    fn on_machine_event(&mut self, id: ReplicaId, event: ToMachine) {
-        let was_up = self.machines[id.index()].is_up();
-        self.machines[id.index()].on_event(&mut self.world, event);
-        match (was_up, self.machines[id.index()].is_up()) {
-            (false, true) => self.came_up(id),
-            (true, false) => self.went_down(id),
+    fn on_machine_event(&mut self, node: Node, event: ToMachine) {
+        let machine = &mut self.machines[node.0];
+        let was_up = machine.is_up();
+        machine.on_event(&mut self.world, event);
+        let pulled = machine.lose_power_where_pulled(&mut self.world);
+        match (was_up, machine.is_up()) {
+            (false, true) => self.came_up(node),
+            (true, false) => self.went_down(node),
             (true, true) | (false, false) => {}
+        }
+        if self.machines[node.0].take_giving_up() {
+            let outage = self.striker.outage();
+            self.world.after(outage, Event::Machine(node, ToMachine::Start));
+        }
+        if let Some(point) = pulled {
+            self.on_pulled(node, point);
         }
     }
 
     /// Links to the new process come up, one after the other.
-    fn came_up(&mut self, id: ReplicaId) {
-        let life = self.machines[id.index()].life();
-        for peer in self.ids() {
-            let machine = &self.machines[peer.index()];
-            if peer != id && machine.is_up() {
-                let delay = self.rng.below(5 * MILLISECOND);
-                let state = LinkState::Up;
-                for ((at, here), (peer, there)) in
-                    [((peer, machine.life()), (id, life)), ((id, life), (peer, machine.life()))]
-                {
-                    let event = ToMachine::InLife(here, InLife::Peer { peer, life: there, state });
-                    self.world.after(delay, Event::Machine(at, event));
-                }
+    fn came_up(&mut self, node: Node) {
+        let came = &self.machines[node.0];
+        let life = came.life();
+        for peer in self.machines.iter().filter(|peer| peer.id() != came.id() && peer.is_up()) {
+            let delay = self.rng.below(5 * MILLISECOND);
+            for (at, other) in [(peer, came), (came, peer)] {
+                let (peer, life, state) = (other.id(), other.life(), LinkState::Up);
+                let event = ToMachine::InLife(at.life(), InLife::Peer { peer, life, state });
+                self.world.after(delay, Event::Machine(at.node(), event));
             }
         }
         for (index, client) in self.clients.iter().enumerate() {
             let delay = self.rng.below(5 * MILLISECOND);
             let event = InLife::ClientUp { client: index, life: client.life() };
-            self.world.after(delay, Event::Machine(id, ToMachine::InLife(life, event)));
+            self.world.after(delay, Event::Machine(node, ToMachine::InLife(life, event)));
         }
     }
 
     /// Its peers and clients notice, sooner or later.
-    fn went_down(&mut self, id: ReplicaId) {
-        for peer in self.ids() {
-            let machine = &self.machines[peer.index()];
-            if peer != id && machine.is_up() {
-                let delay = self.rng.below(20 * MILLISECOND);
-                let event = InLife::Peer { peer: id, life: self.machines[id.index()].life(), state: LinkState::Down };
-                self.world.after(delay, Event::Machine(peer, ToMachine::InLife(machine.life(), event)));
-            }
+    fn went_down(&mut self, node: Node) {
+        let gone = &self.machines[node.0];
+        let replica = gone.id();
+        for peer in self.machines.iter().filter(|peer| peer.id() != replica && peer.is_up()) {
+            let delay = self.rng.below(20 * MILLISECOND);
+            let event = InLife::Peer { peer: replica, life: gone.life(), state: LinkState::Down };
+            self.world.after(delay, Event::Machine(peer.node(), ToMachine::InLife(peer.life(), event)));
         }
         for (index, client) in self.clients.iter().enumerate() {
             let delay = self.rng.below(20 * MILLISECOND);
-            if let Some(link) = client.link(id) {
-                let event = ToClient::LinkDown { replica: id, link };
+            if let Some(link) = client.link(node) {
+                let event = ToClient::LinkDown { replica, machine: node, link };
                 self.world.after(delay, Event::Client(index, client.life(), event));
             }
         }
@@ -236,16 +280,36 @@ impl Run {
                 self.note(fault, || format!("the wall clock of r{which} is set"));
                 self.machines[which].set_wall_clock(900 * MILLISECOND);
             }
+            Fault::IoError | Fault::ShortWrite => self.fail_disk(fault),
+            Fault::DiskFull => {
+                let which = self.striker.below(self.machines.len());
+                self.world.counters.disks_full += 1;
+                self.note(fault, || format!("the disk of r{which} is full for {} ms", outage / MILLISECOND));
+                self.machines[which].fill_up(self.world.now + outage);
+            }
+            Fault::Dethrone => self.dethrone(outage),
             Fault::Drop
             | Fault::Double
             | Fault::Reorder
             | Fault::SlowDisk
             | Fault::BitRot
-            | Fault::Liar
+            | Fault::Misdirected
+            | Fault::Villain
+            | Fault::HostileClient
             | Fault::Drift => {
                 unreachable!("does not strike")
             }
         }
+    }
+
+    /// Whoever leads is away for longer than the others wait for it.
+    fn dethrone(&mut self, outage: u64) {
+        let Some(view) = self.machines.iter().filter_map(Machine::view).max() else { return };
+        let primary = self.world.cluster.config.primary(view);
+        let away = self.world.options.params.view_timeout + outage;
+        self.world.counters.dethroned += 1;
+        self.note(Fault::Dethrone, || format!("{primary:?}, primary of {view:?}, is not scheduled"));
+        self.machines[primary.index()].pause(self.world.now + away);
     }
 
     fn partition(&mut self, fault: Fault, outage: u64) {
@@ -269,10 +333,7 @@ impl Run {
     /// At most F of the weight is down or faulty at a time, those that will not come back among it.
     fn crash_one(&mut self, crash: Crash, outage: u64) {
         let which = self.striker.below(self.machines.len());
-        let (machine, id) = (&self.machines[which], self.machines[which].id());
-        let may_crash = machine.is_up() && machine.character() != Character::Liar;
-        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
-        if !may_crash || self.faulty_weight() + more > self.world.options.faulty_max() {
+        if !self.may_crash(which) {
             return;
         }
         self.machines[which].crash(&mut self.world, crash);
@@ -282,11 +343,38 @@ impl Run {
             Crash::Stopped => self.world.counters.stops += 1,
         }
         self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
-        self.went_down(id);
+        self.went_down(Node(which));
         if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
+        } else if self.striker.may_misdirect() && self.machines[which].misdirect(&mut self.world) {
+            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a write has gone astray".into());
         }
-        self.world.after(outage, Event::Machine(id, ToMachine::Start));
+        self.world.after(outage, Event::Machine(Node(which), ToMachine::Start));
+    }
+
+    /// An operation of somebody's disk is going to fail, and the process will end. It may come late, when others are down:
+    /// it costs nobody what is durable.
+    fn fail_disk(&mut self, fault: Fault) {
+        let which = self.striker.below(self.machines.len());
+        let nth = self.striker.nth_operation();
+        let is_flush = self.striker.below(2) == 0;
+        if self.may_crash(which) {
+            let failing = match (fault, is_flush) {
+                (Fault::ShortWrite, _) => Failing::Short(nth),
+                (_, true) => Failing::Flush(nth),
+                (_, false) => Failing::Write(nth),
+            };
+            self.note(fault, || format!("the disk of r{which} is going to fail: {failing:?}"));
+            self.machines[which].fail(failing);
+        }
+    }
+
+    /// Whether a machine may go down: at most F of the weight is down or faulty at a time.
+    fn may_crash(&self, which: usize) -> bool {
+        let machine = &self.machines[which];
+        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
+        let is_within = self.faulty_weight() + more <= self.world.options.faulty_max();
+        machine.is_up() && machine.character() != Character::Villain && is_within
     }
 
     /// The weight of everybody who is down, gone, or faulty by character.
@@ -299,23 +387,28 @@ impl Run {
     fn power_loss_of_all(&mut self) {
         self.note(Fault::PowerLossOfAll, || "all machines lose their power".into());
         self.world.counters.power_losses_of_all += 1;
-        for id in self.ids() {
-            let machine = &mut self.machines[id.index()];
-            if machine.crash(&mut self.world, Crash::PowerLost) {
-                self.went_down(id);
-            } else {
-                machine.lose_power_while_down(&mut self.world);
-            }
+        for node in self.nodes() {
+            self.lose_power(node);
             let delay = self.striker.outage() / 4;
-            self.world.after(delay, Event::Machine(id, ToMachine::Start));
+            self.world.after(delay, Event::Machine(node, ToMachine::Start));
+        }
+    }
+
+    /// A machine loses its power, whether its process is up or down.
+    fn lose_power(&mut self, node: Node) {
+        let machine = &mut self.machines[node.0];
+        if machine.crash(&mut self.world, Crash::PowerLost) {
+            self.went_down(node);
+        } else {
+            machine.lose_power_while_down(&mut self.world);
         }
     }
 
     fn restart_client(&mut self, which: usize) {
-        let old: Vec<_> = self.ids().into_iter().map(|id| (id, self.clients[which].link(id))).collect();
+        let old: Vec<_> = self.nodes().into_iter().map(|node| (node, self.clients[which].link(node))).collect();
         self.clients[which].restart(&mut self.world);
-        for (id, link) in old {
-            let machine = &self.machines[id.index()];
+        for (node, link) in old {
+            let machine = &self.machines[node.0];
             if !machine.is_up() {
                 continue;
             }
@@ -323,23 +416,23 @@ impl Run {
             if let Some(link) = link {
                 let delay = self.rng.below(20 * MILLISECOND);
                 let event = ToMachine::InLife(life, InLife::ClientDown(link));
-                self.world.after(delay, Event::Machine(id, event));
+                self.world.after(delay, Event::Machine(node, event));
             }
             let delay = self.rng.below(5 * MILLISECOND);
             let event = InLife::ClientUp { client: which, life: self.clients[which].life() };
-            self.world.after(delay, Event::Machine(id, ToMachine::InLife(life, event)));
+            self.world.after(delay, Event::Machine(node, ToMachine::InLife(life, event)));
         }
     }
 
     fn end_faults(&mut self) {
         self.world.trace.event(self.world.now, Actor::World, 40, || "the faults end".into());
         self.world.network.heal();
-        for id in self.ids() {
-            let machine = &mut self.machines[id.index()];
+        for node in self.nodes() {
+            let machine = &mut self.machines[node.0];
             machine.pause(0);
-            machine.slow_disk(1);
+            machine.mend_disk();
             machine.reform();
-            self.world.after(0, Event::Machine(id, ToMachine::Start));
+            self.world.after(0, Event::Machine(node, ToMachine::Start));
         }
         self.clients.iter_mut().for_each(Client::hurry);
         self.phase = Phase::Liveness { until: self.world.now + LIVENESS_BOUND };
@@ -350,11 +443,12 @@ impl Run {
 
     fn poll(&mut self) {
         let Phase::Liveness { until } = self.phase else { return };
-        let standings: Vec<_> = self.machines.iter_mut().filter_map(Machine::standing).collect();
+        let judged = self.machines.iter_mut().filter(|machine| machine.is_judged());
+        let standings: Vec<_> = judged.filter_map(Machine::standing).collect();
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
         if self.is_over_budget() {
-            // Votes that a liar has spoiled and a replica that is gone for good: a quorum of the others may not be left.
+            // Votes that a villain has spoiled and a replica that is gone for good: a quorum of the others may not be left.
             self.world.counters.liveness_left_out += 1;
             self.phase = Phase::Over;
         } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
@@ -367,20 +461,22 @@ impl Run {
     /// More than F of the weight is gone or has lied.
     fn is_over_budget(&self) -> bool {
         let is_lost = |machine: &&Machine| machine.gone().is_some() || machine.character() != Character::Correct;
+        let lost: ReplicaSet = self.machines.iter().filter(is_lost).map(Machine::id).collect();
         let weights = &self.world.options.weights;
-        let lost: u64 = self.machines.iter().filter(is_lost).map(|machine| weights[machine.id().index()]).sum();
-        lost > self.world.options.faulty_max()
+        lost.iter().map(|id| weights[id.index()]).sum::<u64>() > self.world.options.faulty_max()
     }
 
     fn judge(&mut self) {
         let mut standings = Vec::new();
         let mut states = Vec::new();
-        for machine in &mut self.machines {
+        for machine in self.machines.iter_mut().filter(|machine| machine.character() != Character::Twin) {
             let (Some(standing), Some((executed, state, entries))) = (machine.standing(), machine.state()) else {
                 continue;
             };
             self.world.trace.digest(&state);
-            standings.push(Standing { state, ..standing });
+            if machine.is_judged() {
+                standings.push(Standing { state, ..standing });
+            }
             states.push((machine.id(), executed, entries));
         }
         if !self.is_over_budget() {
@@ -400,8 +496,12 @@ impl Run {
     fn report(self) -> Report {
         Report {
             seed: self.world.options.seed,
+            replay: self.world.options.replay(),
+            villain: self.world.options.villain,
+            client: self.world.options.client,
             trace: self.world.trace.hash(),
             counters: self.world.counters.clone(),
+            seen: self.world.seen.clone(),
             faults: self.world.options.faults.clone(),
             violation: self.world.checks.violation().cloned(),
             standing: self.machines.iter().map(Machine::describe).collect(),
@@ -412,8 +512,8 @@ impl Run {
         self.world.trace.event(self.world.now, Actor::World, 50 + fault as u64, line);
     }
 
-    fn ids(&self) -> Vec<ReplicaId> {
-        self.machines.iter().map(Machine::id).collect()
+    fn nodes(&self) -> Vec<Node> {
+        self.machines.iter().map(Machine::node).collect()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bft_core::ids::{LinkId, LogPosition, ReplicaId};
+use bft_core::ids::{LinkId, LogPosition, ReplicaId, View};
 use bft_core::journal::Ticket;
 use bft_core::wire::message::Message;
 
@@ -10,6 +10,7 @@ use crate::carriage;
 use crate::checkers::{Checks, Oracle};
 use crate::cluster::Cluster;
 use crate::counters::Counters;
+use crate::coverage::Seen;
 use crate::network::{Network, Node};
 use crate::options::Options;
 use crate::queue::{Queue, Turn};
@@ -78,6 +79,13 @@ pub enum InLife {
     SnapshotStep,
     /// A record has been read back.
     Loaded(LogPosition),
+    /// A villain says now what it held back.
+    Say {
+        /// To whom.
+        peer: ReplicaId,
+        /// What.
+        message: Message,
+    },
     /// Time is up, if nobody set another time meanwhile.
     Deadline {
         /// Which setting of the deadline this is.
@@ -101,6 +109,8 @@ pub enum ToClient {
     LinkUp {
         /// To whom.
         replica: ReplicaId,
+        /// To which machine.
+        machine: Node,
         /// What the replica calls it.
         link: LinkId,
     },
@@ -108,6 +118,8 @@ pub enum ToClient {
     LinkDown {
         /// To whom.
         replica: ReplicaId,
+        /// To which machine.
+        machine: Node,
         /// What the replica called it.
         link: LinkId,
     },
@@ -122,17 +134,30 @@ pub enum ToClient {
 #[derive(Debug)]
 pub enum Event {
     /// To a machine.
-    Machine(ReplicaId, ToMachine),
+    Machine(Node, ToMachine),
     /// To a life of a client.
     Client(usize, Life, ToClient),
     /// A fault strikes.
     Strike,
+    /// A machine loses its power, because another one did a little earlier.
+    PowerLoss(Node),
+    /// The script goes on.
+    Scripted,
     /// The faults end.
     EndOfFaults,
     /// A disk is compared with what its replica believes.
     Audit,
     /// Has the run come to its end?
     Poll,
+}
+
+/// Who leads while a round of a script lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Led {
+    /// The highest view that somebody was in when the round began.
+    pub since: View,
+    /// The view of the leader.
+    pub view: View,
 }
 
 /// The shared part of a run.
@@ -149,10 +174,14 @@ pub struct World {
     pub trace: Trace,
     /// How often.
     pub counters: Counters,
+    /// What reached replicas in which status.
+    pub seen: Seen,
     /// What the seed chose.
     pub options: Arc<Options>,
     /// Who is who.
     pub cluster: Cluster,
+    /// Where a script says who leads.
+    pub led: Option<Led>,
     next_link: LinkId,
 }
 
@@ -161,17 +190,24 @@ impl World {
     #[must_use]
     pub fn new(options: Options, trace: Trace) -> Self {
         let cluster = Cluster::new(&options);
-        let nodes = options.weights.len() + options.clients.len();
+        let nodes = options.machines() + options.clients.len();
         let rng = Seed::root(options.seed).child("network").rng();
         Self {
             now: 0,
             queue: Queue::default(),
             network: Network::new(options.network.clone(), nodes, rng),
-            checks: Checks::new(&cluster.config, Arc::clone(&cluster.witness)),
+            checks: Checks::new(
+                &cluster.config,
+                Arc::clone(&cluster.witness),
+                cluster.villains,
+                &options.script.doubled,
+            ),
             trace,
             counters: Counters::default(),
+            seen: Seen::default(),
             options: Arc::new(options),
             cluster,
+            led: None,
             next_link: LinkId(1),
         }
     }
@@ -180,6 +216,19 @@ impl World {
     #[must_use]
     pub fn n(&self) -> usize {
         self.options.weights.len()
+    }
+
+    /// A client's end of its links.
+    #[must_use]
+    pub fn client_node(&self, client: usize) -> Node {
+        Node(self.options.machines() + client)
+    }
+
+    /// The machines that act under the name of a replica: one, or two.
+    pub fn machines_of(&self, replica: ReplicaId) -> impl Iterator<Item = Node> + use<> {
+        let doubled = self.options.script.doubled.iter().position(|doubled| *doubled == replica);
+        let second = doubled.map(|nth| Node(self.n() + nth));
+        std::iter::once(Node(replica.index())).chain(second)
     }
 
     /// `event` happens `delay` nanoseconds from now.
@@ -207,7 +256,20 @@ impl World {
         message: Message,
         arrive: impl Fn(Message) -> ToMachine,
     ) {
-        let arrivals = self.network.send(self.now, from, Node(to.index()), &mut self.counters);
+        if self.led.is_some_and(|led| led.loses(&message)) {
+            return;
+        }
+        let mut machines = self.machines_of(to);
+        let first = machines.next().expect("every replica has a machine");
+        for second in machines {
+            self.send_to_machine(from, second, message.clone(), &arrive);
+        }
+        self.send_to_machine(from, first, message, arrive);
+    }
+
+    /// A message leaves `from` for a machine.
+    pub fn send_to_machine(&mut self, from: Node, to: Node, message: Message, arrive: impl Fn(Message) -> ToMachine) {
+        let arrivals = self.network.send(self.now, from, to, &mut self.counters);
         let Some(first) = arrivals.first else { return };
         let message = self.carry(message);
         if let Some(second) = arrivals.second {
@@ -217,9 +279,10 @@ impl World {
     }
 
     /// An answer leaves `from` for a life of a client.
-    pub fn send_to_client(&mut self, from: ReplicaId, client: usize, life: Life, message: Message) {
-        let to = Node(self.n() + client);
-        let arrivals = self.network.send(self.now, Node(from.index()), to, &mut self.counters);
+    pub fn send_to_client(&mut self, from: (Node, ReplicaId), client: usize, life: Life, message: Message) {
+        let (node, from) = from;
+        let to = self.client_node(client);
+        let arrivals = self.network.send(self.now, node, to, &mut self.counters);
         let Some(first) = arrivals.first else { return };
         let message = self.carry(message);
         if let Some(second) = arrivals.second {
@@ -236,6 +299,35 @@ impl World {
                 self.checks.report(Oracle::Assertion, text);
                 message
             }
+        }
+    }
+}
+
+impl Led {
+    /// Whether a message proposes in another view, or begins one that nobody has been in.
+    fn loses(self, message: &Message) -> bool {
+        match message {
+            Message::PrePrepare(proposal) => proposal.position.view != self.view,
+            Message::NewView(new_view) => new_view.view != self.view && new_view.view > self.since,
+            Message::Request(_)
+            | Message::Reply(_)
+            | Message::Busy(_)
+            | Message::InfoQuery { .. }
+            | Message::Info(_)
+            | Message::ClientJoin(_)
+            | Message::Prepare(_)
+            | Message::Commit(_)
+            | Message::Checkpoint(_)
+            | Message::Snapshot(_)
+            | Message::ViewChange(_)
+            | Message::Status(_)
+            | Message::FetchSlot(_)
+            | Message::Slot(_)
+            | Message::FetchBody(_)
+            | Message::Body(_)
+            | Message::FetchLog(_)
+            | Message::Log(_)
+            | Message::Evidence(_) => false,
         }
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::auth::Scheme;
 use crate::config::ClusterConfig;
-use crate::door::{LinkState, To};
+use crate::door::{Answer, LinkState, To};
 use crate::ids::{Digest, Nanos, PublicKey, ReplicaId, RequestNo, Seq, SessionId, View};
 use crate::limits::{CLIENT_QUEUE_BYTES, CLIENT_QUEUE_OPERATIONS};
 use crate::quorum::ReplicaSet;
@@ -287,31 +287,13 @@ impl ClientCore {
         self.set_deadline(now, out);
     }
 
-    /// A message of the replica at the other end of a link; what a client has no use for is ignored.
-    pub fn on_message(&mut self, now: Nanos, from: ReplicaId, message: &Message, out: &mut ClientEffects) {
+    /// What the replica at the other end of a link says.
+    pub fn on_answer(&mut self, now: Nanos, from: ReplicaId, answer: &Answer, out: &mut ClientEffects) {
         if self.config.member(from).is_some() {
-            match message {
-                Message::Reply(reply) => self.on_reply(now, from, reply, out),
-                Message::Busy(busy) => self.on_busy(now, from, busy),
-                Message::Info(info) => self.on_info(now, from, info, out),
-                Message::Request(_)
-                | Message::InfoQuery { .. }
-                | Message::ClientJoin(_)
-                | Message::PrePrepare(_)
-                | Message::Prepare(_)
-                | Message::Commit(_)
-                | Message::Checkpoint(_)
-                | Message::Snapshot(_)
-                | Message::ViewChange(_)
-                | Message::NewView(_)
-                | Message::FetchBody(_)
-                | Message::Body(_)
-                | Message::Status(_)
-                | Message::FetchSlot(_)
-                | Message::Slot(_)
-                | Message::FetchLog(_)
-                | Message::Log(_)
-                | Message::Evidence(_) => {}
+            match answer {
+                Answer::Reply(reply) => self.on_reply(now, from, reply, out),
+                Answer::Busy(busy) => self.on_busy(now, from, busy),
+                Answer::Info(info) => self.on_info(now, from, info, out),
             }
         }
         self.set_deadline(now, out);

@@ -26,8 +26,8 @@ const LOG_BODY_BYTES: usize = LOG_FRAME_BYTES - PRE_PREPARE_FRAME_SLACK;
 /// Slots that are fetched before they can be executed.
 const FETCHED_AHEAD_MAX: u64 = 4096;
 
-/// How many STATUS intervals an answer may take before another peer is asked, and before the same one is asked again: a
-/// peer that says much and gives nothing must not keep the others from being asked.
+/// How many STATUS intervals an answer may take before another peer is asked, and before all are asked again: a peer that
+/// says much and gives nothing must not keep the others from being asked.
 const PATIENCE: u64 = 2;
 const PATIENCE_WITH_TRIED: u64 = 8;
 
@@ -54,7 +54,8 @@ pub struct CatchUp {
     /// The first Seq that is missing, and since when.
     missing: (Seq, Nanos),
     asked: Option<(Seq, Nanos)>,
-    /// Who was asked for `missing` and gave nothing yet: the others come first.
+    /// Who says that it has `missing`, and who of them was asked and gave nothing yet: the others come first.
+    has: ReplicaSet,
     tried: ReplicaSet,
     /// Peers that no longer keep `missing`.
     refused_by: ReplicaSet,
@@ -90,10 +91,17 @@ impl CatchUp {
             lost: BTreeSet::new(),
             missing: (Seq(0), Nanos(0)),
             asked: None,
+            has: ReplicaSet::EMPTY,
             tried: ReplicaSet::EMPTY,
             refused_by: ReplicaSet::EMPTY,
             serving: BTreeMap::new(),
         }
+    }
+
+    /// The highest Seq that a peer said it has executed.
+    #[must_use]
+    pub fn highest(&self) -> Seq {
+        self.highest
     }
 
     /// Whether a peer has executed more.
@@ -154,7 +162,19 @@ impl CatchUp {
     fn note_missing(&mut self, missing: Seq, now: Now) {
         self.missing = (missing, now.mono);
         self.refused_by = ReplicaSet::EMPTY;
-        self.tried = ReplicaSet::EMPTY;
+        (self.has, self.tried) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
+    }
+
+    /// How long an answer may take before `peer` is asked, in nanoseconds: while somebody else who has it was never
+    /// asked, a peer that was comes after all of them, however early it speaks.
+    fn patience_before(&self, peer: ReplicaId, tuning: &Tuning) -> u64 {
+        if !self.tried.contains(peer) {
+            PATIENCE * tuning.status_busy
+        } else if self.has.iter().all(|other| self.tried.contains(other)) {
+            PATIENCE_WITH_TRIED * tuning.status_busy
+        } else {
+            PATIENCE * tuning.status_busy + PATIENCE * tuning.status_idle
+        }
     }
 
     /// Keeps a batch in memory if there is room; where there is none the journal gives it back in its turn.
@@ -201,6 +221,7 @@ impl Replica {
         }
         let peer_has_it = status.executed >= missing || says(&status.committed, status.stable, missing) == Some(true);
         if peer_has_it {
+            self.catch_up.has.insert(from);
             self.fetch_when_stuck(now, from, status.executed, out);
         }
         Ok(())
@@ -295,8 +316,8 @@ impl Replica {
         if !far_behind && now.mono.since(since) < patience {
             return;
         }
-        let again = if self.catch_up.tried.contains(from) { PATIENCE_WITH_TRIED } else { PATIENCE };
-        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < again * patience;
+        let before = self.catch_up.patience_before(from, &self.tuning);
+        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < before;
         if !self.catch_up.asked.is_some_and(asked_lately) {
             self.fetch(now, from, missing, out);
         }
@@ -459,5 +480,26 @@ impl Part {
         assert_eq!(certificate.position.seq, self.seq, "the index leads to the right record");
         let body = self.body.filter(|body| body.digest == certificate.position.digest)?;
         Some(CommittedSlot { certificate, body: body.body })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn t3_a_peer_that_speaks_first_and_gives_nothing_does_not_keep_the_others_from_being_asked() {
+        let tuning = Tuning::default();
+        let mut catch_up = CatchUp::new(&tuning);
+        let (first, second) = (ReplicaId(1), ReplicaId(2));
+        for peer in [first, second] {
+            catch_up.has.insert(peer);
+        }
+        catch_up.tried.insert(first);
+        // Both speak once in a STATUS interval, always in this order: the second one must have its turn.
+        assert!(catch_up.patience_before(first, &tuning) > tuning.status_idle);
+        assert!(catch_up.patience_before(second, &tuning) < tuning.status_idle);
+        catch_up.tried.insert(second);
+        assert!(catch_up.patience_before(first, &tuning) < tuning.status_idle, "all were asked: from the beginning");
     }
 }

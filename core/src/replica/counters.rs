@@ -31,6 +31,10 @@ counters! {
     ignored_not_acted_on,
     /// Primaries given up.
     suspected,
+    /// Of those: for passing over a Request again and again.
+    suspected_of_passing_over,
+    /// Of those: for ordering again what was executed long ago.
+    suspected_of_repeating,
     /// Pieces of evidence kept against others, those of former lives among them.
     evidence,
     /// Pieces of evidence that found no room.

@@ -238,6 +238,7 @@ impl Replica {
         let Running { seq, ready, mut verdicts } = running;
         let mut replies = std::mem::take(&mut self.executing.replies);
         let mut results = Results { outcome, next: 0, start: 0 };
+        let mut long_ago = 0;
         for (entry, verdict) in ready.body.entries().iter().zip(verdicts.drain(..)) {
             let reply = match verdict {
                 Verdict::Run => {
@@ -247,6 +248,8 @@ impl Replica {
                 }
                 Verdict::Answer(reply) => {
                     let repeated = reply.seq != seq;
+                    let executed_long_ago = reply.seq.plus(self.config.params().window) < seq;
+                    long_ago += u32::from(executed_long_ago || reply.code == Code::AlreadyAcked);
                     self.counters.repeated += u64::from(repeated);
                     self.counters.refused += u64::from(!repeated && reply.code != Code::Ok);
                     reply
@@ -261,6 +264,7 @@ impl Replica {
         }
         self.counters.requests += replies.len() as u64;
         self.counters.batches += 1;
+        self.fairness.executed(replies.len() as u32, long_ago);
         self.advance_chains(seq, ready.digest, &replies, outcome.delta);
         for (entry, reply) in ready.body.entries().iter().zip(&replies) {
             let detail = if reply.seq == seq { Detail::Designated } else { Detail::Full };

@@ -30,6 +30,7 @@ mod catch_up;
 mod checkpoints;
 mod counters;
 mod executing;
+mod fairness;
 mod forwarding;
 mod idle;
 pub mod index;
@@ -47,6 +48,7 @@ use batches::Batches;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
 use executing::Executing;
+use fairness::Fairness;
 use forwarding::Forwarding;
 use idle::IdleMarks;
 use index::JournalIndex;
@@ -85,6 +87,7 @@ pub struct Replica {
     batches: Batches,
     accusations: Accusations,
     forwarding: Forwarding,
+    fairness: Fairness,
     index: JournalIndex,
     superblock: Superblock,
     /// The last record emitted.
@@ -251,6 +254,9 @@ impl Replica {
             self.answer(&request.entry, &reply, Detail::Full, out);
             return;
         }
+        if self.sessions.is_acknowledged(&request.entry) {
+            return;
+        }
         if !self.has_session_for(&request) {
             return self.refuse_for_now(&request, SESSIONS_BUSY_RETRY_MS, out);
         }
@@ -347,6 +353,7 @@ impl Replica {
             self.next_purge = now.mono.after(PURGE_INTERVAL);
             self.idle.tick(now.mono, self.sessions.next_recency());
             self.purge_pool();
+            self.suspect_when_unfair(out);
         }
         self.next_status = self.next_status.min(now.mono.after(interval));
         out.deadline = Some(self.views.tell(self.next_status));

@@ -271,6 +271,11 @@ impl Pool {
         self.turns.iter().flat_map(|client| &self.queues[client].requests)
     }
 
+    /// Of each client that waits the Request that came first.
+    pub fn oldest_of_each(&self) -> impl Iterator<Item = &SignedRequest> {
+        self.turns.iter().map(|client| &self.queues[client].requests[0])
+    }
+
     /// Recounts. For the invariants.
     pub fn check(&self) {
         let bytes: usize = self.iter().map(|request| request.bytes.len()).sum();

@@ -11,6 +11,7 @@ use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
 use super::counters::Counters;
 use super::executing::Executing;
+use super::fairness::Fairness;
 use super::forwarding::Forwarding;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
@@ -104,6 +105,7 @@ impl Recovery {
             batches: Batches::default(),
             accusations: Accusations::default(),
             forwarding: Forwarding::default(),
+            fairness: Fairness::new(config.params()),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
             index: JournalIndex::new(superblock.collected),

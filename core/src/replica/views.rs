@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use super::Replica;
+use super::fairness::Unfair;
 use crate::door::{Effects, Halt, Lane, Now, To};
 use crate::evidence::Proof;
 use crate::ids::{Nanos, ReplicaId, Seq, View};
@@ -222,6 +223,20 @@ impl Replica {
         }
     }
 
+    /// Gives up a primary that keeps batches coming and Requests waiting.
+    pub(super) fn suspect_when_unfair(&mut self, out: &mut Effects) {
+        if self.pbft.is_primary() || !self.pbft.is_normal() {
+            return;
+        }
+        let known = self.catch_up.highest().max(self.pbft.highest_prepared());
+        match self.fairness.judge(&self.pool, self.executing.last, self.counters.requests, known) {
+            None => return,
+            Some(Unfair::PassesOver) => self.counters.suspected_of_passing_over += 1,
+            Some(Unfair::Repeats) => self.counters.suspected_of_repeating += 1,
+        }
+        self.suspect(out);
+    }
+
     /// Gives up the primary of the current view.
     fn suspect(&mut self, out: &mut Effects) {
         self.counters.suspected += 1;
@@ -243,6 +258,7 @@ impl Replica {
         self.superblock.promised = view;
         self.views_need = outbox.persist_superblock(self.superblock.clone());
         self.batches.clear();
+        self.fairness.forget();
         self.pool.forget_ordered();
         for request in open {
             self.pool.add(&request);

@@ -156,8 +156,9 @@ impl FrameLimits {
     }
 }
 
-/// Which peers may send a kind: the same table on every link of every cluster.
-fn senders(kind: Kind) -> &'static [PeerRole] {
+/// Which peers may send a kind, at least one: the same table on every link of every cluster.
+#[must_use]
+pub fn senders(kind: Kind) -> &'static [PeerRole] {
     match kind {
         Kind::Request => &[PeerRole::Client, PeerRole::Replica],
         Kind::InfoQuery | Kind::ClientJoin => &[PeerRole::Client],

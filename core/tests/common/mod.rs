@@ -1,6 +1,8 @@
 //! A cluster with real keys, and well-formed messages of it. What a test wants malformed it mutates.
 #![allow(dead_code, reason = "every test file uses its part")]
 
+pub mod cluster;
+
 use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme, Verifier};

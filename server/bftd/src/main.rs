@@ -1,13 +1,12 @@
 //! `bftd`: one program for replicas and for those who look after them. Here are its arguments; each command is a file
-//! of its own in `commands`, and what a command ends with is in `exit`.
+//! of its own in `commands`.
 
 mod commands;
-mod exit;
 mod load;
-mod output;
 
 use std::process::ExitCode;
 
+use bft_cli::{exit, output};
 use clap::{Parser, Subcommand};
 
 #[cfg(feature = "mimalloc")]
@@ -62,7 +61,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::status(&args),
         Command::Audit(args) => commands::audit::audit(&args),
     };
-    exit::report(outcome)
+    exit::report("bftd", outcome)
 }
 
 #[cfg(test)]

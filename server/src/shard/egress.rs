@@ -32,16 +32,12 @@ impl Shard {
 
     /// An answer for a client's link. It waits in the lane of ordering: a client that does not read loses answers, and
     /// asks again.
-    pub fn answer(&mut self, now: Nanos, link: LinkId, answer: Answer) {
+    pub fn answer(&mut self, now: Nanos, link: LinkId, mut answer: Answer) {
         let Some(State::Up(up)) = self.links.get(&link).map(|held| &held.state) else { return };
-        let message = match answer {
-            Answer::Reply(reply) => Message::Reply(reply),
-            Answer::Busy(busy) => Message::Busy(busy),
-            Answer::Info(mut info) => {
-                info.sealed = up.channel.name().into();
-                Message::Info(info)
-            }
-        };
+        if let Answer::Info(info) = &mut answer {
+            info.sealed = up.channel.name().into();
+        }
+        let message = Message::from(answer);
         if self.encoded.capacity() < ENCODE_BYTES / 16 {
             self.encoded.reserve(ENCODE_BYTES);
         }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
-use bft_core::door::{LinkState, To, Tuning};
+use bft_core::door::{Answer, LinkState, To, Tuning};
 use bft_core::ids::{ClusterId, Epoch, Nanos, ReplicaId};
 use bft_core::journal::JournalOptions;
 use bft_core::service::Service;
@@ -290,7 +290,7 @@ impl Client {
         link.cutter.push(&plain);
         while let Some((header, payload)) = link.cutter.next().unwrap() {
             let message = decode(header.kind, &payload, RequestBounds::from(self.config.params())).unwrap();
-            self.core.on_message(now, from, &message, &mut self.effects);
+            self.core.on_answer(now, from, &Answer::try_from(message).unwrap(), &mut self.effects);
         }
     }
 

@@ -1,12 +1,14 @@
 //! What a client was told outlasts everything (I15). Two books: a batch may be executed only when a quorum of replicas
 //! holds its prepared certificate on stable storage, because then no loss of all memories can undo it; and at the end
-//! every state holds every operation that was called done.
+//! every state holds every operation that was called done. A villain counts among the quorum whatever its disk holds: its
+//! word is all that others can know, and of every quorum what is left without villains is enough.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bft_core::config::ClusterConfig;
 use bft_core::door::Execute;
 use bft_core::ids::{Digest, ReplicaId, Seq};
+use bft_core::quorum::ReplicaSet;
 
 use super::{Verdict, is_quorum, weights_of};
 use crate::ledger::Entry;
@@ -14,15 +16,16 @@ use crate::ledger::Entry;
 /// Who holds what durably, and what was promised.
 pub struct Durability {
     weights: Vec<u64>,
+    villains: ReplicaSet,
     certified: BTreeMap<(Seq, Digest), BTreeSet<ReplicaId>>,
     done: BTreeMap<Entry, Seq>,
 }
 
 impl Durability {
-    /// Nothing is promised yet.
+    /// Nothing is promised yet; `villains` promise what they like.
     #[must_use]
-    pub fn new(config: &ClusterConfig) -> Self {
-        Self { weights: weights_of(config), certified: BTreeMap::new(), done: BTreeMap::new() }
+    pub fn new(config: &ClusterConfig, villains: ReplicaSet) -> Self {
+        Self { weights: weights_of(config), villains, certified: BTreeMap::new(), done: BTreeMap::new() }
     }
 
     /// A prepared certificate is on a replica's stable storage; a batch is known by the root over its Requests.
@@ -34,7 +37,7 @@ impl Durability {
     pub fn execute(&self, order: &Execute) -> Verdict {
         let merkle_root = order.body.header(0).merkle_root;
         let holders = self.certified.get(&(order.seq, merkle_root));
-        if is_quorum(&self.weights, holders.into_iter().flatten().copied()) {
+        if is_quorum(&self.weights, holders.into_iter().flatten().copied().chain(self.villains.iter())) {
             return Ok(());
         }
         let holders = holders.map_or(0, BTreeSet::len);
@@ -66,7 +69,7 @@ mod tests {
 
     #[test]
     fn d23_a_batch_that_no_quorum_holds_durably_may_not_be_executed() {
-        let mut judge = Durability::new(&made::cluster().config);
+        let mut judge = Durability::new(&made::cluster().config, ReplicaSet::EMPTY);
         let order = made::execute(1, &[made::order(1)]);
         let root = order.body.header(0).merkle_root;
         judge.certified(ReplicaId(0), Seq(1), root);
@@ -81,7 +84,7 @@ mod tests {
 
     #[test]
     fn an_operation_that_was_called_done_may_not_be_missing() {
-        let mut judge = Durability::new(&made::cluster().config);
+        let mut judge = Durability::new(&made::cluster().config, ReplicaSet::EMPTY);
         let entry = made::order(1).entry;
         assert_eq!(judge.state(Seq(0), Seq(0), &[]), Ok(()));
         judge.done(entry, Seq(2));

@@ -42,7 +42,7 @@ impl Evidences {
     }
 
     /// A replica tells of `accusation`.
-    pub fn told(&mut self, replica: ReplicaId, accusation: &Accusation, liars: ReplicaSet) -> Verdict {
+    pub fn told(&mut self, replica: ReplicaId, accusation: &Accusation, faulty: ReplicaSet) -> Verdict {
         let Accusation { accused, evidence } = accusation;
         let read = Evidence::decode(&evidence.encode()).map_err(|_| format!("unreadable evidence: {accused}"))?;
         if read != **evidence {
@@ -53,7 +53,7 @@ impl Evidences {
             Ok(found) => return Err(format!("evidence that is said to be against {accused} and is against {found}")),
             Err(why) => return Err(format!("evidence that proves nothing, {why}: {accused}")),
         }
-        if !liars.contains(accused.replica) {
+        if !faulty.contains(accused.replica) {
             return Err(format!("evidence against a correct replica: {accused}"));
         }
         self.told.entry(replica).or_default().push(*accused);

@@ -123,6 +123,7 @@ pub type Verdict = Result<(), String>;
 pub struct Checks {
     now: u64,
     violation: Option<Violation>,
+    doubled: ReplicaSet,
     agreement: agreement::Agreement,
     execution: execution::Execution,
     validity: validity::Validity,
@@ -135,13 +136,20 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Judges for a cluster; `witness` verifies signatures.
+    /// Judges for a cluster in which `villains` attack; `witness` verifies signatures. Of replicas that act twice under one
+    /// name nothing is expected but certificates that hold: each half may be right, the replica is not.
     #[must_use]
-    pub fn new(config: &Arc<ClusterConfig>, witness: Arc<dyn Scheme>) -> Self {
+    pub fn new(
+        config: &Arc<ClusterConfig>,
+        witness: Arc<dyn Scheme>,
+        villains: ReplicaSet,
+        doubled: &[ReplicaId],
+    ) -> Self {
         let n = config.n();
         Self {
             now: 0,
             violation: None,
+            doubled: doubled.iter().copied().collect(),
             agreement: agreement::Agreement::default(),
             execution: execution::Execution::new(n),
             validity: validity::Validity::default(),
@@ -150,7 +158,7 @@ impl Checks {
             signatures: signatures::Signatures::new(config),
             evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
-            durability: durability::Durability::new(config),
+            durability: durability::Durability::new(config, villains),
         }
     }
 
@@ -175,8 +183,16 @@ impl Checks {
         self.validity.submitted(client, entry, bytes);
     }
 
+    /// A hostile client signed an operation beside its core.
+    pub fn signed(&mut self, client: PublicKey, entry: Entry, bytes: Vec<u8>) {
+        self.validity.signed(client, entry, bytes);
+    }
+
     /// A core asked for a record to be made durable.
     pub fn persisted(&mut self, replica: ReplicaId, persist: &Persist) {
+        if self.doubled.contains(replica) {
+            return self.persisted_by_twin(replica, persist);
+        }
         self.durable.persisted(replica, persist);
         match &persist.place {
             Place::Journal(record) => {
@@ -187,6 +203,13 @@ impl Checks {
                 let verdict = superblock.stable.as_ref().map_or(Ok(()), |stable| self.certificates.stable(stable));
                 self.judge(Oracle::Certificates, replica, verdict);
             }
+        }
+    }
+
+    /// The halves number their records alike: what one of them asked for counts as held.
+    fn persisted_by_twin(&mut self, replica: ReplicaId, persist: &Persist) {
+        if let Place::Journal(Record::Cert(certificate)) = &persist.place {
+            self.durability.certified(replica, certificate.position.seq, certificate.header.merkle_root);
         }
     }
 
@@ -201,6 +224,9 @@ impl Checks {
 
     /// Everything up to `upto` is on the replica's stable storage.
     pub fn durable(&mut self, replica: ReplicaId, upto: LogPosition) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         self.evidence.durable(replica, upto);
         let certified = self.durable.durable(replica, upto);
         for (seq, merkle_root) in certified {
@@ -210,17 +236,20 @@ impl Checks {
 
     /// A message leaves a replica.
     pub fn released(&mut self, replica: ReplicaId, message: &Message) {
-        let verdict = self.durable.released(replica, message);
-        self.judge(Oracle::Durable, replica, verdict);
-        let verdict = self.signatures.released(message);
-        self.judge(Oracle::Signatures, replica, verdict);
+        if !self.doubled.contains(replica) {
+            let verdict = self.durable.released(replica, message);
+            self.judge(Oracle::Durable, replica, verdict);
+            let verdict = self.signatures.released(message);
+            self.judge(Oracle::Signatures, replica, verdict);
+        }
         let verdict = self.certificates.released(message);
         self.judge(Oracle::Certificates, replica, verdict);
     }
 
     /// A core tells of evidence.
-    pub fn accused(&mut self, replica: ReplicaId, accusation: &Accusation, liars: ReplicaSet) {
-        let verdict = self.evidence.told(replica, accusation, liars);
+    pub fn accused(&mut self, replica: ReplicaId, accusation: &Accusation, villains: ReplicaSet) {
+        let faulty = self.doubled.iter().fold(villains, ReplicaSet::with);
+        let verdict = self.evidence.told(replica, accusation, faulty);
         self.judge(Oracle::Evidence, replica, verdict);
     }
 
@@ -237,12 +266,18 @@ impl Checks {
 
     /// A core lets go of its journal below `position`.
     pub fn journal_dropped(&mut self, replica: ReplicaId, position: LogPosition) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.durable.journal_dropped(replica, position);
         self.judge(Oracle::Durable, replica, verdict);
     }
 
     /// A core lets go of its snapshots below `seq`.
     pub fn snapshots_removed(&mut self, replica: ReplicaId, seq: Seq) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.durable.snapshots_removed(replica, seq);
         self.judge(Oracle::Durable, replica, verdict);
     }
@@ -254,6 +289,9 @@ impl Checks {
 
     /// A replica starts with what it read from its disk.
     pub fn recovered(&mut self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.evidence.recovered(replica, records);
         self.judge(Oracle::Evidence, replica, verdict);
         let certified = match self.durable.recovered(replica, superblock, records) {
@@ -267,6 +305,9 @@ impl Checks {
 
     /// What a disk holds for certain is compared with what was reported durable.
     pub fn audited(&mut self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.durable.audited(replica, superblock, records);
         self.judge(Oracle::Durable, replica, verdict);
     }
@@ -278,6 +319,9 @@ impl Checks {
 
     /// A core asked for a batch to be executed.
     pub fn execute(&mut self, replica: ReplicaId, order: &Execute) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.execution.execute(replica, order);
         self.judge(Oracle::Execution, replica, verdict);
         let verdict = self.agreement.execute(replica, order);
@@ -294,6 +338,9 @@ impl Checks {
 
     /// A service executed a batch.
     pub fn executed(&mut self, replica: ReplicaId, seq: Seq, outcome: &Executed) {
+        if self.doubled.contains(replica) {
+            return;
+        }
         let verdict = self.exactly_once.executed(seq, outcome);
         self.judge(Oracle::ExactlyOnce, replica, verdict);
     }

@@ -2,12 +2,16 @@
 
 use bft_core::door::{Effects, Halt, Input};
 use bft_core::ids::Nanos;
+use bft_core::replica::Replica;
 use bft_core::service::Service;
 
 use super::told::{note, note_persist};
 use super::{Character, Crash, Gone, Job, Machine};
 use crate::checkers::Oracle;
+use crate::coverage::Status;
+use crate::disk::FileName;
 use crate::images;
+use crate::points::{Moment, Operation};
 use crate::trace::Actor;
 use crate::world::{Event, InLife, ToMachine, World};
 
@@ -20,6 +24,7 @@ impl Machine {
         let process = self.process.as_mut().expect("only a running process steps");
         world.counters.steps += 1;
         note(world, self.id, &input);
+        world.seen.note(&input, status_of(&process.replica));
         let mut effects = std::mem::take(&mut process.effects);
         process.replica.step(now, input, &mut effects);
         process.steps += 1;
@@ -37,6 +42,9 @@ impl Machine {
             self.running().journal.append(persist);
         }
         self.pump(world);
+        if self.plug.is_pulled() {
+            return;
+        }
         if let Some(view) = effects.cancel_votes_below {
             self.cancel_votes_below(world, view);
         }
@@ -56,10 +64,10 @@ impl Machine {
             let delay = self.disk_delay(world);
             self.later(world, delay, InLife::Loaded(at));
         }
-        if self.character != Character::Liar {
+        if !matches!(self.character, Character::Villain | Character::Twin) {
             for accusation in &effects.evidence {
                 world.counters.evidence += 1;
-                world.checks.accused(self.id, accusation, world.cluster.liars);
+                world.checks.accused(self.id, accusation, world.cluster.villains);
             }
         }
         self.throw_away(world, &effects);
@@ -110,12 +118,29 @@ impl Machine {
         }
         if let Some(below) = effects.remove_snapshots_below {
             world.checks.snapshots_removed(self.id, below);
-            images::remove_below(&mut self.disk, below, process.writer.unfinished());
+            let old = images::files_below(&self.disk, below, process.writer.unfinished());
+            self.remove(world, &old);
         }
+    }
+
+    /// Removes the files of old snapshots; the power may go when some of them are gone.
+    fn remove(&mut self, world: &World, files: &[FileName]) {
+        if files.is_empty() {
+            return;
+        }
+        let Some(number) = self.plug.begin(Operation::Removal, world.now) else { return };
+        let pulled = self.plug.submit(number);
+        let gone = if pulled == Some(Moment::Torn) { files.len() / 2 } else { files.len() };
+        files[..gone].iter().for_each(|name| self.disk.remove(*name));
     }
 
     fn halt(&mut self, world: &mut World, halt: &Halt) {
         world.trace.event(world.now, Actor::Replica(self.id.index()), 92, || format!("halts: {halt}"));
+        if self.character == Character::Twin {
+            self.gone = Some(Gone::Outvoted);
+            self.crash(world, Crash::Killed);
+            return;
+        }
         match halt {
             Halt::LeftBehind { .. } => {
                 world.counters.left_behind += 1;
@@ -125,6 +150,15 @@ impl Machine {
             Halt::Diverged { .. } | Halt::ReplayDiverged { .. } if self.character == Character::Drifter => {
                 world.counters.drifts_found += 1;
                 self.gone = Some(Gone::Drifted);
+                self.crash(world, Crash::Killed);
+            }
+            Halt::TwoCommitted { .. }
+            | Halt::TwoPrepared { .. }
+            | Halt::Diverged { .. }
+            | Halt::ReplayDiverged { .. }
+                if self.character == Character::Villain =>
+            {
+                self.gone = Some(Gone::Undone);
                 self.crash(world, Crash::Killed);
             }
             Halt::TwoCommitted { .. }
@@ -144,8 +178,19 @@ impl Machine {
             process.deadline = deadline;
             process.deadline_generation += 1;
             let event = InLife::Deadline { generation: process.deadline_generation };
-            let event = Event::Machine(self.id, ToMachine::InLife(self.life, event));
+            let event = Event::Machine(self.node, ToMachine::InLife(self.life, event));
             world.deadline(deadline.0.saturating_sub(offset), event);
         }
+    }
+}
+
+fn status_of(replica: &Replica) -> Status {
+    let ordering = replica.ordering();
+    if !ordering.is_normal() {
+        Status::Changing
+    } else if ordering.is_primary() {
+        Status::Primary
+    } else {
+        Status::Backup
     }
 }

@@ -10,11 +10,13 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Character, Job, Machine};
+use super::{Character, Job, Machine, UnderWay};
 use crate::checkers::Oracle;
 use crate::disk::FileName;
 use crate::images;
-use crate::world::{Event, InLife, Life, World};
+use crate::points::Moment;
+use crate::villains::Heard;
+use crate::world::{Event, InLife, Life, ToClient, World};
 
 impl Machine {
     pub(super) fn on_message(&mut self, world: &mut World, from: ReplicaId, message: Message) {
@@ -24,9 +26,16 @@ impl Machine {
         } else if let Message::Log(slots) = &message {
             world.counters.certificates += slots.len() as u64;
         }
+        if let Some(villain) = &mut self.villain {
+            let heard = villain.hears(world.now, from, &message);
+            world.counters.lies += villain.take_misdeeds();
+            if heard == Heard::Ignored {
+                return;
+            }
+        }
         match process.verifier.check_or_accuse(from, message) {
             Ok(message) => self.take(world, from, message),
-            Err(refusal) if world.cluster.liars.contains(from) => {
+            Err(refusal) if world.cluster.villains.contains(from) => {
                 world.counters.lies_refused += 1;
                 if let Some(message) = refusal.evidence {
                     self.step(world, Input::Message { from, message });
@@ -40,10 +49,10 @@ impl Machine {
         }
     }
 
-    /// A liar's machine is judged by nobody.
+    /// Who is faulty is judged by nobody.
     fn take(&mut self, world: &mut World, from: ReplicaId, message: Verified<Message>) {
         let (id, life) = (self.id, self.life);
-        let is_judged = self.character != Character::Liar;
+        let is_judged = !matches!(self.character, Character::Villain | Character::Twin);
         let ordering = self.running().replica.ordering();
         let proved = is_judged.then(|| world.checks.hears(id, life, ordering, &message)).flatten();
         self.step(world, Input::Message { from, message });
@@ -63,10 +72,12 @@ impl Machine {
 
     pub(super) fn on_client_message(&mut self, world: &mut World, link: LinkId, message: Message) {
         let Some(process) = &mut self.process else { return };
-        if !process.clients.contains_key(&link) {
-            return;
-        }
+        let Some((client, _)) = process.clients.get(&link).copied() else { return };
         match message {
+            // A link speaks for its own client only: as in production, what names another key goes no further.
+            Message::Request(request) if request.entry.client != world.cluster.clients[client].public_key() => {
+                refuse(world, self.id, client);
+            }
             Message::Request(request) => {
                 process.gathered.push(request);
                 if process.gathered.len() == 1 {
@@ -81,10 +92,17 @@ impl Machine {
 
     pub(super) fn on_gathered(&mut self, world: &mut World) {
         let process = self.running();
-        let gathered = std::mem::take(&mut process.gathered);
+        let mut gathered = std::mem::take(&mut process.gathered);
+        if let Some(villain) = &mut self.villain {
+            villain.gathers(world.now, &mut gathered);
+            world.counters.lies += villain.take_misdeeds();
+        }
+        let process = self.running();
+        let clients: Vec<_> = gathered.iter().map(|request| request.entry.client).collect();
         let (requests, refused) = process.verifier.check_requests(gathered);
-        if !refused.is_empty() {
-            world.checks.report(Oracle::Certificates, format!("{:?} refuses a correct client's Request", self.id));
+        for index in refused {
+            let client = world.cluster.client(clients[index]).expect("its link is this client's");
+            refuse(world, self.id, client);
         }
         self.step(world, Input::Requests(requests));
     }
@@ -94,7 +112,7 @@ impl Machine {
         self.running().clients.insert(link, (client, life));
         let key = world.cluster.clients[client].public_key();
         self.step(world, Input::Client { client: key, link, state: LinkState::Up });
-        let event = crate::world::ToClient::LinkUp { replica: self.id, link };
+        let event = ToClient::LinkUp { replica: self.id, machine: self.node, link };
         world.after(0, Event::Client(client, life, event));
     }
 
@@ -106,20 +124,36 @@ impl Machine {
 
     pub(super) fn on_landed(&mut self, world: &mut World, ticket: Ticket) {
         let under_way = self.running().under_way.get_mut(&ticket).expect("a write lands once");
-        let (name, write) = (under_way.name, under_way.write.take().expect("a write lands once"));
+        let UnderWay { operation, name, .. } = *under_way;
+        let write = under_way.write.take().expect("a write lands once");
+        if self.write_fails(world, name, &write) {
+            return;
+        }
         self.disk.land(name, write);
+        if self.plug.reaches(operation, Moment::Cached) {
+            return;
+        }
         let delay = self.disk_delay(world);
         self.later(world, delay, InLife::Flushed(ticket));
     }
 
     pub(super) fn on_flushed(&mut self, world: &mut World, ticket: Ticket) {
-        let process = self.process.as_mut().expect("events in a life find its process");
-        let under_way = process.under_way.remove(&ticket).expect("a write is flushed once");
+        let under_way = self.running().under_way.remove(&ticket).expect("a write is flushed once");
+        if self.flush_fails(world, under_way.operation, under_way.name) {
+            return;
+        }
         self.disk.flush(under_way.name);
+        if self.plug.reaches(under_way.operation, Moment::Unheard) {
+            return;
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
         let before = process.journal.durable();
         process.journal.written(ticket);
         let durable = process.journal.durable();
         self.pump(world);
+        if self.plug.is_pulled() {
+            return;
+        }
         if durable > before {
             world.checks.durable(self.id, durable);
             self.release(world, durable);
@@ -130,6 +164,7 @@ impl Machine {
                 self.tell_durable(world);
             }
         }
+        self.plug.reaches(under_way.operation, Moment::After);
     }
 
     /// Says once more, or at last, up to where everything is durable.
@@ -181,13 +216,24 @@ impl Machine {
 
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
+        let (_, operation) = process.writer.next();
+        if self.puts_snapshot_off(world, operation) {
+            let delay = self.full_until - world.now;
+            return self.later(world, delay, InLife::SnapshotStep);
+        }
+        let process = self.process.as_mut().expect("events in a life find its process");
+        let Some(number) = self.plug.begin(operation, world.now) else { return };
         let finished = process.writer.step(&mut self.disk);
         if process.writer.is_busy() {
             self.later_snapshot_step(world);
         }
+        if self.plug.submit(number).is_some() || self.plug.reaches(number, Moment::Unheard) {
+            return;
+        }
         if let Some((seq, outcome)) = finished {
             world.counters.snapshots += 1;
             self.step(world, Input::Snapshot { seq, outcome });
+            self.plug.reaches(number, Moment::After);
         }
     }
 
@@ -206,5 +252,15 @@ impl Machine {
             world.checks.report(Oracle::Durable, text);
         }
         self.step(world, Input::Loaded { at, record });
+    }
+}
+
+/// A Request is refused on the link of this client.
+fn refuse(world: &mut World, at: ReplicaId, client: usize) {
+    world.counters.requests_refused += 1;
+    if world.options.hostile_client() != Some(client) {
+        world
+            .checks
+            .report(Oracle::Certificates, format!("{at:?} refuses a Request of client {client}, which is correct"));
     }
 }

@@ -1,8 +1,8 @@
 //! What judges and people see of a machine.
 
-use bft_core::ids::{Digest, Seq};
+use bft_core::ids::{Digest, Seq, View};
 
-use super::Machine;
+use super::{Job, Machine};
 use crate::boot::{self, BootError};
 use crate::checkers::Oracle;
 use crate::checkers::convergence::Standing;
@@ -29,6 +29,7 @@ impl Machine {
                     .checks
                     .report(Oracle::Durable, format!("{:?} could not start after a power loss: {why}", self.id));
             }
+            Err(BootError::Pulled) => unreachable!("reading needs no plug"),
         }
     }
 
@@ -40,9 +41,18 @@ impl Machine {
         Some(Standing { replica: self.id, executed, idle, state: Digest::ZERO })
     }
 
-    /// The service's state: its digest and everything in it.
+    /// The view that it is in, or goes to.
+    #[must_use]
+    pub fn view(&self) -> Option<View> {
+        self.process.as_ref().map(|process| process.replica.ordering().view())
+    }
+
+    /// The service's state: its digest and everything in it. None while a snapshot is still to be installed.
     pub fn state(&mut self) -> Option<(Seq, Digest, Vec<Entry>)> {
         let process = self.process.as_mut()?;
+        if process.jobs.iter().any(|job| matches!(job, Job::Install(_))) {
+            return None;
+        }
         process.replica.check_invariants();
         let executed = process.replica.executed();
         Some((executed, images::state_digest(&mut process.service, executed), process.service.entries()))

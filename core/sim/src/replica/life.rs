@@ -4,7 +4,7 @@ use bft_core::door::Effects;
 use bft_core::ids::Seq;
 
 use super::{Character, Crash, Gone, Machine, Process, UnderWay};
-use crate::boot::{self, BootError};
+use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
 use crate::options::Fault;
 use crate::trace::Actor;
@@ -23,7 +23,8 @@ impl Machine {
             world.counters.starts_cut_short += 1;
             boot::cut_short(&mut self.disk, &mut self.fate, &mut world.counters);
         }
-        let booted = match boot::boot(&mut self.disk) {
+        let mut power = Power { plug: &mut self.plug, rng: &mut self.fate, now: world.now };
+        let booted = match boot::boot(&mut self.disk, &mut power) {
             Ok(booted) => booted,
             Err(BootError::Damage(why)) if self.rotten => {
                 world.counters.damage_found += 1;
@@ -31,6 +32,7 @@ impl Machine {
                 self.gone = Some(Gone::Damaged);
                 return;
             }
+            Err(BootError::Pulled) => return,
             Err(BootError::Damage(why) | BootError::Broken(why)) => {
                 return world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
             }
@@ -95,7 +97,7 @@ impl Machine {
         loop {
             self.pump(world);
             let process = self.process.as_mut().expect("it is being closed");
-            let Some((ticket, UnderWay { name, write })) = process.under_way.pop_first() else { break };
+            let Some((ticket, UnderWay { name, write, .. })) = process.under_way.pop_first() else { break };
             write.into_iter().for_each(|write| self.disk.land(name, write));
             self.disk.flush(name);
             process.journal.written(ticket);
@@ -107,6 +109,23 @@ impl Machine {
     /// The machine, whose process is down, loses its power.
     pub fn lose_power_while_down(&mut self, world: &mut World) {
         self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
+    }
+
+    /// A write of what is provably durable in the journal has gone where an earlier one belongs. Says whether there were
+    /// two.
+    pub fn misdirect(&mut self, world: &mut World) -> bool {
+        self.disk.flush_all();
+        let provable = boot::provable(&self.disk);
+        if provable.len() < 2 {
+            return false;
+        }
+        let astray = self.fate.range(1, provable.len() as u64 - 1) as usize;
+        let spoilt = self.fate.below(astray as u64) as usize;
+        let ((from, range), (to, at)) = (provable[astray].clone(), provable[spoilt].clone());
+        self.disk.misdirect((from, to), (range, at.start));
+        self.rotten = true;
+        world.counters.misdirected += 1;
+        true
     }
 
     /// A bit of what is provably durable in the journal flips while the process is down. Says whether there was one.

@@ -4,6 +4,7 @@ use bft_core::journal::{Target, Write};
 
 use super::{Job, Machine, UnderWay};
 use crate::disk::{FileName, Pending};
+use crate::points::Operation;
 use crate::world::{InLife, World};
 
 impl Machine {
@@ -11,13 +12,18 @@ impl Machine {
     pub(super) fn pump(&mut self, world: &mut World) {
         while let Some(write) = self.running().journal.next_write() {
             let Write { ticket, target, bytes } = write;
+            let kind = operation(target, self.running().free.is_empty());
+            let Some(operation) = self.plug.begin(kind, world.now) else { return };
             let (name, offset) = self.place(world, target);
             let write = Pending { offset, bytes: bytes.to_vec() };
             let process = self.running();
             process.journal.recycle(bytes);
-            process.under_way.insert(ticket, UnderWay { name, write: Some(write) });
-            let delay = self.disk_delay(world);
+            process.under_way.insert(ticket, UnderWay { operation, name, write: Some(write) });
+            let delay = self.disk_delay(world) + self.wait_for_room(world, kind);
             self.later(world, delay, InLife::Landed(ticket));
+            if self.plug.submit(operation).is_some() {
+                return;
+            }
         }
     }
 
@@ -62,5 +68,16 @@ impl Machine {
     pub(super) fn disk_delay(&mut self, world: &World) -> u64 {
         let machine = &world.options.machine;
         (machine.disk_min + self.rng.exponential(machine.disk_mean)) * self.disk_factor
+    }
+}
+
+/// What a write of the journal is, where a new segment must have a new file or finds an old one.
+fn operation(target: Target, must_make_file: bool) -> Operation {
+    match target {
+        Target::Segment { is_new: false, .. } => Operation::Group,
+        Target::Segment { is_new: true, .. } if must_make_file => Operation::NewSegment,
+        Target::Segment { is_new: true, .. } => Operation::RecycledSegment,
+        Target::Superblock { copies: [0, _] } => Operation::FirstCopies,
+        Target::Superblock { .. } => Operation::LastCopies,
     }
 }

@@ -3,7 +3,8 @@
 //! machine is, and where each event on it goes.
 //!
 //! * `life`: how a process begins and ends; `inputs`: from events to inputs; `effects`: a step and what it wants done;
-//! * `outbox`: what leaves, and what a liar makes of it; `machinery`: writes and threads;
+//! * `outbox`: what leaves, and what a villain makes of it; `machinery`: writes and threads;
+//! * `failing`: disks that fail or have no room; `power`: the plug, and what is left when it is pulled;
 //! * `judged`: what judges see; `told`: what the trace says.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,17 +22,24 @@ use crate::boot;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images::Writer;
 use crate::ledger::Ledger;
+use crate::network::Node;
 use crate::options::Options;
+use crate::points::Plug;
 use crate::rng::{Rng, Seed};
-use crate::villains::lying_backup::LyingBackup;
+use crate::villains::means::Means;
+use crate::villains::{Lasts, Twin};
 use crate::world::{Event, InLife, Life, ToMachine, World};
 
+pub use failing::Failing;
+
 mod effects;
+mod failing;
 mod inputs;
 mod judged;
 mod life;
 mod machinery;
 mod outbox;
+mod power;
 mod told;
 
 /// Nanoseconds since 1970 at the beginning of every run.
@@ -57,6 +65,10 @@ pub enum Gone {
     Damaged,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
+    /// It is one of two under one name, and the others went on with what the other one said.
+    Outvoted,
+    /// It was a villain, and what it caused stopped its own core.
+    Undone,
 }
 
 /// What is wrong with a machine from the beginning.
@@ -64,14 +76,17 @@ pub enum Gone {
 pub enum Character {
     /// Nothing.
     Correct,
-    /// It lies.
-    Liar,
+    /// It attacks.
+    Villain,
     /// Its service is not deterministic after a restart.
     Drifter,
+    /// It is one of two that act under one name, each as it should.
+    Twin,
 }
 
 /// A machine: a disk, clocks, and perhaps a running process.
 pub struct Machine {
+    node: Node,
     id: ReplicaId,
     disk: Disk,
     rng: Rng,
@@ -81,11 +96,15 @@ pub struct Machine {
     gone: Option<Gone>,
     rotten: bool,
     character: Character,
-    liar: Option<LyingBackup>,
+    villain: Option<Twin>,
     disk_factor: u64,
     wall_offset: i64,
     mono_offset: u64,
     paused_until: u64,
+    full_until: u64,
+    failing: Option<Failing>,
+    has_given_up: bool,
+    plug: Plug,
 }
 
 struct Process {
@@ -117,6 +136,8 @@ struct Process {
 
 /// A write of the journal between its submission and its end.
 struct UnderWay {
+    /// Its number among the operations of the machine.
+    operation: usize,
     name: FileName,
     /// `None`: landed.
     write: Option<Pending>,
@@ -132,11 +153,12 @@ enum Job {
 impl Machine {
     /// A machine with a new directory on its disk, not yet running.
     #[must_use]
-    pub fn new(id: ReplicaId, character: Character, world: &World) -> Self {
-        let seed = Seed::root(world.options.seed).child("machine").nth(id.0.into());
+    pub fn new(node: Node, id: ReplicaId, character: Character, world: &World) -> Self {
+        let seed = Seed::root(world.options.seed).child("machine").nth(node.0 as u64);
         let mut disk = Disk::default();
         boot::format(&mut disk, &world.cluster, id, seed);
         let mut machine = Self {
+            node,
             id,
             disk,
             rng: seed.child("latency").rng(),
@@ -146,17 +168,24 @@ impl Machine {
             gone: None,
             rotten: false,
             character,
-            liar: (character == Character::Liar).then(|| {
-                let scheme = Arc::clone(&world.cluster.replicas[id.index()]);
-                LyingBackup::new(id, Arc::clone(&world.cluster.config), scheme, seed.child("lies").rng())
-            }),
+            villain: (character == Character::Villain).then(|| twin(id, world)),
             disk_factor: 1,
             wall_offset: 0,
             mono_offset: 0,
             paused_until: 0,
+            full_until: 0,
+            failing: None,
+            has_given_up: false,
+            plug: Plug::default(),
         };
         machine.set_wall_clock(world.options.machine.clock_skew);
         machine
+    }
+
+    /// Its end of its links.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        self.node
     }
 
     /// Whose machine it is.
@@ -189,9 +218,15 @@ impl Machine {
         self.character
     }
 
-    /// From now on it tells the truth.
+    /// The faults end: a villain that would go on for ever and be borne does so.
     pub fn reform(&mut self) {
-        self.liar = None;
+        self.villain.take_if(|villain| villain.strategy().lasts() == Lasts::UntilHealed);
+    }
+
+    /// Whether it has to come to where the others are.
+    #[must_use]
+    pub fn is_judged(&self) -> bool {
+        self.villain.is_none() && self.character != Character::Twin
     }
 
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
@@ -214,7 +249,7 @@ impl Machine {
         if self.paused_until > world.now {
             let at = self.paused_until;
             let is_deadline = matches!(event, ToMachine::InLife(_, InLife::Deadline { .. }));
-            let event = Event::Machine(self.id, event);
+            let event = Event::Machine(self.node, event);
             return if is_deadline { world.deadline(at, event) } else { world.after(at - world.now, event) };
         }
         match event {
@@ -238,6 +273,7 @@ impl Machine {
             InLife::JobDone => self.on_job_done(world),
             InLife::SnapshotStep => self.on_snapshot_step(world),
             InLife::Loaded(at) => self.on_loaded(world, at),
+            InLife::Say { peer, message } => self.say(world, peer, message),
             InLife::Deadline { generation } => {
                 if self.running().deadline_generation == generation {
                     self.running().journal.hurry();
@@ -248,7 +284,7 @@ impl Machine {
     }
 
     fn later(&self, world: &mut World, delay: u64, event: InLife) {
-        world.after(delay, Event::Machine(self.id, ToMachine::InLife(self.life, event)));
+        world.after(delay, Event::Machine(self.node, ToMachine::InLife(self.life, event)));
     }
 
     fn running(&mut self) -> &mut Process {
@@ -296,4 +332,11 @@ impl Process {
             steps: 0,
         }
     }
+}
+
+/// The villain at the door of a replica, with its key.
+fn twin(id: ReplicaId, world: &World) -> Twin {
+    let strategy = world.options.villain.expect("a run with villains has a strategy");
+    let (config, scheme) = (Arc::clone(&world.cluster.config), Arc::clone(&world.cluster.replicas[id.index()]));
+    Twin::new(strategy, Means::new(id, config, scheme, world.cluster.villains, Seed::root(world.options.seed)))
 }

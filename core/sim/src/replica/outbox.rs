@@ -1,4 +1,4 @@
-//! What leaves the replica, when it may: by the truth, or by what a liar makes of it.
+//! What leaves the replica, when it may: the truth, or what a villain makes of it.
 
 use bft_core::door::{Answer, Outgoing, To};
 use bft_core::ids::{LinkId, LogPosition, ReplicaId, View};
@@ -6,9 +6,9 @@ use bft_core::wire::message::Message;
 
 use super::told::note_send;
 use super::{Character, Machine};
-use crate::network::Node;
-use crate::villains::lying_backup::LyingBackup;
-use crate::world::{ToMachine, World};
+use crate::carriage::carry_lie;
+use crate::villains::said::{By, Line};
+use crate::world::{InLife, ToMachine, World};
 
 impl Machine {
     /// What waits for its record and votes in a view that is left never leaves.
@@ -36,7 +36,7 @@ impl Machine {
 
     pub(super) fn let_go(&mut self, world: &mut World, outgoing: Outgoing) {
         let Outgoing { to, message, .. } = outgoing;
-        if self.character != Character::Liar {
+        if self.character != Character::Villain {
             world.checks.released(self.id, &message);
         }
         note_send(world, to, &message);
@@ -53,38 +53,51 @@ impl Machine {
     }
 
     fn send(&mut self, world: &mut World, peer: ReplicaId, message: Message) {
-        let from = self.id;
-        let arrive = |message| ToMachine::Message { from, message };
-        let said = match &mut self.liar {
-            Some(liar) => tell(world, liar, |liar| liar.to_peer(message)),
-            None => vec![message],
-        };
-        for message in said {
-            world.send_to_replica(Node(from.index()), peer, message, arrive);
+        let Some(mut villain) = self.villain.take() else { return self.say(world, peer, message) };
+        for line in villain.to_peer(world.now, peer, message).drain() {
+            let Line { to, delay, message, by } = line;
+            let to = to.unwrap_or(peer);
+            let Some(message) = pass(world, message, by) else { continue };
+            if delay == 0 {
+                self.say(world, to, message);
+            } else {
+                self.later(world, delay, InLife::Say { peer: to, message });
+            }
         }
+        world.counters.lies += villain.take_misdeeds();
+        self.villain = Some(villain);
+    }
+
+    /// A message leaves for a peer.
+    pub(super) fn say(&mut self, world: &mut World, peer: ReplicaId, message: Message) {
+        let (node, from) = (self.node, self.id);
+        let arrive = |message| ToMachine::Message { from, message };
+        world.send_to_replica(node, peer, message, arrive);
     }
 
     pub(super) fn answer(&mut self, world: &mut World, link: LinkId, answer: Answer) {
         let Some((client, life)) = self.running().clients.get(&link).copied() else { return };
-        let message = match answer {
-            Answer::Reply(reply) => Message::Reply(reply),
-            Answer::Busy(busy) => Message::Busy(busy),
-            Answer::Info(info) => Message::Info(info),
-        };
+        let message = Message::from(answer);
         world.trace.number(message.kind() as u64);
-        let said = match &mut self.liar {
-            Some(liar) => tell(world, liar, |liar| liar.to_client(message)),
-            None => vec![message],
-        };
-        for message in said {
-            world.send_to_client(self.id, client, life, message);
+        let from = (self.node, self.id);
+        let Some(villain) = &mut self.villain else { return world.send_to_client(from, client, life, message) };
+        for line in villain.to_client(world.now, message).drain() {
+            if let Some(message) = pass(world, line.message, line.by) {
+                world.send_to_client(from, client, life, message);
+            }
         }
+        world.counters.lies += villain.take_misdeeds();
     }
 }
 
-fn tell(world: &mut World, liar: &mut LyingBackup, say: impl FnOnce(&mut LyingBackup) -> Vec<Message>) -> Vec<Message> {
-    let before = liar.told;
-    let said = say(liar);
-    world.counters.lies += liar.told - before;
-    said
+/// What of a villain's own message the wire lets through: bytes that are no message never reach a core.
+fn pass(world: &mut World, message: Message, by: By) -> Option<Message> {
+    match by {
+        By::Core => Some(message),
+        By::Villain => {
+            let arrived = carry_lie(&message, &world.cluster.config);
+            world.counters.lies_refused += u64::from(arrived.is_none());
+            arrived
+        }
+    }
 }

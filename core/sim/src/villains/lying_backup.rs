@@ -3,147 +3,122 @@
 
 use std::sync::Arc;
 
-use bft_core::auth::Scheme;
-use bft_core::config::ClusterConfig;
-use bft_core::hash::{Context, hash};
-use bft_core::ids::{Digest, ReplicaId, Seq};
-use bft_core::wire::canonical::{self, commit_nonce, opening};
+use bft_core::ids::{ReplicaId, Seq};
 use bft_core::wire::message::{CommittedSlot, Message, Position, Prepare, Reply};
 use bft_core::wire::request::{Body, RequestBounds, result_digest};
 use bytes::Bytes;
 
-use crate::rng::Rng;
+use super::Villain;
+use super::means::Means;
+use super::said::Said;
 
 /// How many of its messages in a thousand are lies.
 const LIES: u32 = 250;
 
-/// One liar.
-pub struct LyingBackup {
-    me: ReplicaId,
-    config: Arc<ClusterConfig>,
-    scheme: Arc<dyn Scheme>,
-    rng: Rng,
-    /// Lies told so far.
-    pub told: u64,
-}
+/// Lies now and then.
+pub struct LyingBackup;
 
-impl LyingBackup {
-    /// A liar with the key of `scheme`.
-    #[must_use]
-    pub fn new(me: ReplicaId, config: Arc<ClusterConfig>, scheme: Arc<dyn Scheme>, rng: Rng) -> Self {
-        Self { me, config, scheme, rng, told: 0 }
-    }
-
-    /// What one peer gets in place of `message`.
-    pub fn to_peer(&mut self, message: Message) -> Vec<Message> {
-        if !self.rng.chance(LIES) {
-            return vec![message];
+impl Villain for LyingBackup {
+    fn to_peer(&mut self, means: &mut Means, _peer: ReplicaId, message: Message, said: &mut Said) {
+        if !means.rng.chance(LIES) {
+            return said.truth(message);
         }
-        self.told += 1;
-        if self.rng.chance(200) {
-            return Vec::new();
+        if means.rng.chance(200) {
+            return said.nothing();
         }
         match message {
-            Message::Prepare(prepare) => self.prepares(prepare),
+            Message::Prepare(prepare) => prepares(means, prepare, said),
             Message::Commit(mut commit) => {
-                commit.nonce = self.digest();
-                vec![Message::Commit(commit)]
+                commit.nonce = means.digest();
+                said.lie(Message::Commit(commit));
             }
             Message::Checkpoint(mut vote) if vote.signatures.len() == 1 => {
-                vote.root = self.digest();
-                let cluster = self.config.cluster_id();
-                let bytes = canonical::checkpoint(cluster, vote.epoch, vote.seq, vote.root, vote.epoch_end, self.me);
-                vote.signatures = vec![(self.me, self.scheme.sign(&bytes))];
-                vec![Message::Checkpoint(vote)]
+                vote.root = means.digest();
+                means.seal_checkpoint(&mut vote);
+                said.lie(Message::Checkpoint(vote));
             }
             Message::Snapshot(mut vote) if vote.signatures.len() == 1 => {
-                vote.root = self.digest();
-                let bytes = canonical::snapshot(self.config.cluster_id(), vote.epoch, vote.seq, vote.root, self.me);
-                vote.signatures = vec![(self.me, self.scheme.sign(&bytes))];
-                vec![Message::Snapshot(vote)]
+                vote.root = means.digest();
+                means.seal_snapshot(&mut vote);
+                said.lie(Message::Snapshot(vote));
             }
             Message::Status(mut status) => {
-                status.executed = Seq(status.executed.0 + self.rng.below(1000));
-                status.stable = Seq(status.stable.0.saturating_sub(self.rng.below(20)));
-                status.snapshot = Seq(self.rng.below(status.executed.0 + 1));
+                status.executed = Seq(status.executed.0 + means.rng.below(1000));
+                status.stable = Seq(status.stable.0.saturating_sub(means.rng.below(20)));
+                status.snapshot = Seq(means.rng.below(status.executed.0 + 1));
                 for map in [&mut status.proposed, &mut status.prepared, &mut status.committed] {
-                    map.iter_mut().for_each(|word| *word = self.rng.u64());
+                    map.iter_mut().for_each(|word| *word = means.rng.u64());
                 }
-                vec![Message::Status(status)]
+                said.lie(Message::Status(status));
             }
-            Message::Slot(slot) => vec![Message::Slot(self.slot(slot))],
-            Message::Log(slots) => vec![Message::Log(slots.into_iter().map(|slot| self.slot(slot)).collect())],
-            Message::FetchLog(seq) => vec![Message::FetchLog(Seq(self.rng.below(seq.0 + 10)))],
-            other => vec![other.clone(), other],
+            Message::Slot(slot) => said.lie(Message::Slot(false_slot(means, slot))),
+            Message::Log(slots) => {
+                let slots = slots.into_iter().map(|slot| false_slot(means, slot)).collect();
+                said.lie(Message::Log(slots));
+            }
+            Message::FetchLog(seq) => said.lie(Message::FetchLog(Seq(means.rng.below(seq.0 + 10)))),
+            other => {
+                said.truth(other.clone());
+                said.lie(other);
+            }
         }
     }
 
-    /// What a client gets in place of `message`.
-    pub fn to_client(&mut self, message: Message) -> Vec<Message> {
-        if !self.rng.chance(LIES) {
-            return vec![message];
+    fn to_client(&mut self, means: &mut Means, message: Message, said: &mut Said) {
+        if !means.rng.chance(LIES) {
+            return said.truth(message);
         }
-        self.told += 1;
         match message {
-            Message::Reply(reply) => self.replies(reply),
+            Message::Reply(reply) => replies(reply, said),
             Message::Info(mut info) => {
-                info.executed = Seq(self.rng.below(1 << 40));
-                vec![Message::Info(info)]
+                info.executed = Seq(means.rng.below(1 << 40));
+                said.lie(Message::Info(info));
             }
-            other => vec![other],
+            other => said.truth(other),
         }
     }
+}
 
-    /// A vote for a batch that nobody proposed, with its COMMIT, beside the true one or instead of it.
-    fn prepares(&mut self, prepare: Prepare) -> Vec<Message> {
-        let position = Position { digest: self.digest(), ..prepare.position };
-        let nonce = commit_nonce(&self.scheme.commit_secret(), &position);
-        let commitment = opening(&nonce);
-        let bytes = canonical::prepare(self.config.cluster_id(), &position, self.me, commitment);
-        let ballot = bft_core::wire::message::Ballot { commitment, signature: self.scheme.sign(&bytes) };
-        let lie = Message::Prepare(Prepare { position, replica: self.me, ballot });
-        let commit = bft_core::wire::message::Commit { position, replica: self.me, nonce };
-        let mut said = vec![lie, Message::Commit(commit)];
-        if self.rng.chance(500) {
-            said.push(Message::Prepare(prepare));
+/// A vote for a batch that nobody proposed, with its COMMIT, beside the true one or instead of it.
+fn prepares(means: &mut Means, prepare: Prepare, said: &mut Said) {
+    let position = Position { digest: means.digest(), ..prepare.position };
+    said.lie(Message::Prepare(means.prepare(position)));
+    said.lie(Message::Commit(means.commit(position)));
+    if means.rng.chance(500) {
+        said.truth(Message::Prepare(prepare));
+    }
+}
+
+/// A true certificate with a body that is not its own: another one, or the same with a broken signature in it.
+fn false_slot(means: &mut Means, slot: CommittedSlot) -> CommittedSlot {
+    let CommittedSlot { mut certificate, body } = slot;
+    let bounds = RequestBounds::from(means.config.params());
+    let mut bytes = body.bytes().to_vec();
+    let lie = match means.rng.below(3) {
+        0 => Arc::default(),
+        1 if !bytes.is_empty() => {
+            // The last bytes of a body are the signature of its last Request.
+            *bytes.last_mut().expect("not empty") ^= 1;
+            Arc::new(Body::parse(Bytes::from(bytes), bounds).expect("a signature may be any bytes"))
         }
-        said
-    }
-
-    /// A true certificate with a body that is not its own: another one, or the same with a broken signature in it.
-    fn slot(&mut self, slot: CommittedSlot) -> CommittedSlot {
-        let CommittedSlot { mut certificate, body } = slot;
-        let bounds = RequestBounds::from(self.config.params());
-        let mut bytes = body.bytes().to_vec();
-        let lie = match self.rng.below(3) {
-            0 => Arc::default(),
-            1 if !bytes.is_empty() => {
-                // The last bytes of a body are the signature of its last Request.
-                *bytes.last_mut().expect("not empty") ^= 1;
-                Arc::new(Body::parse(Bytes::from(bytes), bounds).expect("a signature may be any bytes"))
-            }
-            _ => {
-                Arc::make_mut(&mut certificate).commits.pop();
-                body
-            }
-        };
-        CommittedSlot { certificate, body: lie }
-    }
-
-    /// Twice the same wrong answer: whoever counts answers and not replicas takes it for two.
-    fn replies(&mut self, reply: Reply) -> Vec<Message> {
-        let mut results = reply.results.as_ref().map_or_else(|| vec![0; 28], |results| results.to_vec());
-        if let Some(last) = results.last_mut() {
-            *last ^= 0x55;
+        _ => {
+            Arc::make_mut(&mut certificate).commits.pop();
+            body
         }
-        let digest = result_digest(reply.code, &results);
-        let lie = Reply { digest, results: Some(Bytes::from(results)), ..reply };
-        vec![Message::Reply(lie.clone()), Message::Reply(lie)]
-    }
+    };
+    CommittedSlot { certificate, body: lie }
+}
 
-    fn digest(&mut self) -> Digest {
-        hash(Context::Batch, &[&self.rng.bytes()])
+/// Twice the same wrong answer: whoever counts answers and not replicas takes it for two.
+fn replies(reply: Reply, said: &mut Said) {
+    let mut results = reply.results.as_ref().map_or_else(|| vec![0; 28], |results| results.to_vec());
+    if let Some(last) = results.last_mut() {
+        *last ^= 0x55;
     }
+    let digest = result_digest(reply.code, &results);
+    let lie = Reply { digest, results: Some(Bytes::from(results)), ..reply };
+    said.lie(Message::Reply(lie.clone()));
+    said.lie(Message::Reply(lie));
 }
 
 #[cfg(test)]
@@ -152,7 +127,9 @@ mod tests {
     use crate::cluster::Cluster;
     use crate::options::{Fidelity, Options};
     use crate::rng::Seed;
-    use bft_core::ids::{Epoch, Signature, View};
+    use crate::villains::{Strategy, Twin};
+    use bft_core::ids::{Digest, Epoch, Signature, View};
+    use bft_core::quorum::ReplicaSet;
     use bft_core::wire::message::Ballot;
 
     #[test]
@@ -160,12 +137,18 @@ mod tests {
         let cluster = Cluster::new(&Options::from_seed(1, Fidelity::Ledger));
         let me = cluster.config.replicas().find(|id| *id != cluster.primary()).unwrap();
         let scheme = Arc::clone(&cluster.replicas[me.index()]);
-        let mut liar = LyingBackup::new(me, Arc::clone(&cluster.config), scheme, Seed::root(5).rng());
+        let fellows = ReplicaSet::EMPTY.with(me);
+        let means = Means::new(me, Arc::clone(&cluster.config), scheme, fellows, Seed::root(5));
+        let mut liar = Twin::new(Strategy::LyingBackup, means);
         let position = Position { epoch: Epoch(0), view: View(0), seq: Seq(1), digest: Digest([1; 32]) };
         let ballot = Ballot { commitment: Digest::ZERO, signature: Signature([0; 64]) };
         let truth = Message::Prepare(Prepare { position, replica: me, ballot });
-        let said: Vec<_> = (0..100).flat_map(|_| liar.to_peer(truth.clone())).collect();
-        assert!(liar.told > 0 && said.contains(&truth));
+        let mut said = Vec::new();
+        for _ in 0..100 {
+            let lines = liar.to_peer(0, cluster.primary(), truth.clone());
+            said.extend(lines.drain().map(|line| line.message));
+        }
+        assert!(liar.take_misdeeds() > 0 && said.contains(&truth));
         let verifier = bft_core::auth::Verifier::new(Arc::clone(&cluster.config), Arc::clone(&cluster.witness));
         let lies = said.into_iter().filter(|message| matches!(message, Message::Prepare(_)) && *message != truth);
         assert!(lies.map(|lie| verifier.check(me, lie)).filter(Result::is_ok).count() > 5);

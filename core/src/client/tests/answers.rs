@@ -47,12 +47,11 @@ fn z7_a_liar_neither_decides_nor_blocks_nor_crashes() {
         reply(&request, 9, Code::Ok, &vec![7; 1 << 20]),
     ];
     for lie in lies {
-        harness.message(LIAR.0, &Message::Reply(lie));
-        harness.message(77, &Message::Reply(honest.clone()));
+        harness.hear(LIAR.0, &Answer::Reply(lie));
+        harness.hear(77, &Answer::Reply(honest.clone()));
     }
     let busy = Busy { request: request.entry.digest, retry_after_ms: u32::MAX };
-    harness.message(LIAR.0, &Message::Busy(busy));
-    harness.message(LIAR.0, &Message::FetchLog(Seq(0)));
+    harness.hear(LIAR.0, &Answer::Busy(busy));
     harness.info(LIAR.0, u64::MAX, u64::MAX);
     assert_eq!(harness.done, []);
     harness.answer(&[0], &request, 9, Code::Ok, &echo(&request));
@@ -67,12 +66,12 @@ fn c6_results_come_from_one_and_digests_from_others() {
     let request = harness.send(1);
     let full = reply(&request, 9, Code::Ok, &echo(&request));
     let digest_only = Reply { results: None, ..full.clone() };
-    harness.message(0, &Message::Reply(digest_only.clone()));
-    harness.message(1, &Message::Reply(digest_only));
+    harness.hear(0, &Answer::Reply(digest_only.clone()));
+    harness.hear(1, &Answer::Reply(digest_only));
     assert_eq!(harness.done, [], "agreed, but the results are missing");
     harness.wait();
     assert_eq!(harness.requests().last().unwrap().0, To::All, "so the Request goes out again, for the full results");
-    harness.message(1, &Message::Reply(full));
+    harness.hear(1, &Answer::Reply(full));
     assert_eq!(harness.done, [done(1, 9)]);
 }
 

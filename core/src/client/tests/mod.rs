@@ -76,8 +76,8 @@ impl Harness {
         self.deadline = out.deadline;
     }
 
-    fn message(&mut self, from: u16, message: &Message) {
-        self.step(|core, now, out| core.on_message(now, ReplicaId(from), message, out));
+    fn hear(&mut self, from: u16, answer: &Answer) {
+        self.step(|core, now, out| core.on_answer(now, ReplicaId(from), answer, out));
     }
 
     /// INFO of everybody, then the opening's answer.
@@ -94,7 +94,7 @@ impl Harness {
     fn info(&mut self, replica: u16, view: u64, executed: u64) {
         let (view, executed) = (View(view), Seq(executed));
         let info = Info { replica: ReplicaId(replica), view, executed, ..Info::default() };
-        self.message(replica, &Message::Info(Box::new(info)));
+        self.hear(replica, &Answer::Info(Box::new(info)));
     }
 
     fn submit(&mut self, tag: u64) {
@@ -126,7 +126,7 @@ impl Harness {
 
     fn answer(&mut self, from: &[u16], request: &SignedRequest, seq: u64, code: Code, results: &[u8]) {
         for replica in from {
-            self.message(*replica, &Message::Reply(reply(request, seq, code, results)));
+            self.hear(*replica, &Answer::Reply(reply(request, seq, code, results)));
         }
     }
 

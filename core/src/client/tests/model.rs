@@ -160,13 +160,13 @@ impl Run {
             Move::Lie { which, code } => {
                 if let Some(request) = self.pick(which) {
                     let lie = reply(&request, 1, Code::from_number(code).unwrap(), b"\x01\0\0\0x");
-                    self.harness.message(LIAR.0, &Message::Reply(lie));
+                    self.harness.hear(LIAR.0, &Answer::Reply(lie));
                 }
             }
             Move::Busy { from, which } => {
                 if let Some(request) = self.pick(which) {
                     let busy = Busy { request: request.entry.digest, retry_after_ms: 30 };
-                    self.harness.message(from, &Message::Busy(busy));
+                    self.harness.hear(from, &Answer::Busy(busy));
                 }
             }
             Move::Info { from, view } => harness.info(from, view, self.cluster.seq),
@@ -188,7 +188,7 @@ impl Run {
         let reply = self.cluster.order(request, Self::WINDOW);
         for replica in 0..copies {
             let results = reply.results.clone().filter(|_| replica > 0 || request.entry.session == SessionId(0));
-            self.harness.message(replica, &Message::Reply(Reply { results, ..reply.clone() }));
+            self.harness.hear(replica, &Answer::Reply(Reply { results, ..reply.clone() }));
         }
     }
 

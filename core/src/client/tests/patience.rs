@@ -131,8 +131,8 @@ fn codes_become_outcomes() {
     for (code, reason) in codes {
         let request = harness.send(1);
         let digest_only = Reply { results: None, ..reply(&request, 9, code, b"") };
-        harness.message(0, &Message::Reply(digest_only.clone()));
-        harness.message(1, &Message::Reply(digest_only));
+        harness.hear(0, &Answer::Reply(digest_only.clone()));
+        harness.hear(1, &Answer::Reply(digest_only));
         assert_eq!(harness.done.pop(), Some((1, Outcome::Rejected { seq: Seq(9), reason })));
     }
 }
@@ -165,23 +165,23 @@ fn a_busy_primary_is_believed_for_a_while_then_the_others_are_asked() {
     let mut harness = Harness::opened();
     let request = harness.send(1);
     let primary = harness.core.primary();
-    let busy = Message::Busy(Busy { request: request.entry.digest, retry_after_ms: 50 });
-    harness.message((primary.0 + 1) % N, &busy);
+    let busy = Answer::Busy(Busy { request: request.entry.digest, retry_after_ms: 50 });
+    harness.hear((primary.0 + 1) % N, &busy);
     assert!(harness.core.hold_until < harness.now, "it was not asked");
     for _ in 0..BUSY_PATIENCE {
-        harness.message(primary.0, &busy);
+        harness.hear(primary.0, &busy);
         let before = harness.now;
         harness.wait();
         assert_eq!(harness.now.since(before), 50 * MILLISECOND);
         assert_eq!(harness.requests().last().unwrap().0, To::One(primary));
     }
-    harness.message(primary.0, &busy);
+    harness.hear(primary.0, &busy);
     harness.wait();
     assert_eq!(harness.requests().last().unwrap().0, To::All);
     let hold = harness.core.hold_until;
-    harness.message(0, &busy);
+    harness.hear(0, &busy);
     assert_eq!(harness.core.hold_until, hold, "one of all is not enough");
-    harness.message(1, &busy);
+    harness.hear(1, &busy);
     assert_eq!(harness.core.hold_until, harness.now.after(50 * MILLISECOND), "a correct one is busy");
     harness.submit(2);
     harness.flush();

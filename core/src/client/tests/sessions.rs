@@ -153,8 +153,8 @@ fn whoever_is_given_no_session_is_told_that_there_is_none_and_asks_on() {
         harness.info(replica, 0, 5);
     }
     let opening = harness.last_request();
-    let busy = Message::Busy(Busy { request: opening.entry.digest, retry_after_ms: 500 });
-    (0..N).for_each(|replica| harness.message(replica, &busy));
+    let busy = Answer::Busy(Busy { request: opening.entry.digest, retry_after_ms: 500 });
+    (0..N).for_each(|replica| harness.hear(replica, &busy));
     harness.pass(1000 * MILLISECOND);
     assert_eq!(harness.done, [not_sent(1, NotSent::Overloaded)]);
     let again = harness.last_request();

@@ -72,7 +72,7 @@ impl Pbft {
 /// What the map of a peer whose last stable checkpoint is `stable` says of `seq`; `None`: its window does not reach there.
 #[must_use]
 pub fn says(map: &[u64], stable: Seq, seq: Seq) -> Option<bool> {
-    let index = seq.0.checked_sub(stable.0 + 1)?;
+    let index = seq.0.checked_sub(stable.0.checked_add(1)?)?;
     let word = map.get(usize::try_from(index / 64).ok()?)?;
     Some(word & 1 << (index % 64) != 0)
 }
@@ -89,4 +89,18 @@ fn proposal(accepted: &Accepted) -> Option<PrePrepare> {
 
 fn send(peer: ReplicaId, message: Message, out: &mut Outbox<'_>) {
     out.send(To::One(peer), Lane::Ordering, message, LogPosition(0));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn o1_a_peer_that_says_it_is_at_the_last_seq_there_is_lacks_nothing() {
+        assert_eq!(says(&[1], Seq(7), Seq(8)), Some(true));
+        assert_eq!(says(&[1], Seq(7), Seq(9)), Some(false));
+        for (stable, seq) in [(u64::MAX, 8), (u64::MAX, u64::MAX), (u64::MAX - 1, 8), (0, u64::MAX)] {
+            assert_eq!(says(&[1], Seq(stable), Seq(seq)), None);
+        }
+    }
 }

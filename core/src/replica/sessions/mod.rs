@@ -161,6 +161,13 @@ impl Sessions {
         session.get(entry.req_no).filter(|reply| reply.content == entry.content).cloned()
     }
 
+    /// Whether the client has said itself that it needs no answer any more: nobody who is correct orders such a Request.
+    #[must_use]
+    pub fn is_acknowledged(&self, entry: &RequestEntry) -> bool {
+        let session = self.table.get(&entry.session).filter(|session| session.client == entry.client);
+        session.is_some_and(|session| entry.req_no <= session.floor)
+    }
+
     /// Whether ordering this Request could still have an effect or an answer: it is not known to be done.
     #[must_use]
     pub fn is_open(&self, entry: &RequestEntry) -> bool {

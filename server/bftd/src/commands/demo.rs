@@ -1,10 +1,9 @@
 //! `bftd demo`: a cluster of real replica processes on this machine, under load, checked in the end. Everything that
 //! belongs to it is in a temporary folder, and gone afterwards.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bft_cli::stop::Stop;
 use bft_client::{Client, ClientConfig, Completions};
 use bft_core::ids::ReplicaId;
 use bft_core::limits::{MIB, REPLICAS_MAX};
@@ -12,7 +11,6 @@ use bft_server::children::{LocalCluster, Program};
 use bft_server::config::ServiceSection;
 use bft_server::testnet::TestnetOptions;
 use serde_json::json;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::exit::{Failure, Reason, because};
 use crate::load::audit::{Settled, settle, sum_of_counters};
@@ -32,8 +30,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PROGRESS: Duration = Duration::from_secs(1);
 /// How often a stop is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
-/// The exit code of a demo that was told twice to stop.
-const STOPPED_AT_ONCE: i32 = 1;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -65,7 +61,8 @@ pub struct Args {
 
 /// Runs it. The replicas die with this thread.
 pub fn demo(args: &Args) -> Result<(), Failure> {
-    let told_to_stop = stop_on_signals().map_err(because(Reason::Unavailable))?;
+    // The first signal ends the load, the second everything: the replicas die with this process.
+    let stop = Stop::on_signals(Reason::Failed)?;
     let folder = tempfile::Builder::new().prefix("bftd-demo-").tempdir().map_err(because(Reason::Unavailable))?;
     let program = Program::own(&["run"]).map_err(because(Reason::Unavailable))?;
     let adjust = |options: &mut TestnetOptions| {
@@ -77,7 +74,7 @@ pub fn demo(args: &Args) -> Result<(), Failure> {
     cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
     introduce(args, &cluster)?;
     let clients = clients(&cluster)?;
-    let mut watch = Watch { args, cluster: &mut cluster, told_to_stop, ended: Vec::new() };
+    let mut watch = Watch { args, cluster: &mut cluster, stop, ended: Vec::new() };
     let run = watch.load(&clients)?;
     let outcome = check(args, &clients, run);
     clients.into_iter().for_each(|client| client.close(Duration::ZERO));
@@ -87,16 +84,6 @@ pub fn demo(args: &Args) -> Result<(), Failure> {
         None => Ok(()),
         Some(status) => Err(Failure::new(Reason::Failed, format!("a replica did not stop in good order: {status}"))),
     }
-}
-
-/// The first signal ends the load, the second everything: the replicas die with this process.
-fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
-    let told = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, STOPPED_AT_ONCE, told.clone())?;
-        signal_hook::flag::register(signal, told.clone())?;
-    }
-    Ok(told)
 }
 
 fn introduce(args: &Args, cluster: &LocalCluster) -> Result<(), Failure> {
@@ -135,7 +122,7 @@ fn clients(cluster: &LocalCluster) -> Result<Vec<Client>, Failure> {
 struct Watch<'a> {
     args: &'a Args,
     cluster: &'a mut LocalCluster,
-    told_to_stop: Arc<AtomicBool>,
+    stop: Stop,
     /// Replicas that have ended though nobody told them to.
     ended: Vec<ReplicaId>,
 }
@@ -157,7 +144,7 @@ impl Watch<'_> {
         let end = self.args.seconds.map(|seconds| started + Duration::from_secs(seconds));
         let mut total = load.tally();
         let mut told = started;
-        while !self.told_to_stop.load(Ordering::Relaxed) && end.is_none_or(|end| Instant::now() < end) {
+        while !self.stop.is_told() && end.is_none_or(|end| Instant::now() < end) {
             std::thread::sleep(LOOK_INTERVAL);
             let since = told.elapsed();
             if since >= PROGRESS {

@@ -5,22 +5,19 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bft_cli::stop;
 use bft_core::service::Service;
 use bft_server::children::{READY, inherited_listener};
 use bft_server::config::{LogFormat, LogSection, ReplicaConfig};
 use bft_server::data_dir::DataDirError;
 use bft_server::{Control, ServerError};
 use bft_services::named::{NoService, by_name};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Failure, Reason, because};
 
 /// Longer than any disk takes to read a journal back: the thread that waits has nothing else to do.
 const START_MAX: Duration = Duration::from_secs(24 * 3600);
-/// The exit code of one who was told twice to stop.
-const STOPPED_AT_ONCE: i32 = 1;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,33 +89,21 @@ fn start_log(config: &ReplicaConfig) -> Result<(), Failure> {
 }
 
 fn stop_on_signals(control: &Control) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(because(Reason::Unavailable))?;
     let control = control.clone();
-    spawn("bft-signals", move || {
-        let mut signals = signals.forever();
-        if let Some(signal) = signals.next() {
-            tracing::info!(signal, "stopping; a second signal stops at once");
-            control.stop();
-        }
-        if signals.next().is_some() {
-            std::process::exit(STOPPED_AT_ONCE);
-        }
+    stop::on_signal(Reason::Failed, move |signal| {
+        tracing::info!(signal, "stopping; a second signal stops at once");
+        control.stop();
     })
 }
 
 fn tell_when_ready(control: &Control, config: &ReplicaConfig, listener: &TcpListener) -> Result<(), Failure> {
     let listen = listener.local_addr().map_err(because(Reason::Unavailable))?;
     let (replica, cluster, control) = (config.me, config.cluster.cluster_id(), control.clone());
-    spawn("bft-ready", move || {
+    stop::spawn("bft-ready", move || {
         if control.wait_ready(START_MAX) {
             tracing::info!(%replica, %listen, %cluster, "{READY}");
         }
     })
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    let thread = std::thread::Builder::new().name(name.into()).spawn(body);
-    thread.map(drop).map_err(because(Reason::Unavailable))
 }
 
 fn failure(error: &ServerError) -> Failure {

@@ -1,5 +1,4 @@
-//! How a command ends: a code that scripts can rely on, and a sentence for people on stderr. The codes are those of
-//! `bftd`.
+//! How a command ends: a code that scripts can rely on, and a sentence for people on stderr.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -15,10 +14,14 @@ pub struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Reason {
-    /// Something broke.
+    /// The answer is no, or something broke.
     Failed = 1,
     /// The command line is wrong, in a way that clap cannot see.
     Usage = 2,
+    /// What is in an operation is refused.
+    Data = 64,
+    /// A file can not be read, or is not what it should be.
+    Unreadable = 65,
     /// What is needed is not to be had now.
     Unavailable = 69,
     /// A configuration is wrong.
@@ -39,12 +42,13 @@ pub fn because<E: fmt::Display>(reason: Reason) -> impl Fn(E) -> Failure {
     move |error| Failure::new(reason, error)
 }
 
-/// Tells about a failure, and gives the exit code.
-pub fn report(outcome: Result<(), Failure>) -> ExitCode {
+/// Tells about a failure in `program`, and gives the exit code.
+#[must_use]
+pub fn report(program: &str, outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { reason, message }) => {
-            crate::output::complain(&format!("bft-bench: {message}"));
+            crate::output::complain(&format!("{program}: {message}"));
             ExitCode::from(reason as u8)
         }
     }

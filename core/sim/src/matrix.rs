@@ -1,0 +1,224 @@
+//! The nightly matrix: every villain in every environment, seed after seed until the time is up. A cell without a seed in
+//! which its villain acted proves nothing and fails the night.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use crate::coverage::Coverage;
+use crate::environments::Environment;
+use crate::options::{Fidelity, Options, Scene};
+use crate::run::{Report, run};
+use crate::trace::Trace;
+use crate::villains::Strategy;
+use crate::villains::clients::ClientStrategy;
+
+/// Who attacks in a row of the matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Enemy {
+    /// Replicas.
+    Replicas(Strategy),
+    /// A client.
+    Client(ClientStrategy),
+}
+
+impl Enemy {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let replicas = Strategy::ALL.iter().copied().map(Self::Replicas);
+        replicas.chain(ClientStrategy::ALL.iter().copied().map(Self::Client))
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Replicas(strategy) => strategy.name(),
+            Self::Client(strategy) => strategy.name(),
+        }
+    }
+
+    fn scene(self, environment: Environment) -> Scene {
+        let (villain, client) = match self {
+            Self::Replicas(strategy) => (Some(strategy), None),
+            Self::Client(strategy) => (None, Some(strategy)),
+        };
+        Scene { villain, client, environment: Some(environment) }
+    }
+
+    fn misdeeds(self, report: &Report) -> u64 {
+        match self {
+            Self::Replicas(_) => report.counters.lies,
+            Self::Client(_) => report.counters.client_misdeeds,
+        }
+    }
+}
+
+/// A night.
+#[derive(Clone, Copy, Debug)]
+pub struct Night {
+    /// The first seed. Every cell takes the next one in its turn: no two play the same.
+    pub start: u64,
+    /// When no further seed is begun.
+    pub time: Duration,
+    /// Threads.
+    pub jobs: usize,
+}
+
+/// What was seen of one villain in one environment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cell {
+    /// Seeds.
+    pub seeds: u64,
+    /// Those in which the villain acted: the others do not count.
+    pub acted: u64,
+    /// How often.
+    pub misdeeds: u64,
+    /// Seeds that broke a promise.
+    pub failed: u64,
+}
+
+/// What was seen in a night.
+#[derive(Debug, Default)]
+pub struct Matrix {
+    cells: BTreeMap<(Enemy, Environment), Cell>,
+    coverage: Coverage,
+    operations: u64,
+    seconds: f64,
+}
+
+impl Night {
+    /// Runs the matrix until the time is up; `on_failure` hears of each seed that breaks a promise, as it happens.
+    pub fn run(self, mut on_failure: impl FnMut(&Report)) -> Matrix {
+        let begun = Instant::now();
+        let cells: Vec<_> =
+            Enemy::all().flat_map(|enemy| Environment::ALL.map(|environment| (enemy, environment))).collect();
+        let next = AtomicU64::new(0);
+        let mut matrix = Matrix::default();
+        matrix.cells.extend(cells.iter().map(|cell| (*cell, Cell::default())));
+        std::thread::scope(|scope| {
+            let (send, receive) = mpsc::channel();
+            for _ in 0..self.jobs.max(1) {
+                let (send, next, cells) = (send.clone(), &next, &cells);
+                scope.spawn(move || {
+                    while begun.elapsed() < self.time {
+                        let nth = next.fetch_add(1, Ordering::Relaxed);
+                        let (enemy, environment) = cells[(nth % cells.len() as u64) as usize];
+                        let options = Options::in_scene(self.start + nth, Fidelity::Ledger, enemy.scene(environment));
+                        if send.send((enemy, environment, run(options, Trace::quiet()))).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(send);
+            for (enemy, environment, report) in receive {
+                if report.violation.is_some() {
+                    on_failure(&report);
+                }
+                matrix.add(enemy, environment, &report);
+            }
+        });
+        matrix.seconds = begun.elapsed().as_secs_f64();
+        matrix
+    }
+}
+
+impl Matrix {
+    fn add(&mut self, enemy: Enemy, environment: Environment, report: &Report) {
+        let cell = self.cells.entry((enemy, environment)).or_default();
+        let misdeeds = enemy.misdeeds(report);
+        cell.seeds += 1;
+        cell.acted += u64::from(misdeeds > 0);
+        cell.misdeeds += misdeeds;
+        cell.failed += u64::from(report.violation.is_some());
+        self.operations += report.counters.operations;
+        self.coverage.add(report);
+    }
+
+    /// Seeds that broke a promise.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.cells.values().map(|cell| cell.failed).sum()
+    }
+
+    /// Cells that prove nothing, by villain: where it did nothing, and in how many seeds.
+    #[must_use]
+    pub fn empty(&self) -> Vec<String> {
+        let mut empty: BTreeMap<Enemy, Vec<String>> = BTreeMap::new();
+        for ((enemy, environment), cell) in self.cells.iter().filter(|(_, cell)| cell.acted == 0) {
+            let seeds = format!("{} ({} seeds)", environment.name(), cell.seeds);
+            empty.entry(*enemy).or_default().push(seeds);
+        }
+        empty
+            .into_iter()
+            .map(|(enemy, cells)| format!("{} did nothing in {}", enemy.name(), cells.join(", ")))
+            .collect()
+    }
+
+    /// The table, one row a villain: in each environment the seeds in which it acted, and failures behind a `!`.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut out = format!("{:<20}", "acted in seeds");
+        for environment in Environment::ALL {
+            let _ = write!(out, " {:>12}", environment.name());
+        }
+        let _ = writeln!(out, " {:>12}", "misdeeds");
+        for enemy in Enemy::all() {
+            let _ = write!(out, "{:<20}", enemy.name());
+            let mut misdeeds = 0;
+            for environment in Environment::ALL {
+                let cell = self.cells.get(&(enemy, environment)).copied().unwrap_or_default();
+                misdeeds += cell.misdeeds;
+                let failed = if cell.failed > 0 { format!("!{}", cell.failed) } else { String::new() };
+                let _ = write!(out, " {:>12}", format!("{}/{}{failed}", cell.acted, cell.seeds));
+            }
+            let _ = writeln!(out, " {misdeeds:>12}");
+        }
+        out
+    }
+
+    /// Everything else in a few lines.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let seeds: u64 = self.cells.values().map(|cell| cell.seeds).sum();
+        let least = self.cells.values().map(|cell| cell.acted).min().unwrap_or(0);
+        format!(
+            "{seeds} seeds in {:.1} s, {} failed; {} cells, at least {least} seeds in each; {} operations\n{}",
+            self.seconds,
+            self.failed(),
+            self.cells.len(),
+            self.operations,
+            self.coverage.summary(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_counts_only_when_its_villain_acted() {
+        let mut matrix = Matrix::default();
+        let (enemy, environment) = (Enemy::Replicas(Strategy::Silent), Environment::Ideal);
+        let mut report = Report::default();
+        matrix.add(enemy, environment, &report);
+        assert_eq!(matrix.empty(), ["silent did nothing in ideal (1 seeds)"]);
+        report.counters.lies = 3;
+        matrix.add(enemy, environment, &report);
+        assert!(matrix.empty().is_empty());
+        assert_eq!(matrix.cells[&(enemy, environment)], Cell { seeds: 2, acted: 1, misdeeds: 3, failed: 0 });
+        assert!(matrix.table().contains("1/2"));
+    }
+
+    #[test]
+    fn a_night_without_time_has_every_cell_and_all_are_empty() {
+        let night = Night { start: 1, time: Duration::ZERO, jobs: 1 };
+        let matrix = night.run(|_| {});
+        assert_eq!(matrix.cells.len(), Enemy::all().count() * Environment::ALL.len());
+        assert_eq!(matrix.empty().len(), Enemy::all().count());
+    }
+}

@@ -1,0 +1,6 @@
+//! What our programs have in common for those who run them: how a command ends, what it writes and where, and how it is
+//! stopped. What a command does is the program's.
+
+pub mod exit;
+pub mod output;
+pub mod stop;
