@@ -14,13 +14,15 @@
 //! 6. There is one deadline. The shell steps everything that has already arrived before it delivers `Deadline`. With it
 //!    records that nobody waits for, and that were held back for company, go out (`Journal::hurry`).
 //! 7. A failed write or flush is never an input: the shell ends the process. What destroys (`drop_journal_below`,
-//!    `remove_snapshots`) is emitted only after the core was told `Durable(p)` of the superblock record that no longer
+//!    `remove_snapshots_below`) is emitted only after the core was told `Durable(p)` of the superblock record that no longer
 //!    needs it and no `load` below it is open.
 //! 8. `cancel_votes_below` is carried out before what the same step sends: a COMMIT that waits for its record must not leave
 //!    after a VIEW-CHANGE that lacks its certificate.
-//! 9. In the steady state a step allocates what the messages, records and orders in [`Effects`] hold, so many times for
-//!    each batch, and nothing for each Request or message.
-//! 10. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
+//! 9. `files` are carried out one after the other, and with them the writing of own snapshots: a snapshot that is put
+//!    together from transferred pieces and one that is taken here never meet. Each order is answered once, but `Clear`.
+//! 10. In the steady state a step allocates what the messages, records and orders in [`Effects`] hold, so many times for
+//!     each batch, and nothing for each Request or message.
+//! 11. The same state, `Now` and `Input` give the same `Effects`, byte for byte, signatures included.
 
 use std::sync::Arc;
 
@@ -31,7 +33,7 @@ use crate::evidence::Accusation;
 use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, View, WallNanos};
 use crate::journal::record::Record;
 use crate::journal::superblock::Superblock;
-use crate::snapshot::ClientsImage;
+use crate::snapshot::{ChunkBytes, ClientsImage, Manifest, Piece};
 use crate::wire::message::{Busy, Info, Kind, Message, Reply};
 use crate::wire::request::{Body, SignedRequest};
 
@@ -104,6 +106,8 @@ pub enum Input {
         /// The record there.
         record: Option<Record>,
     },
+    /// The answer to one of `files`.
+    File(FileDone),
     /// The service holds the state of the snapshot that `install` named.
     Installed {
         /// Of which Seq.
@@ -219,6 +223,130 @@ pub struct SnapshotOrder {
     pub clients: Arc<ClientsImage>,
 }
 
+/// Numbers what a replica tried to transfer since it started: an answer about an earlier try is of no use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Attempt(pub u64);
+
+/// What is to be done with the files of snapshots: transfer is the core's, files are the shell's. Pieces that are being
+/// transferred lie in a folder of their own, each named by its digest, so that whatever snapshot comes to be the target,
+/// what it shares with the former one is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileOrder {
+    /// Read the manifest of an own snapshot.
+    ReadManifest {
+        /// Which.
+        seq: Seq,
+    },
+    /// Read a piece of an own snapshot for a peer.
+    ReadPiece {
+        /// For whom.
+        to: ReplicaId,
+        /// Which snapshot.
+        seq: Seq,
+        /// Which piece.
+        piece: Piece,
+    },
+    /// Pieces of this manifest are about to be transferred: remove what lies in their folder and is none of them, and say
+    /// what is left.
+    Begin {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The target's.
+        manifest: Arc<Manifest>,
+    },
+    /// Whether the transferred piece with this digest is whole; one that is not is removed.
+    Check {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The how manieth piece of its manifest.
+        part: u32,
+        /// How long it must be.
+        len: u32,
+        /// What it must hash to.
+        digest: Digest,
+    },
+    /// Write a transferred piece, and flush it and its name.
+    Store {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The how manieth piece of its manifest.
+        part: u32,
+        /// Compared with the manifest.
+        chunk: ChunkBytes,
+    },
+    /// Every piece is there: make a snapshot of them, flush files and names, read it back and compare it with the manifest.
+    Assemble {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The target's.
+        manifest: Arc<Manifest>,
+    },
+    /// No transfer is under way: remove the folder of transferred pieces.
+    Clear,
+}
+
+/// What became of a [`FileOrder`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FileDone {
+    /// A manifest; `None`: it is not there, or damaged.
+    Manifest {
+        /// Of which snapshot.
+        seq: Seq,
+        /// What it says.
+        manifest: Option<Arc<Manifest>>,
+    },
+    /// A piece; `None`: it is not there.
+    Piece {
+        /// For whom.
+        to: ReplicaId,
+        /// Of which snapshot.
+        seq: Seq,
+        /// Which one.
+        piece: Piece,
+        /// What it holds.
+        bytes: Option<ChunkBytes>,
+    },
+    /// What lies in the folder, by name: whether it is whole is to be checked.
+    Begun {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The names.
+        found: Vec<Digest>,
+    },
+    /// What a check came to.
+    Checked {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The how manieth piece of its manifest.
+        part: u32,
+        /// What it is.
+        state: PieceState,
+    },
+    /// A piece is on stable storage.
+    Stored {
+        /// Which try this is.
+        attempt: Attempt,
+        /// The how manieth piece of its manifest.
+        part: u32,
+    },
+    /// The snapshot is complete and on stable storage; `None`: what was read back is not what was stored, or not there.
+    Assembled {
+        /// Which try this is.
+        attempt: Attempt,
+        /// Its client table.
+        clients: Option<Box<ClientsImage>>,
+    },
+}
+
+/// Of a transferred piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceState {
+    /// It has its length and digest.
+    Whole,
+    /// It is not there, or was damaged and is not there any more.
+    Missing,
+}
+
 /// What goes to a client's link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -266,6 +394,10 @@ impl TryFrom<Message> for Answer {
             | Message::Slot(_)
             | Message::FetchLog(_)
             | Message::Log(_)
+            | Message::FetchManifest(_)
+            | Message::Manifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Evidence(_) => Err(message.kind()),
         }
     }
@@ -316,12 +448,6 @@ pub enum Halt {
         /// The Seq.
         seq: Seq,
     },
-    /// The peers have dropped what this replica lacks; only the transfer of a snapshot would help.
-    #[error("Seq {seq} is needed here, and no peer keeps it: this replica was away for longer than two snapshots")]
-    LeftBehind {
-        /// The first Seq that is missing.
-        seq: Seq,
-    },
 }
 
 /// What a replica wants done. Owned by the caller, cleared and reused by it; `step` only appends.
@@ -342,6 +468,8 @@ pub struct Effects {
     pub snapshot: Option<SnapshotOrder>,
     /// The service is told that this snapshot is stable.
     pub snapshot_stable: Option<Seq>,
+    /// To be done with files of snapshots, in this order.
+    pub files: Vec<FileOrder>,
     /// Restore the service from the files of this snapshot.
     pub install: Option<Seq>,
     /// Records to be read back.
@@ -369,6 +497,7 @@ impl Effects {
             execute,
             snapshot,
             snapshot_stable,
+            files,
             install,
             load,
             drop_journal_below,
@@ -383,6 +512,7 @@ impl Effects {
         execute.clear();
         load.clear();
         evidence.clear();
+        files.clear();
         (*cancel_votes_below, *snapshot, *snapshot_stable, *install) = (None, None, None, None);
         (*drop_journal_below, *remove_snapshots_below, *deadline, *halt) = (None, None, None, None);
     }

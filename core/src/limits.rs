@@ -63,6 +63,28 @@ pub const OPEN_SESSION_AGE_WINDOWS: u64 = 64;
 
 /// A chunk of a snapshot.
 pub const CHUNK_BYTES_MAX: usize = MIB;
+/// Chunks of the service's state in one snapshot: 128 GiB at the longest.
+pub const SNAPSHOT_CHUNKS_MAX: u32 = 1 << 17;
+/// Pieces of the client table in one snapshot, each as long as a chunk.
+pub const SNAPSHOT_CLIENTS_MAX: u32 = 1 << 12;
+/// A manifest: the entries of both sections, each a length and a digest.
+pub const MANIFEST_BYTES_MAX: usize = 256 + (SNAPSHOT_CHUNKS_MAX + SNAPSHOT_CLIENTS_MAX) as usize * 36;
+/// Peers from which one transfer fetches at a time.
+pub const TRANSFER_SOURCES_MAX: usize = 4;
+/// Chunks that one peer is asked for at a time.
+pub const TRANSFER_REQUESTS_PER_SOURCE: usize = 8;
+/// Chunks that are asked for or being written. With the manifest this is less than [`IMAGE_BYTES`], which a replica does
+/// not need meanwhile: none is asked for while an own image is under way. It also bounds the rate: so much in the time of
+/// one answer and one write.
+pub const TRANSFER_BYTES: usize = 8 * MIB;
+/// Chunks that are read for peers at a time, of all that ask.
+pub const TRANSFER_READS_MAX: usize = 4;
+/// A peer gets no two manifests in less than this, in nanoseconds.
+pub const TRANSFER_MANIFEST_INTERVAL: u64 = 100 * MILLISECOND;
+/// A snapshot that a peer transfers is kept for it this long after its last question, in nanoseconds.
+pub const TRANSFER_KEPT: u64 = 10 * SECOND;
+/// Stable snapshots that are kept at most, for a peer that transfers the oldest; two are kept anyway.
+pub const TRANSFER_SNAPSHOTS_MAX: usize = 4;
 
 /// Bodies in memory: what a full pipeline needs.
 pub const BODY_BYTES: usize = 32 * MIB;
@@ -138,6 +160,10 @@ pub const REPLY_FRAME_SLACK: usize = KIB;
 pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
 /// Certificates and bodies in one LOG.
 pub const LOG_FRAME_BYTES: usize = 2 * MIB;
+/// A stable snapshot's certificate and manifest.
+pub const MANIFEST_FRAME_BYTES: usize = 5 * MIB;
+/// What a CHUNK's payload may add to the chunk.
+pub const CHUNK_FRAME_SLACK: usize = 4 * KIB;
 /// Slots in one LOG.
 pub const LOG_SLOTS_MAX: usize = 256;
 /// The text of a secret key in PEM.
@@ -207,6 +233,10 @@ const _: () = assert!(
     2 * new_view_bytes(4, 2 * CHECKPOINT_INTERVAL) + KIB <= EVIDENCE_BYTES,
     "two NEW-VIEWs of four replicas are one piece of evidence"
 );
+const _: () = assert!(MANIFEST_BYTES_MAX + 4 * KIB <= MANIFEST_FRAME_BYTES, "the largest manifest fits its frame");
+const _: () = assert!(MANIFEST_FRAME_BYTES <= SEND_QUEUE_BYTES_PER_PEER, "a manifest can be queued");
+const _: () = assert!(TRANSFER_BYTES + MANIFEST_FRAME_BYTES <= IMAGE_BYTES && TRANSFER_BYTES >= CHUNK_BYTES_MAX);
+const _: () = assert!(TRANSFER_SNAPSHOTS_MAX >= 2);
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
 const _: () = assert!(MEMORY_BYTES <= 254 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(

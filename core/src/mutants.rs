@@ -61,10 +61,14 @@ mutants! {
     M46TimeStandsStill = "m46",
     /// Slots execute as they commit, in any order.
     M47ExecutedOutOfOrder = "m47",
+    /// A replica whose journal was damaged votes before it may.
+    M49DamagedVotesEarly = "m49",
     /// The leaf of a batch's tree leaves out the signature.
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.
     M58LaterGroupProves = "m58",
+    /// A transferred piece is stored without being compared with the manifest.
+    M60ChunkNotCompared = "m60",
 }
 
 /// Whether this build holds the planted faults.

@@ -11,19 +11,76 @@ use bytes::Bytes;
 
 use crate::hash::{Context, Hasher, hash, merkle_root};
 use crate::ids::{Digest, PublicKey, RequestNo, Seq, SessionId};
-use crate::limits::CHUNK_BYTES_MAX;
+use crate::limits::{CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_MAX, SNAPSHOT_CLIENTS_MAX};
 use crate::wire::canonical::{NotCanonical, Reader};
 use crate::wire::message::Code;
 
 /// The first eight bytes of a manifest.
 const MAGIC: &[u8; 8] = b"bftsnap1";
-/// Chunks that a manifest may list in each section: 1 TiB.
-const CHUNKS_MAX: u32 = 1 << 20;
+/// Length and digest of one piece in a manifest's file.
+const ENTRY_BYTES: usize = 4 + 32;
+/// What a manifest's file has before and between the entries.
+const MANIFEST_FIXED_BYTES: usize = MAGIC.len() + SCALARS_BYTES + 2 * 4;
+const SCALARS_BYTES: usize = 8 + 32 + 32 + 8 + 8;
 
 /// The digest of one chunk.
 #[must_use]
 pub fn chunk_digest(bytes: &[u8]) -> Digest {
     hash(Context::Chunk, &[bytes])
+}
+
+/// A part of a snapshot that has files of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Section {
+    /// The service's chunks.
+    State = 0,
+    /// The client table.
+    Clients = 1,
+}
+
+impl Section {
+    /// The section of this number on the wire.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::State, Self::Clients].into_iter().find(|section| *section as u8 == number)
+    }
+}
+
+/// One file of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Piece {
+    /// Of what.
+    pub section: Section,
+    /// The how manieth there, from 0.
+    pub index: u32,
+}
+
+/// The bytes of a piece and their digest, computed once, where they came in: they cannot be apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChunkBytes {
+    bytes: Bytes,
+    digest: Digest,
+}
+
+impl ChunkBytes {
+    /// Computes the digest.
+    #[must_use]
+    pub fn new(bytes: Bytes) -> Self {
+        Self { digest: chunk_digest(&bytes), bytes }
+    }
+
+    /// What it holds.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The [`chunk_digest`] of the bytes.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
 }
 
 /// Replicated values that are neither the service's nor a client's.
@@ -221,6 +278,57 @@ impl Manifest {
         hasher.finish()
     }
 
+    /// Length and digest of a piece; `None`: the snapshot has no such piece.
+    #[must_use]
+    pub fn entry(&self, piece: Piece) -> Option<(u32, Digest)> {
+        let section = match piece.section {
+            Section::State => &self.state,
+            Section::Clients => &self.clients,
+        };
+        section.get(piece.index as usize).copied()
+    }
+
+    /// How many pieces there are.
+    #[must_use]
+    pub fn parts(&self) -> u32 {
+        (self.state.len() + self.clients.len()) as u32
+    }
+
+    /// The how manieth of [`Self::pieces`] a piece is; `None`: the snapshot has no such piece.
+    #[must_use]
+    pub fn part_of(&self, piece: Piece) -> Option<u32> {
+        self.entry(piece)?;
+        Some(match piece.section {
+            Section::State => piece.index,
+            Section::Clients => self.state.len() as u32 + piece.index,
+        })
+    }
+
+    /// The piece of this number, with its length and digest.
+    #[must_use]
+    pub fn part(&self, part: u32) -> Option<(Piece, u32, Digest)> {
+        let piece = match part.checked_sub(self.state.len() as u32) {
+            None => Piece { section: Section::State, index: part },
+            Some(index) => Piece { section: Section::Clients, index },
+        };
+        let (len, digest) = self.entry(piece)?;
+        Some((piece, len, digest))
+    }
+
+    /// Every piece with its length and digest: the service's chunks, then the client table.
+    pub fn pieces(&self) -> impl Iterator<Item = (Piece, u32, Digest)> + '_ {
+        let sections = [(Section::State, &self.state), (Section::Clients, &self.clients)];
+        sections.into_iter().flat_map(|(section, entries)| {
+            (0..).zip(entries).map(move |(index, (len, digest))| (Piece { section, index }, *len, *digest))
+        })
+    }
+
+    /// How long [`Self::encode`] is.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        MANIFEST_FIXED_BYTES + (self.state.len() + self.clients.len()) * ENTRY_BYTES
+    }
+
     /// The bytes of the manifest's file.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -244,9 +352,10 @@ impl Manifest {
             return Err(ManifestInvalid::Malformed);
         }
         let mut manifest = Self::new(read_scalars(&mut reader).map_err(malformed)?);
-        for section in [&mut manifest.state, &mut manifest.clients] {
+        let sections = [(&mut manifest.state, SNAPSHOT_CHUNKS_MAX), (&mut manifest.clients, SNAPSHOT_CLIENTS_MAX)];
+        for (section, most) in sections {
             let count = reader.u32().map_err(malformed)?;
-            if count > CHUNKS_MAX {
+            if count > most {
                 return Err(ManifestInvalid::Malformed);
             }
             for _ in 0..count {

@@ -10,10 +10,12 @@ use bft_core::auth::{Claim, Ed25519, Rejected, Scheme, Verifier};
 use bft_core::config::ProtocolParams;
 use bft_core::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::limits::LOG_SLOTS_MAX;
+use bft_core::snapshot::{Manifest, Piece, Scalars, Section};
 use bft_core::wire::canonical::{self, SigningBytes, opening};
 use bft_core::wire::message::{
-    BatchHeader, BatchId, Busy, Checkpoint, ClientJoin, Code, CommitCertificate, CommittedSlot, Message, NewView,
-    Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status, ViewChange,
+    BatchHeader, BatchId, Busy, Checkpoint, Chunk, ClientJoin, Code, CommitCertificate, CommittedSlot, FetchChunk,
+    Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot, Status,
+    ViewChange,
 };
 use bft_core::wire::request::{Body, SignedRequest};
 use bytes::Bytes;
@@ -290,6 +292,39 @@ fn a_snapshot_is_of_members_each_once_and_at_a_checkpoint() {
                 ("out of order", Rejected::NotAMember, |m| m.signatures.push((ReplicaId(0), Signature::ZERO))),
             ],
             |message| check(&cluster, Message::Snapshot(message)),
+        );
+    }
+}
+
+#[test]
+fn t1_a_manifest_passes_only_with_a_quorum_over_its_root() {
+    let cluster = TestCluster::new();
+    let all: Vec<_> = cluster.config.replicas().collect();
+    let mut manifest = Manifest::new(Scalars { seq: Seq(256), ..Scalars::default() });
+    manifest.add_chunk(b"state");
+    manifest.add_clients(b"clients");
+    for signers in [&all[1..], &all] {
+        let good = StableSnapshot {
+            certificate: cluster.snapshot_of(256, manifest.root(), signers),
+            manifest: Arc::new(manifest.clone()),
+        };
+        each_change_is_refused(
+            &good,
+            [
+                ("epoch", Rejected::WrongEpoch, (|m| m.certificate.epoch = Epoch(4)) as fn(&mut StableSnapshot)),
+                ("no checkpoint", Rejected::BadSeq, |m| m.certificate.seq = Seq(255)),
+                ("another checkpoint", Rejected::BadSignature, |m| m.certificate.seq = Seq(128)),
+                ("root", Rejected::BadSignature, |m| flip(&mut m.certificate.root)),
+                ("signature", Rejected::BadSignature, |m| spoil(&mut first(&mut m.certificate.signatures).1)),
+                ("a blocking set", Rejected::NoQuorum, |m| m.certificate.signatures.truncate(2)),
+                ("twice", Rejected::NotAMember, |m| m.certificate.signatures[1] = m.certificate.signatures[0]),
+                ("its seq", Rejected::ManifestMismatch, |m| Arc::make_mut(&mut m.manifest).scalars.seq = Seq(128)),
+                ("time", Rejected::ManifestMismatch, |m| Arc::make_mut(&mut m.manifest).scalars.time_ns += 1),
+                ("a chunk", Rejected::ManifestMismatch, |m| flip(&mut Arc::make_mut(&mut m.manifest).state[0].1)),
+                ("clients", Rejected::ManifestMismatch, |m| flip(&mut Arc::make_mut(&mut m.manifest).clients[0].1)),
+                ("one more", Rejected::ManifestMismatch, |m| Arc::make_mut(&mut m.manifest).add_chunk(b"")),
+            ],
+            |message| check(&cluster, Message::Manifest(message)),
         );
     }
 }
@@ -580,7 +615,15 @@ fn what_a_replica_may_not_send_is_refused_and_what_needs_no_check_passes() {
         assert_eq!(check(&cluster, message), Err(Rejected::NotAllowed));
     }
     let batch = BatchId { seq: Seq(1), digest: Digest::ZERO };
-    for message in [Message::FetchSlot(Seq(1)), Message::FetchLog(Seq(1)), Message::FetchBody(batch)] {
+    let piece = Piece { section: Section::State, index: u32::MAX };
+    for message in [
+        Message::FetchSlot(Seq(1)),
+        Message::FetchLog(Seq(1)),
+        Message::FetchBody(batch),
+        Message::FetchManifest(Seq(1)),
+        Message::FetchChunk(FetchChunk { seq: Seq(1), piece }),
+        Message::Chunk(Chunk { seq: Seq(1), piece, bytes: None }),
+    ] {
         assert_eq!(check(&cluster, message), Ok(()));
     }
 }

@@ -6,7 +6,7 @@ mod common;
 use std::sync::Arc;
 
 use bft_core::auth::Scheme;
-use bft_core::door::{Input, Place};
+use bft_core::door::{Input, Persist, Place};
 use bft_core::ids::{ReplicaId, View};
 use bft_core::journal::record::Record;
 use bft_core::limits::{MILLISECOND, SECOND};

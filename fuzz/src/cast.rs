@@ -7,16 +7,21 @@ use bft_core::auth::{Ed25519, Scheme};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
 use bft_core::evidence::{Evidence, ForgedRequest, Opened, Proof, SignedRoot, SignedVote};
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::snapshot::{ChunkBytes, Manifest, Piece, Scalars, Section};
 use bft_core::wire::canonical::{self, Tag, commit_nonce, opening, signing_bytes};
 use bft_core::wire::message::{
-    Ballot, BatchBody, Busy, Checkpoint, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, Info, Message,
-    NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status, ViewChange,
+    Ballot, BatchBody, Busy, Checkpoint, Chunk, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, FetchChunk,
+    Info, Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot,
+    Status, ViewChange,
 };
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request, result_digest};
 use bft_services::kv::Operation;
 
 /// The session that Requests are of where nobody opened one.
 const SESSION: SessionId = SessionId(9 << 20 | 1);
+/// A piece of a snapshot, and where it belongs.
+const PIECE: Piece = Piece { section: Section::State, index: 1 };
+const CHUNK: &[u8] = b"a chunk of the state";
 
 /// Keys, and the cluster that they are of.
 #[derive(Clone)]
@@ -116,6 +121,10 @@ impl Cast {
             Message::Body(BatchBody { seq, header: slot(seq).certificate.header, body: slot(seq).body }),
             Message::FetchLog(seq),
             Message::Log(vec![slot(seq), slot(seq.next())]),
+            Message::FetchManifest(seq),
+            Message::Manifest(self.stable_snapshot(checkpoint)),
+            Message::FetchChunk(FetchChunk { seq: checkpoint, piece: PIECE }),
+            Message::Chunk(Chunk { seq: checkpoint, piece: PIECE, bytes: Some(ChunkBytes::new(CHUNK.into())) }),
             Message::Evidence(Arc::new(self.evidence(seq).swap_remove(0))),
         ]
     }
@@ -263,8 +272,20 @@ impl Cast {
         Checkpoint { epoch, seq, root, epoch_end, signatures: self.config.replicas().map(sign).collect() }
     }
 
+    fn stable_snapshot(&self, seq: Seq) -> StableSnapshot {
+        let mut manifest = Manifest::new(Scalars { seq, ..Scalars::default() });
+        manifest.add_chunk(b"the first");
+        manifest.add_chunk(CHUNK);
+        manifest.add_clients(b"a client table");
+        StableSnapshot { certificate: self.snapshot_of(seq, manifest.root()), manifest: Arc::new(manifest) }
+    }
+
     fn snapshot(&self, seq: Seq) -> SnapshotVote {
-        let (cluster, epoch, root) = (self.config.cluster_id(), self.config.epoch(), Digest([6; 32]));
+        self.snapshot_of(seq, Digest([6; 32]))
+    }
+
+    fn snapshot_of(&self, seq: Seq, root: Digest) -> SnapshotVote {
+        let (cluster, epoch) = (self.config.cluster_id(), self.config.epoch());
         let sign = |id| (id, self.scheme(id).sign(&canonical::snapshot(cluster, epoch, seq, root, id)));
         SnapshotVote { epoch, seq, root, signatures: self.config.replicas().map(sign).collect() }
     }

@@ -269,7 +269,8 @@ fn within(document: &Document, key: &str, value: u64, bounds: std::ops::RangeInc
     Err(document.error(key, format!("{key}: is {value}, but must be {low} to {high}")))
 }
 
-fn read_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
+/// Reads a `cluster.toml`.
+pub fn read_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
     let text = read(path, FILE_BYTES_MAX, "named by `cluster` in bftd.toml")?;
     Ok(parse_cluster(&text, &path.display().to_string())?)
 }

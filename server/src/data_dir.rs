@@ -4,9 +4,12 @@
 //! LOCK            held by the one process that runs the replica
 //! superblock      4 copies of 4 KiB (bft_core::journal::superblock)
 //! journal/        *.seg; what a file holds, its first block says
+//! journal-damaged-<instance>/  what a start found damaged, as it was
 //! snapshots/      <seq>/ (crate::snapshots)
 //! evidence/       made when there is some (crate::evidence)
 //! ```
+//!
+//! [`DataDir`] is the directory of a replica that runs, [`StoppedDir`] one to be looked into.
 //!
 //! Kept here: the superblock takes its name last when a directory is made, so a directory that has one is whole; nothing
 //! in a directory is touched before its lock is held; what is given out belongs to this replica of this cluster.
@@ -19,8 +22,13 @@ use std::path::{Path, PathBuf};
 use bft_core::config::ClusterConfig;
 use bft_core::ids::{ClusterId, Epoch, PublicKey, ReplicaId};
 use bft_core::journal::superblock::Directory;
-use bft_core::journal::{BLOCK_BYTES, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
+use bft_core::journal::{
+    BLOCK_BYTES, CopyInvalid, Damage, Repair, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock,
+};
+use bft_core::replica::own_up;
 use rustix::fs::{FlockOperation, flock};
+
+use crate::io::segments::segment_files;
 
 const LOCK: &str = "LOCK";
 const SUPERBLOCK: &str = "superblock";
@@ -49,8 +57,8 @@ pub enum DataDirError {
     Locked(PathBuf),
     /// No superblock.
     #[error(
-        "{0} holds no replica: it has no superblock. Make one (`bftd init`), or, if this replica ran before, find the \
-         directory it ran in: on an empty one it would break what it promised"
+        "{0} holds no replica: it has no superblock. A new replica's directory is made with its cluster (`bftd testnet`). If \
+         this replica ran before, find the directory it ran in: on an empty one it would break what it promised"
     )]
     NoSuperblock(PathBuf),
     /// A damaged one.
@@ -187,10 +195,7 @@ impl DataDir {
         let lock = lock(path)?;
         let mut file =
             OpenOptions::new().read(true).write(true).open(&file_path).map_err(failed("open", &file_path))?;
-        let mut bytes = Vec::new();
-        // One more than there should be: a longer file is not taken for a whole one.
-        let most = SUPERBLOCK_FILE_BYTES as u64 + 1;
-        (&mut file).take(most).read_to_end(&mut bytes).map_err(failed("read", &file_path))?;
+        let bytes = read_file(&mut file, &file_path)?;
         let read = read_superblock(&bytes);
         let (mut superblock, repair) =
             read.map_err(|source| DataDirError::Damaged { path: file_path.clone(), source })?;
@@ -214,6 +219,30 @@ impl DataDir {
     #[must_use]
     pub fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    /// The journal is damaged. First the superblock says so, in all four copies; then the journal's files are set aside, as
+    /// they are, and it starts anew. Gives where they lie now; `None`: there is no file left of it.
+    pub fn own_up(&mut self, damage: &Damage, config: &ClusterConfig) -> Result<Option<PathBuf>, DataDirError> {
+        let path = self.superblock_path();
+        own_up(&mut self.superblock, damage, config);
+        let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+        write_in_halves(&file, &self.superblock).map_err(failed("write", &path))?;
+        let journal = self.journal();
+        let files = segment_files(&journal).map_err(failed("read", &journal))?;
+        if files.is_empty() {
+            return Ok(None);
+        }
+        let aside = self.path.join(format!("{JOURNAL}-damaged-{}", self.superblock.instance));
+        fs::create_dir(&aside).map_err(failed("create", &aside))?;
+        for file in files {
+            let name = file.file_name().expect("a file in a folder has a name");
+            fs::rename(&file, aside.join(name)).map_err(failed("move", &file))?;
+        }
+        for folder in [&aside, &journal, &self.path] {
+            flush_folder(folder).map_err(failed("flush", folder))?;
+        }
+        Ok(Some(aside))
     }
 
     /// The superblock's file.
@@ -245,14 +274,89 @@ fn lock(path: &Path) -> Result<File, DataDirError> {
     let path = path.join(LOCK);
     let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = options.map_err(failed("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    hold(file, path, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn hold(file: File, path: PathBuf, how: FlockOperation) -> Result<File, DataDirError> {
+    match flock(&file, how) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(DataDirError::Locked(path)),
         Err(error) => Err(failed("lock", &path)(error.into())),
     }
 }
 
-fn check_owner(
+/// The bytes of the superblock's file; one more than there should be, so that a longer file is not taken for a whole one.
+fn read_file(file: &mut File, path: &Path) -> Result<Vec<u8>, DataDirError> {
+    let mut bytes = Vec::new();
+    let most = SUPERBLOCK_FILE_BYTES as u64 + 1;
+    file.take(most).read_to_end(&mut bytes).map_err(failed("read", path))?;
+    Ok(bytes)
+}
+
+/// The directory of a replica that does not run, to be looked into. Every file is opened for reading and nothing else, and
+/// no replica starts on it meanwhile.
+#[derive(Debug)]
+pub struct StoppedDir {
+    path: PathBuf,
+    /// `None`: the replica never ran, or the directory is a copy.
+    _lock: Option<File>,
+    superblock: Vec<u8>,
+}
+
+impl StoppedDir {
+    /// Refused while a replica runs in it.
+    pub fn open(path: &Path) -> Result<Self, DataDirError> {
+        let file_path = path.join(SUPERBLOCK);
+        let mut file = match File::open(&file_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(DataDirError::NoSuperblock(path.to_owned()));
+            }
+            opened => opened.map_err(failed("open", &file_path))?,
+        };
+        let lock_path = path.join(LOCK);
+        let lock = match File::open(&lock_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => {
+                let file = opened.map_err(failed("open", &lock_path))?;
+                Some(hold(file, lock_path, FlockOperation::NonBlockingLockShared)?)
+            }
+        };
+        let superblock = read_file(&mut file, &file_path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock, superblock })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the superblock's file says as a whole, and which copies differ from that.
+    pub fn superblock(&self) -> Result<(Superblock, Repair), DataDirError> {
+        let path = self.path.join(SUPERBLOCK);
+        read_superblock(&self.superblock).map_err(|source| DataDirError::Damaged { path, source })
+    }
+
+    /// What each of its copies says; fewer than four: the file is too short.
+    #[must_use]
+    pub fn copies(&self) -> Vec<Result<Superblock, CopyInvalid>> {
+        self.superblock.chunks_exact(BLOCK_BYTES).map(Superblock::decode).collect()
+    }
+
+    /// The folder of the journal's segments.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.path.join(JOURNAL)
+    }
+
+    /// The folder of snapshots.
+    #[must_use]
+    pub fn snapshots(&self) -> PathBuf {
+        self.path.join(SNAPSHOTS)
+    }
+}
+
+pub(crate) fn check_owner(
     path: &Path,
     superblock: &Superblock,
     config: &ClusterConfig,
@@ -341,7 +445,7 @@ mod tests {
     fn d12_an_empty_directory_is_no_replica() {
         let dir = tempfile::tempdir().unwrap();
         let error = open(dir.path()).unwrap_err();
-        assert!(matches!(error, DataDirError::NoSuperblock(_)) && error.to_string().contains("bftd init"));
+        assert!(matches!(error, DataDirError::NoSuperblock(_)) && error.to_string().contains("bftd testnet"));
         assert!(!dir.path().join(LOCK).exists(), "nothing is left in a directory that is none of ours");
     }
 

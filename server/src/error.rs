@@ -31,9 +31,9 @@ pub enum ServerError {
         /// What the system says.
         source: io::Error,
     },
-    /// The journal can not be read back.
+    /// The journal can be read, but not by this program, or not as one.
     #[error("journal: {0}")]
-    JournalDamaged(String),
+    JournalUnusable(String),
     /// A snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

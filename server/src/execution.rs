@@ -102,7 +102,8 @@ impl Execution {
                 Ok(None)
             }
             Order::Install(seq) => {
-                self.files.restore(seq, self.service.as_mut())?;
+                let manifest = self.files.restore(seq, self.service.as_mut())?;
+                self.snapshots.submit(SnapshotJob::Restored(manifest));
                 self.executed = seq;
                 Ok(Some(Done::Installed(seq)))
             }

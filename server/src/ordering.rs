@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bft_core::door::{Answer, Effects, InfoTo, Input, Lane, Now, Outgoing, To};
+use bft_core::door::{Answer, Effects, FileOrder, InfoTo, Input, Lane, Now, Outgoing, To};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
@@ -24,6 +24,7 @@ use crate::counters::{OrderingCounters, ShardCounters};
 use crate::error::ServerError;
 use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
+use crate::progress::TransferWatch;
 use crate::shard::Arrival;
 
 /// New memory for encoded frames.
@@ -46,6 +47,8 @@ pub struct Outbox {
     pub loads: Vec<(LogPosition, Extent)>,
     /// Segments whose files are needed no more.
     pub recycle: Vec<u32>,
+    /// To be done with files of snapshots.
+    pub files: Vec<FileOrder>,
     /// Snapshots below this one are needed no more.
     pub remove_snapshots_below: Option<Seq>,
     /// To be written where people find it.
@@ -78,7 +81,10 @@ pub struct Node {
     pub outbox: Outbox,
     /// When the core last had anything made durable or executed.
     last_work: Nanos,
+    transfer: TransferWatch,
     epoch: Epoch,
+    /// After damage: the Seq at which the replica may vote again.
+    silent_through: Option<Seq>,
     encoded: BytesMut,
     desk: InfoDesk,
     telling: Telling,
@@ -122,6 +128,7 @@ impl Node {
         Self {
             durable: journal.durable(),
             epoch: replica.config().epoch(),
+            silent_through: replica.silent_through(),
             replica,
             journal,
             effects,
@@ -133,6 +140,7 @@ impl Node {
             orders: VecDeque::new(),
             outbox: Outbox::default(),
             last_work: Nanos(0),
+            transfer: TransferWatch::default(),
             encoded: BytesMut::new(),
             desk,
             telling: Telling::default(),
@@ -142,6 +150,12 @@ impl Node {
 
     /// Carries out what the recovery wanted.
     pub fn start(&mut self, now: Now) -> Result<(), ServerError> {
+        if let Some(through) = self.silent_through {
+            tracing::warn!(
+                silent_through = through.0,
+                "the journal was damaged: this replica follows, and does not vote"
+            );
+        }
         self.carry_out(now)
     }
 
@@ -200,8 +214,13 @@ impl Node {
         while let Some(input) = self.next_input() {
             self.step(now, input)?;
         }
+        if self.silent_through.is_some() && self.replica.silent_through().is_none() {
+            self.silent_through = None;
+            tracing::info!(stable = self.replica.stable().0, "this replica votes again");
+        }
         let (used, room) = self.replica.pool_fill();
         self.brim.look(used, room);
+        self.transfer.look(now.mono, self.replica.transfer_progress());
         if self.deadline.is_some_and(|deadline| now.mono >= deadline) {
             self.deadline = None;
             self.journal.hurry();
@@ -295,12 +314,13 @@ impl Node {
         }
         for (to, answer) in effects.answer.drain(..) {
             let answer = match answer {
-                Answer::Info(info) => Answer::Info(self.desk.fill(now, info, &self.counters)),
+                Answer::Info(info) => Answer::Info(self.desk.fill(now, info, &self.counters, &self.transfer)),
                 answer @ (Answer::Reply(_) | Answer::Busy(_)) => answer,
             };
             self.outbox.answers.push((to, answer));
         }
         take_orders(&mut effects, &mut self.orders);
+        self.outbox.files.append(&mut effects.files);
         for at in effects.load.drain(..) {
             match self.journal.locate(at) {
                 Some(extent) => self.outbox.loads.push((at, extent)),
@@ -362,6 +382,7 @@ fn is_of_clients(input: &Input) -> bool {
         | Input::Executed { .. }
         | Input::Snapshot { .. }
         | Input::Loaded { .. }
+        | Input::File(_)
         | Input::Installed { .. }
         | Input::InfoQuery { .. }
         | Input::Deadline => false,
@@ -370,7 +391,13 @@ fn is_of_clients(input: &Input) -> bool {
 
 impl InfoDesk {
     /// Adds what the core does not know. The last state digest is told to everybody.
-    fn fill(&mut self, now: Now, mut info: Box<Info>, counters: &OrderingCounters) -> Box<Info> {
+    fn fill(
+        &mut self,
+        now: Now,
+        mut info: Box<Info>,
+        counters: &OrderingCounters,
+        transfer: &TransferWatch,
+    ) -> Box<Info> {
         info.state = self.digest.map(|(_, at, digest)| (at, digest));
         info.write_path.clone_from(&self.words.write_path);
         info.signatures.clone_from(&self.words.signatures);
@@ -384,6 +411,7 @@ impl InfoDesk {
         for (name, count) in of_shards {
             *sums.entry(name).or_default() += count;
         }
+        sums.extend(transfer.named(now.mono));
         info.counters.extend(sums.into_iter().map(|(name, count)| (name.to_string(), count)));
         assert!(info.counters.len() <= INFO_COUNTERS_MAX, "all counters fit one INFO");
         info
@@ -532,7 +560,7 @@ mod tests {
     fn a_halt_ends_everything_at_once() {
         let mut node = primary();
         sent(&mut node);
-        let halt = bft_core::door::Halt::LeftBehind { seq: Seq(9) };
+        let halt = bft_core::door::Halt::ReplayDiverged { seq: Seq(9) };
         node.effects.halt = Some(halt.clone());
         node.effects.remove_snapshots_below = Some(Seq(8));
         let error = node.carry_out(NOW).unwrap_err();

@@ -4,6 +4,7 @@
 //! ```text
 //! snapshots/<seq>.part/      being written
 //! snapshots/<seq>/           complete: every file flushed, then the folder, then its name
+//! snapshots/incoming/        pieces that are transferred from peers (crate::incoming)
 //! ```
 //!
 //! Kept here: a folder without `.part` is whole and flushed; a chunk that the service says is unchanged is the same file
@@ -16,10 +17,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use bft_core::door::{SnapshotOrder, SnapshotWritten};
+use bft_core::door::{FileDone, FileOrder, SnapshotOrder, SnapshotWritten};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Seq};
-use bft_core::limits::CHUNK_BYTES_MAX;
+use bft_core::limits::{CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, SNAPSHOT_CHUNKS_MAX, SNAPSHOT_CLIENTS_MAX};
 use bft_core::service::{Service, ServiceFault, Snapshot};
 use bft_core::snapshot::{ClientsImage, Manifest, Scalars, chunk_digest};
 use bft_core::wire::canonical::NotCanonical;
@@ -27,11 +28,10 @@ use bytes::Bytes;
 
 use crate::data_dir::{flush_folder, is_disk_full};
 use crate::evidence::EvidenceFolder;
+use crate::incoming::Incoming;
 
 /// How long the writer waits before it tries a full disk again.
 const FULL_DISK_RETRY: Duration = Duration::from_secs(5);
-/// A manifest of the largest snapshot: two sections of 2^20 entries.
-const MANIFEST_BYTES_MAX: u64 = 80 << 20;
 
 /// Why a snapshot can not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +52,20 @@ pub enum SnapshotError {
         /// In what way.
         what: &'static str,
     },
+    /// More than a manifest may list.
+    #[error(
+        "the snapshot at Seq {seq} has {found} {what}; the most is {most}: the service must give fewer, larger chunks"
+    )]
+    TooMany {
+        /// Of which Seq.
+        seq: Seq,
+        /// What there is too much of.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        most: u32,
+    },
     /// The service could not give or take a chunk.
     #[error(transparent)]
     Service(#[from] ServiceFault),
@@ -61,7 +75,7 @@ impl SnapshotError {
     fn is_disk_full(&self) -> bool {
         match self {
             Self::Io { source, .. } => is_disk_full(source),
-            Self::Damaged { .. } | Self::Service(_) => false,
+            Self::Damaged { .. } | Self::TooMany { .. } | Self::Service(_) => false,
         }
     }
 }
@@ -83,6 +97,31 @@ impl SnapshotFolder {
         }
         flush_folder(&folder.root).map_err(at(&folder.root))?;
         Ok(folder)
+    }
+
+    /// The folder at `root` as it is, to be looked into.
+    #[must_use]
+    pub fn look(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The Seqs of the snapshots that are whole, ascending, and the names of what is not.
+    pub fn list(&self) -> Result<(Vec<Seq>, Vec<String>), SnapshotError> {
+        let (mut whole, mut unfinished) = (Vec::new(), Vec::new());
+        for (_, name) in self.entries()? {
+            match name.parse() {
+                Ok(seq) => whole.push(Seq(seq)),
+                Err(_) => unfinished.push(name),
+            }
+        }
+        whole.sort_unstable();
+        unfinished.sort_unstable();
+        Ok((whole, unfinished))
+    }
+
+    /// The root that the manifest of the snapshot at `seq` has.
+    pub fn root_of(&self, seq: Seq) -> Result<Digest, SnapshotError> {
+        self.manifest(seq).map(|manifest| manifest.root())
     }
 
     /// Reads the snapshot at `seq`, whose root is `root`: every digest of it is compared.
@@ -111,8 +150,8 @@ impl SnapshotFolder {
         Ok((manifest, image))
     }
 
-    /// Puts the service into the state of the snapshot at `seq`.
-    pub fn restore(&self, seq: Seq, service: &mut dyn Service) -> Result<(), SnapshotError> {
+    /// Puts the service into the state of the snapshot at `seq`, and gives its manifest.
+    pub fn restore(&self, seq: Seq, service: &mut dyn Service) -> Result<Manifest, SnapshotError> {
         let folder = self.path(seq);
         let manifest = self.manifest(seq)?;
         service.restore_begin(seq, manifest.state.len() as u32)?;
@@ -125,7 +164,8 @@ impl SnapshotFolder {
                 return Err(error);
             }
         }
-        Ok(service.restore_finish()?)
+        service.restore_finish()?;
+        Ok(manifest)
     }
 
     /// Removes complete snapshots below `seq`.
@@ -138,11 +178,12 @@ impl SnapshotFolder {
         flush_folder(&self.root).map_err(at(&self.root))
     }
 
-    fn manifest(&self, seq: Seq) -> Result<Manifest, SnapshotError> {
+    /// The manifest of the snapshot at `seq`.
+    pub(crate) fn manifest(&self, seq: Seq) -> Result<Manifest, SnapshotError> {
         let path = self.path(seq).join("manifest");
         let mut bytes = Vec::new();
         let file = File::open(&path).map_err(at(&path))?;
-        file.take(MANIFEST_BYTES_MAX).read_to_end(&mut bytes).map_err(at(&path))?;
+        file.take(MANIFEST_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(at(&path))?;
         Manifest::decode(&bytes).map_err(|_| SnapshotError::Damaged { path, what: "not a manifest of this version" })
     }
 
@@ -154,25 +195,58 @@ impl SnapshotFolder {
         entries.map(named).collect::<io::Result<_>>().map_err(at(&self.root))
     }
 
-    fn path(&self, seq: Seq) -> PathBuf {
+    /// The folder itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the snapshot at `seq` is, or will be.
+    pub(crate) fn path(&self, seq: Seq) -> PathBuf {
         self.root.join(seq.to_string())
+    }
+
+    /// An empty folder in which the snapshot at `seq` is made.
+    pub(crate) fn begin_part(&self, seq: Seq) -> Result<PathBuf, SnapshotError> {
+        let part = self.root.join(format!("{seq}.part"));
+        if part.exists() {
+            fs::remove_dir_all(&part).map_err(at(&part))?;
+        }
+        fs::create_dir(&part).map_err(at(&part))?;
+        Ok(part)
+    }
+
+    /// Flushes a finished folder and gives it its name. A snapshot of the same Seq can lie there: it was complete, but not
+    /// agreed on, when the process ended, and the batches before it were executed again.
+    pub(crate) fn publish(&self, part: &Path, seq: Seq) -> Result<(), SnapshotError> {
+        flush_folder(part).map_err(at(part))?;
+        let path = self.path(seq);
+        if path.exists() {
+            fs::remove_dir_all(&path).map_err(at(&path))?;
+        }
+        fs::rename(part, &path).map_err(at(&path))?;
+        flush_folder(&self.root).map_err(at(&self.root))
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
+/// Whether something was to be read that is not there.
+pub(crate) fn is_not_found(error: &SnapshotError) -> bool {
+    matches!(error, SnapshotError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+}
+
+pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
     let path = path.to_owned();
     move |source| SnapshotError::Io { path, source }
 }
 
-fn chunk_path(folder: &Path, index: u32) -> PathBuf {
+pub(crate) fn chunk_path(folder: &Path, index: u32) -> PathBuf {
     folder.join(format!("chunk-{index:05}"))
 }
 
-fn clients_path(folder: &Path, index: u32) -> PathBuf {
+pub(crate) fn clients_path(folder: &Path, index: u32) -> PathBuf {
     folder.join(format!("clients-{index:05}"))
 }
 
-fn read_checked<'a>(
+pub(crate) fn read_checked<'a>(
     path: &Path,
     (len, digest): (u32, Digest),
     buffer: &'a mut [u8],
@@ -191,7 +265,7 @@ fn read_checked<'a>(
     Ok(bytes)
 }
 
-fn write_flushed(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
+pub(crate) fn write_flushed(path: &Path, bytes: &[u8]) -> Result<(), SnapshotError> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path).map_err(at(path))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(at(path))
 }
@@ -214,6 +288,10 @@ pub enum SnapshotJob {
     },
     /// Removes complete snapshots below this Seq.
     RemoveBelow(Seq),
+    /// Carries out an order of the core on files.
+    Files(FileOrder),
+    /// The service was restored from this snapshot.
+    Restored(Manifest),
     /// Writes a piece of evidence, also when the thread is to stop.
     Evidence {
         /// Where.
@@ -240,6 +318,8 @@ pub enum SnapshotDone {
         /// The digest.
         digest: Digest,
     },
+    /// An order of the core was carried out.
+    File(FileDone),
     /// It could not; the thread has ended.
     Failed(SnapshotError),
 }
@@ -270,7 +350,8 @@ impl SnapshotThread {
         done: impl FnMut(SnapshotDone) + Send + 'static,
     ) -> Self {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-        let writer = Writer { folder, previous, shared: shared.clone() };
+        let incoming = Incoming::new(folder.clone());
+        let writer = Writer { folder, incoming, previous, shared: shared.clone() };
         let thread = std::thread::Builder::new().name("bft-snapshot".into());
         let thread = thread.spawn(move || writer.run(done)).expect("the system has threads left");
         Self { shared, thread: Some(thread) }
@@ -306,6 +387,7 @@ impl Shared {
 
 struct Writer {
     folder: SnapshotFolder,
+    incoming: Incoming,
     previous: Option<Manifest>,
     shared: Arc<Shared>,
 }
@@ -343,9 +425,30 @@ impl Writer {
                 Ok(Some(SnapshotDone::Digest { at, digest }))
             }
             SnapshotJob::RemoveBelow(seq) => self.folder.remove_below(seq).map(|()| None),
+            SnapshotJob::Files(order) => self.files(&order),
+            SnapshotJob::Restored(manifest) => {
+                self.previous = Some(manifest);
+                Ok(None)
+            }
             SnapshotJob::Evidence { folder, accusation } => {
                 folder.keep(&accusation);
                 Ok(None)
+            }
+        }
+    }
+
+    /// A full disk is waited for here too.
+    fn files(&self, order: &FileOrder) -> Result<Option<SnapshotDone>, SnapshotError> {
+        loop {
+            match self.incoming.carry_out(order, &|| self.shared.is_stopping()) {
+                Ok(done) => return Ok(done.map(SnapshotDone::File)),
+                Err(error) if error.is_disk_full() => {
+                    tracing::error!(%error, "no room for a snapshot of others: free some, it is tried again");
+                    if !self.wait(FULL_DISK_RETRY) {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -389,14 +492,12 @@ impl Writer {
 
     /// `None` when the thread is stopped meanwhile.
     fn try_write(&self, image: &mut dyn Snapshot, order: &SnapshotOrder) -> Result<Option<Manifest>, SnapshotError> {
-        let part = self.folder.root.join(format!("{}.part", order.seq));
-        if part.exists() {
-            fs::remove_dir_all(&part).map_err(at(&part))?;
-        }
-        fs::create_dir(&part).map_err(at(&part))?;
+        let chunks = image.chunks();
+        check_count(order.seq, "chunks", chunks as usize, SNAPSHOT_CHUNKS_MAX)?;
+        let part = self.folder.begin_part(order.seq)?;
         let mut manifest = Manifest::new(order.clients.scalars);
         let mut buffer = vec![0; CHUNK_BYTES_MAX];
-        for index in 0..image.chunks() {
+        for index in 0..chunks {
             if self.shared.is_stopping() {
                 return Ok(None);
             }
@@ -407,13 +508,14 @@ impl Writer {
             }
         }
         let clients = order.clients.encode();
+        let pieces = clients.len().div_ceil(CHUNK_BYTES_MAX);
+        check_count(order.seq, "pieces of its client table", pieces, SNAPSHOT_CLIENTS_MAX)?;
         for (index, piece) in (0..).zip(clients.chunks(CHUNK_BYTES_MAX)) {
             write_flushed(&clients_path(&part, index), piece)?;
         }
         manifest.add_clients(&clients);
         write_flushed(&part.join("manifest"), &manifest.encode())?;
-        flush_folder(&part).map_err(at(&part))?;
-        self.publish(&part, order.seq)?;
+        self.folder.publish(&part, order.seq)?;
         Ok(Some(manifest))
     }
 
@@ -444,17 +546,11 @@ impl Writer {
             Err(error) => Err(at(&to)(error)),
         }
     }
+}
 
-    /// A snapshot of the same Seq can lie there: it was complete, but not agreed on, when the process ended, and the
-    /// batches before it were executed again.
-    fn publish(&self, part: &Path, seq: Seq) -> Result<(), SnapshotError> {
-        let path = self.folder.path(seq);
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(at(&path))?;
-        }
-        fs::rename(part, &path).map_err(at(&path))?;
-        flush_folder(&self.folder.root).map_err(at(&self.folder.root))
-    }
+/// What no manifest can list is found before it is written.
+fn check_count(seq: Seq, what: &'static str, found: usize, most: u32) -> Result<(), SnapshotError> {
+    if found <= most as usize { Ok(()) } else { Err(SnapshotError::TooMany { seq, what, found, most }) }
 }
 
 fn state_digest(image: &mut dyn Snapshot) -> Result<Digest, SnapshotError> {

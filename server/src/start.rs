@@ -1,5 +1,6 @@
-//! From a data directory back to a running replica (PROTOCOL §11): what was written is flushed before it is believed,
-//! checked before it is used, and damage stops the start with a reason.
+//! From a data directory back to a running replica (PROTOCOL §11): what was written is flushed before it is believed, and
+//! checked before it is used. A damaged journal is owned up to, and the replica learns from its peers; any other damage
+//! stops the start with a reason.
 
 use std::fs::File;
 use std::io;
@@ -8,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme};
+use bft_core::config::ClusterConfig;
 use bft_core::door::Effects;
 use bft_core::ids::{LogPosition, Seq};
-use bft_core::journal::{Blocks, Journal, Record, ScanError, SegmentFile, Tail, scan};
-use bft_core::replica::{RecoverError, Recovery, Replica};
+use bft_core::journal::{Blocks, Damage, Journal, Record, ScanError, SegmentFile, Superblock, Tail, scan};
+use bft_core::replica::{Recovery, Replica};
 use bft_core::service::Service;
 use bft_core::snapshot::Manifest;
 
@@ -66,17 +68,9 @@ pub fn start(
             member.public_key
         )));
     }
-    let directory = DataDir::open(&config.data_dir, &config.cluster, config.me, scheme.public_key())?;
+    let mut directory = DataDir::open(&config.data_dir, &config.cluster, config.me, scheme.public_key())?;
     let snapshots = SnapshotFolder::open(directory.snapshots())?;
-    let superblock = directory.superblock().clone();
-    let mut recovery =
-        Replica::recover(config.cluster.clone(), config.me, scheme.clone(), config.tuning.clone(), superblock.clone());
-    let mut manifest = None;
-    if let Some((seq, root)) = superblock.snapshot {
-        let (read, clients) = snapshots.load(seq, root)?;
-        recovery.snapshot(&read, clients);
-        manifest = Some(read);
-    }
+    let (mut recovery, manifest) = begin(config, &scheme, &snapshots, directory.superblock())?;
     let service_at = service.open()?;
     if manifest.is_none() && service_at != Seq(0) {
         return Err(ServerError::Config(format!(
@@ -85,37 +79,84 @@ pub fn start(
         )));
     }
     let mut files = JournalFiles::open(&directory.journal())?;
-    let tail = read_journal(&directory, &mut files, &mut recovery)?;
+    let tail = match read_journal(&directory, &mut files, &mut recovery)? {
+        Found::Whole(tail) => tail,
+        Found::Damaged(damage) => {
+            own_up(&mut directory, &config.cluster, &damage)?;
+            (recovery, _) = begin(config, &scheme, &snapshots, directory.superblock())?;
+            files = JournalFiles::open(&directory.journal())?;
+            *damage.fresh
+        }
+    };
     let way = probe::write_path(&directory.journal())?;
-    let path_of = |file: u32| files.paths[file as usize].clone();
-    let in_use = tail.files().iter().map(|(file, number)| (*number, path_of(*file))).collect();
-    let free = tail.free().iter().map(|file| path_of(*file)).collect();
+    let (in_use, free) = files.sorted(&tail);
     let segment_bytes = config.journal.segment_bytes;
     let segments = Segments::open(&directory.journal(), way, segment_bytes, in_use, free, bell.clone())?;
     let ring = JournalRing::new(way, segments, directory.superblock_path(), bell)?;
     let last = tail.last();
-    let journal = Journal::new(&superblock, tail, config.journal);
+    let journal = Journal::new(directory.superblock(), tail, config.journal);
     let mut effects = Effects::default();
     let replica = recovery.finish(clock::now(), last, service_at, &mut effects);
     Ok(Started { directory, way, snapshots, manifest, service, replica, journal, ring, effects, scheme })
 }
 
-fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Recovery) -> Result<Tail, ServerError> {
+/// A replica at its newest stable snapshot, to be fed with records.
+fn begin(
+    config: &ServerConfig,
+    scheme: &Arc<dyn Scheme>,
+    snapshots: &SnapshotFolder,
+    superblock: &Superblock,
+) -> Result<(Recovery, Option<Manifest>), ServerError> {
+    let (cluster, tuning) = (config.cluster.clone(), config.tuning.clone());
+    let mut recovery = Replica::recover(cluster, config.me, scheme.clone(), tuning, superblock.clone());
+    let Some((seq, root)) = superblock.snapshot else { return Ok((recovery, None)) };
+    let (manifest, clients) = snapshots.load(seq, root)?;
+    recovery.snapshot(&manifest, clients);
+    Ok((recovery, Some(manifest)))
+}
+
+/// What became of the journal.
+enum Found {
+    Whole(Tail),
+    Damaged(Damage),
+}
+
+/// From here on the replica is silent until its peers' checkpoints pass everything that it may have signed.
+fn own_up(directory: &mut DataDir, cluster: &ClusterConfig, damage: &Damage) -> Result<(), ServerError> {
+    let aside = directory.own_up(damage, cluster)?;
+    tracing::error!(
+        %damage,
+        silent_through = directory.superblock().damaged_through.0,
+        set_aside = aside.map(|path| path.display().to_string()),
+        "the journal is damaged: this replica learns from its peers, and votes again when the stable checkpoint has \
+         reached silent_through. Check the disk"
+    );
+    Ok(())
+}
+
+fn read_journal(directory: &DataDir, files: &mut JournalFiles, recovery: &mut Recovery) -> Result<Found, ServerError> {
     let mut records = 0u64;
     let mut on_record = |at: LogPosition, record: Record| {
         records += 1;
         recovery.record(at, record)
     };
     let tail = scan(directory.superblock(), files, &mut on_record);
-    let tail = tail.map_err(|error: ScanError<RecoverError>| match error {
-        ScanError::Io(source) => ServerError::JournalIo { what: "read", path: directory.journal(), source },
-        error
-        @ (ScanError::Damage(_) | ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. }) => {
-            ServerError::JournalDamaged(error.to_string())
+    match tail {
+        Ok(tail) => {
+            tracing::info!(records, last = tail.last().0, "journal read");
+            Ok(Found::Whole(tail))
         }
-    })?;
-    tracing::info!(records, last = tail.last().0, "journal read");
-    Ok(tail)
+        Err(ScanError::Damage(damage)) => Ok(Found::Damaged(damage)),
+        Err(ScanError::Io(source)) => Err(ServerError::JournalIo { what: "read", path: directory.journal(), source }),
+        Err(error @ (ScanError::Twice(..) | ScanError::Record { .. } | ScanError::Refused { .. })) => {
+            Err(ServerError::JournalUnusable(error.to_string()))
+        }
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ServerError {
+    let path = path.to_owned();
+    move |source| ServerError::JournalIo { what, path, source }
 }
 
 /// The files of the journal as the scan reads them: a file's handle is its place in the list.
@@ -128,22 +169,44 @@ impl JournalFiles {
     /// Opens and flushes them, and their names: what a killed process wrote may sit unflushed, and is about to be
     /// believed (D22).
     pub(crate) fn open(folder: &Path) -> Result<Self, ServerError> {
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| ServerError::JournalIo { what, path, source }
-        };
+        let opened = Self::look(folder)?;
+        for ((file, _), path) in opened.files.iter().zip(&opened.paths) {
+            file.sync_all().map_err(failed("flush", path))?;
+        }
+        flush_folder(folder).map_err(failed("flush", folder))?;
+        Ok(opened)
+    }
+
+    /// Opens them to be read, and changes nothing.
+    pub(crate) fn look(folder: &Path) -> Result<Self, ServerError> {
         let paths = segment_files(folder).map_err(failed("list", folder))?;
         let mut files = Vec::new();
         for (number, path) in (0..).zip(&paths) {
             let file = File::open(path).map_err(failed("open", path))?;
-            file.sync_all().map_err(failed("flush", path))?;
             let len = file.metadata().map_err(failed("look at", path))?.len();
             let bytes =
                 u32::try_from(len).map_err(|_| failed("use", path)(io::Error::from(io::ErrorKind::FileTooLarge)))?;
             files.push((file, SegmentFile { file: number, bytes }));
         }
-        flush_folder(folder).map_err(failed("flush", folder))?;
         Ok(Self { paths, files })
+    }
+
+    /// Where they lie, by their handles.
+    pub(crate) fn paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+
+    /// Those in use by the number of their segment, and the others.
+    fn sorted(&self, tail: &Tail) -> (Vec<(u32, PathBuf)>, Vec<PathBuf>) {
+        let number = |handle: u32| tail.files().iter().find(|(file, _)| *file == handle).map(|(_, number)| *number);
+        let (mut in_use, mut free) = (Vec::new(), Vec::new());
+        for (handle, path) in (0..).zip(&self.paths) {
+            match number(handle) {
+                Some(number) => in_use.push((number, path.clone())),
+                None => free.push(path.clone()),
+            }
+        }
+        (in_use, free)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
 
@@ -9,6 +10,7 @@ use bft_core::client::Outcome;
 use bft_core::config::ProtocolParams;
 use bft_core::ids::View;
 use bft_core::service::Service;
+use bft_core::wire::message::Info;
 use bft_server::data_dir::DataDirError;
 use bft_server::snapshots::SnapshotError;
 use bft_server::{Pin, ServerError};
@@ -158,7 +160,7 @@ fn d11_a_directory_that_is_in_use_is_refused() {
 }
 
 #[test]
-fn d4_damage_stops_the_start_with_a_reason() {
+fn d4_a_damaged_snapshot_stops_the_start_and_a_damaged_journal_is_set_aside_and_owned_up_to() {
     let mut cluster = Cluster::new(4, 1, small(), kv);
     cluster.start_all();
     let mut client = cluster.client(100);
@@ -176,11 +178,36 @@ fn d4_damage_stops_the_start_with_a_reason() {
     assert!(matches!(error, ServerError::Snapshot(SnapshotError::Damaged { .. })), "{error}");
     std::fs::write(&chunk, good).unwrap();
 
-    for entry in std::fs::read_dir(cluster.data_dir(0).join("journal")).unwrap() {
-        flip_first_byte(&entry.unwrap().path());
+    let journal = cluster.data_dir(0).join("journal");
+    let mut damaged = BTreeMap::new();
+    for entry in std::fs::read_dir(&journal).unwrap() {
+        let path = entry.unwrap().path();
+        flip_first_byte(&path);
+        damaged.insert(path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap());
     }
-    let error = cluster.run_until_it_ends(0).unwrap_err();
-    assert!(matches!(error, ServerError::JournalDamaged(_)), "{error}");
+    cluster.start_all();
+    let stable = cluster.info(1).stable;
+    cluster.wait_until("as far as the others", |info| info.stable >= stable);
+    let through = silent_through(&cluster.info(0));
+    assert!(through > 0 && through <= stable.0 + small().window, "silent up to {through}, stable is {stable}");
+    assert!((1..4).all(|id| silent_through(&cluster.info(id)) == 0));
+    let aside: Vec<_> = std::fs::read_dir(cluster.data_dir(0)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let aside = aside.iter().find(|path| path.to_string_lossy().contains("journal-damaged-")).expect("it is kept");
+    for (name, bytes) in &damaged {
+        assert!(std::fs::read(aside.join(name)).unwrap() == *bytes, "{name:?} is as it was");
+    }
+    assert!(cluster.info(0).snapshot >= snapshot, "what it had agreed on it still has");
+    cluster.stop_all();
+
+    // The next start finds a whole journal, and still knows that it must be silent (D20).
+    cluster.start_all();
+    cluster.wait_until("as far as the others", |info| info.stable >= stable);
+    assert_eq!(silent_through(&cluster.info(0)), through);
+    cluster.stop_all();
+}
+
+fn silent_through(info: &Info) -> u64 {
+    info.counters.iter().find(|(name, _)| name == "silent_through").expect("it is told").1
 }
 
 fn flip_first_byte(path: &std::path::Path) -> Vec<u8> {

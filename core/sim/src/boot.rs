@@ -1,19 +1,21 @@
 //! How a process comes up from its disk: superblock and its repair, flush of everything, instance, scan, snapshot, core.
 //! The same steps in the same order as in production; what a start writes may be cut short by the next power loss.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bft_core::config::ClusterConfig;
 use bft_core::door::{Effects, Now};
-use bft_core::ids::{LogPosition, ReplicaId};
+use bft_core::ids::{Digest, LogPosition, ReplicaId, Seq};
 use bft_core::journal::group::{GROUP_HEADER_BYTES, GroupHeader, Seal};
 use bft_core::journal::segment::{Owner, SegmentHeader};
 use bft_core::journal::superblock::Directory;
 use bft_core::journal::{
-    BLOCK_BYTES, Blocks, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
+    BLOCK_BYTES, Blocks, Damage, Record, Repair, ScanError, SegmentFile, Superblock, Tail, read_superblock, scan,
 };
-use bft_core::replica::{RecoverError, Replica};
+use bft_core::replica::{RecoverError, Replica, own_up};
 
 use crate::cluster::Cluster;
 use crate::counters::Counters;
@@ -23,15 +25,25 @@ use crate::options::Options;
 use crate::points::{Moment, Operation, Plug};
 use crate::rng::{Rng, Seed};
 
-/// Why a process does not come up.
+/// Why a disk cannot be read as it is.
 #[derive(Debug)]
 pub enum BootError {
     /// The scan says that what was durable is gone.
-    Damage(String),
+    Damage(Box<Damage>),
     /// Anything else: never the fault of a disk that kept its promises.
     Broken(String),
     /// The plug was pulled.
     Pulled,
+}
+
+impl fmt::Display for BootError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Damage(damage) => damage.fmt(f),
+            Self::Broken(why) => f.write_str(why),
+            Self::Pulled => f.write_str("the plug was pulled"),
+        }
+    }
 }
 
 /// What a start found and made.
@@ -44,6 +56,8 @@ pub struct Booted {
     pub tail: Tail,
     /// The snapshot that the superblock names.
     pub snapshot: Option<images::Read>,
+    /// What the scan found damaged: the superblock owns up to it.
+    pub damage: Option<String>,
 }
 
 struct DiskBlocks<'a>(&'a Disk);
@@ -52,7 +66,11 @@ impl Blocks for DiskBlocks<'_> {
     fn segments(&mut self) -> io::Result<Vec<SegmentFile>> {
         let file = |name| match name {
             FileName::Segment(file) => Some(SegmentFile { file, bytes: self.0.len(name) as u32 }),
-            FileName::Superblock | FileName::Chunk(..) | FileName::Clients(..) | FileName::Manifest(_) => None,
+            FileName::Superblock
+            | FileName::Chunk(..)
+            | FileName::Clients(..)
+            | FileName::Manifest(_)
+            | FileName::Incoming(_) => None,
         };
         Ok(self.0.names().filter_map(file).collect())
     }
@@ -86,8 +104,15 @@ pub fn superblock_of(disk: &Disk) -> Result<(Superblock, Repair), String> {
     read_superblock(&file).map_err(|damage| damage.to_string())
 }
 
+/// The snapshot that the superblock on stable storage names.
+#[must_use]
+pub fn durable_snapshot(disk: &Disk) -> Option<(Seq, Digest)> {
+    let (superblock, _) = read_superblock(disk.read_durable(FileName::Superblock)?).ok()?;
+    superblock.snapshot
+}
+
 /// Reads everything that a start needs, and writes what it must.
-pub fn boot(disk: &mut Disk, power: &mut Power<'_>) -> Result<Booted, BootError> {
+pub fn boot(disk: &mut Disk, config: &ClusterConfig, power: &mut Power<'_>) -> Result<Booted, BootError> {
     let (mut superblock, repair) = superblock_of(disk).map_err(BootError::Broken)?;
     for copy in &repair.copies {
         power.write(disk, Operation::Repair, *copy as usize * BLOCK_BYTES, &repair.block)?;
@@ -95,13 +120,27 @@ pub fn boot(disk: &mut Disk, power: &mut Power<'_>) -> Result<Booted, BootError>
     power.flush_all(disk)?;
     superblock.instance += 1;
     superblock.sequence += 1;
+    write_superblock(disk, &superblock, power)?;
+    let (records, tail, damage) = match records_of(disk, &superblock) {
+        Ok((records, tail)) => (records, tail, None),
+        Err(BootError::Damage(damage)) => {
+            own_up(&mut superblock, &damage, config);
+            write_superblock(disk, &superblock, power)?;
+            let text = damage.to_string();
+            (Vec::new(), *damage.fresh, Some(text))
+        }
+        Err(why @ (BootError::Broken(_) | BootError::Pulled)) => return Err(why),
+    };
+    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
+    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)?, damage })
+}
+
+/// Two copies, a flush, the other two, a flush (D9).
+fn write_superblock(disk: &mut Disk, superblock: &Superblock, power: &mut Power<'_>) -> Result<(), BootError> {
     let file = superblock.encode_file();
     let (front, back) = file.split_at(file.len() / 2);
     power.write(disk, Operation::FirstInstance, 0, front)?;
-    power.write(disk, Operation::LastInstance, front.len(), back)?;
-    let (records, tail) = records_of(disk, &superblock)?;
-    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
-    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)? })
+    power.write(disk, Operation::LastInstance, front.len(), back)
 }
 
 /// The power during a start: it may go at the points of a plug.
@@ -176,7 +215,7 @@ pub fn records_of(disk: &Disk, superblock: &Superblock) -> Result<(Vec<(LogPosit
     });
     match tail {
         Ok(tail) => Ok((records, tail)),
-        Err(ScanError::Damage(damage)) => Err(BootError::Damage(damage.to_string())),
+        Err(ScanError::Damage(damage)) => Err(BootError::Damage(Box::new(damage))),
         Err(other) => Err(BootError::Broken(other.to_string())),
     }
 }
@@ -223,5 +262,5 @@ pub fn recover(
     for (at, record) in &booted.records {
         recovery.record(*at, record.clone())?;
     }
-    Ok(recovery.finish(now, booted.tail.last(), bft_core::ids::Seq(0), out))
+    Ok(recovery.finish(now, booted.tail.last(), Seq(0), out))
 }

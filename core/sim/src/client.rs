@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome, Rejected};
 use bft_core::door::{Answer, LinkState, To};
 use bft_core::ids::{LinkId, Nanos};
-use bft_core::limits::MILLISECOND;
+use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
@@ -18,6 +18,9 @@ use crate::trace::Actor;
 use crate::villains::clients::ClientTwin;
 use crate::villains::clients::means::{ClientMeans, Said};
 use crate::world::{Event, Life, ToClient, ToMachine, World};
+
+/// How long a hostile client goes on when all other faults have ended.
+const HOSTILE_AFTER_FAULTS: u64 = 10 * SECOND;
 
 /// A client and what it has still to do.
 pub struct Client {
@@ -195,6 +198,11 @@ impl Client {
 
     fn send(&mut self, world: &mut World, to: To, message: Message) {
         let Some(mut hostile) = self.hostile.take() else { return self.say(world, to, message) };
+        if world.now > world.options.safety + HOSTILE_AFTER_FAULTS {
+            // It has gone away: a flood without an end would leave nobody time to come to theirs.
+            self.hostile = Some(hostile);
+            return;
+        }
         let means = hostile.sends(to, message);
         for (entry, operation) in means.take_signed() {
             world.checks.signed(self.core.key(), entry, operation);

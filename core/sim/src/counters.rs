@@ -115,10 +115,26 @@ counters! {
     slow_disks: Must = "disks a hundred times as slow",
     /// Disks on which a write went where another one belongs.
     misdirected: May = "misdirected writes",
-    /// Disks on which a bit rotted.
+    /// Journals in which a bit rotted.
     bits_rotted: May = "bits rotted",
-    /// Of those, starts that found the damage and refused.
-    damage_found: May = "damage found",
+    /// Journals that lost a file.
+    files_lost: May = "files lost",
+    /// Starts that found such damage, and from which on the replica was silent.
+    amnesias: Must = "starts after damage",
+    /// Replicas that were silent after damage and vote again.
+    voting_again: Must = "voting again",
+    /// Snapshots of others that a replica went on from.
+    transfers: Must = "transfers",
+    /// Pieces of snapshots that were fetched.
+    chunks_fetched: Must = "chunks fetched",
+    /// Pieces that an interrupted transfer had left and that were not fetched again.
+    chunks_resumed: Must = "chunks resumed",
+    /// Wrong pieces that liars gave.
+    chunks_refused: Must = "bad chunks refused",
+    /// Replicas that were struck in the middle of a transfer.
+    transfers_cut: Must = "transfers interrupted",
+    /// Replicas that were away for so long that their peers dropped what they lack.
+    exiles: Must = "exiles",
     /// Lies of Byzantine replicas.
     lies: Must = "lies",
     /// Messages of villains that a correct replica refused.
@@ -131,10 +147,8 @@ counters! {
     requests_refused: Must = "Requests refused",
     /// Replicas whose service drifted away, and that stopped themselves.
     drifts_found: May = "drifted services stopped",
-    /// Runs that ended without a liveness phase, because more than F of the weight was faulty or left behind.
+    /// Runs that ended without a liveness phase, because more than F of the weight was faulty.
     liveness_left_out: May = "runs without liveness",
-    /// Replicas that fell behind what their peers keep.
-    left_behind: May = "left behind",
     /// Power losses at a point of a script.
     points: May = "points",
     /// Operations whose outcome a client could not learn.

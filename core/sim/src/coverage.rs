@@ -12,7 +12,7 @@ use crate::villains::Strategy;
 use crate::villains::clients::ClientStrategy;
 
 /// Inputs that are no messages.
-const LOCAL: [&str; 10] = [
+const LOCAL: [&str; 11] = [
     "Requests",
     "link up",
     "link down",
@@ -23,12 +23,13 @@ const LOCAL: [&str; 10] = [
     "loaded",
     "installed",
     "deadline",
+    "file",
 ];
 /// What a replica may be doing when something happens to it.
 const STATUSES: [&str; 3] = ["primary", "backup", "changing"];
 /// Events: those, and messages of every kind that replicas send one another.
 const EVENTS: usize = LOCAL.len() + PEER_KINDS.len();
-const PEER_KINDS: [Kind; 15] = [
+const PEER_KINDS: [Kind; 19] = [
     Kind::Request,
     Kind::PrePrepare,
     Kind::Prepare,
@@ -44,6 +45,10 @@ const PEER_KINDS: [Kind; 15] = [
     Kind::Body,
     Kind::FetchLog,
     Kind::Log,
+    Kind::FetchManifest,
+    Kind::Manifest,
+    Kind::FetchChunk,
+    Kind::Chunk,
 ];
 
 /// What a replica is doing.
@@ -89,6 +94,7 @@ fn event_of(input: &Input) -> Option<usize> {
         Input::Loaded { .. } => 7,
         Input::Installed { .. } => 8,
         Input::Deadline => 9,
+        Input::File(_) => 10,
         Input::InfoQuery { .. } => return None,
         Input::Message { message, .. } => {
             let kind = message.kind();
@@ -165,10 +171,10 @@ mod tests {
         let mut coverage = Coverage::default();
         coverage.add(&report);
         let summary = coverage.summary();
-        assert!(summary.starts_with("event x status x fault or villain: 2 of 150 seen"), "{summary}");
+        assert!(summary.starts_with("event x status x fault or villain: 2 of 180 seen"), "{summary}");
         assert!(summary.contains("deadline at a primary one") && !summary.contains("deadline at a backup one"));
         report.villain = Some(Strategy::Silent);
         coverage.add(&report);
-        assert!(coverage.summary().contains("2 of 150"), "a villain that did nothing does not count");
+        assert!(coverage.summary().contains("2 of 180"), "a villain that did nothing does not count");
     }
 }

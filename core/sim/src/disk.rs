@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use bft_core::ids::Seq;
+use bft_core::ids::{Digest, Seq};
 use bft_core::journal::BLOCK_BYTES;
 
 use crate::counters::Counters;
@@ -28,6 +28,8 @@ pub enum FileName {
     Clients(Seq, u32),
     /// A snapshot's manifest.
     Manifest(Seq),
+    /// A piece of a snapshot that is being transferred, under its digest.
+    Incoming(Digest),
 }
 
 impl FileName {
@@ -35,7 +37,7 @@ impl FileName {
     #[must_use]
     pub fn snapshot(self) -> Option<Seq> {
         match self {
-            Self::Superblock | Self::Segment(_) => None,
+            Self::Superblock | Self::Segment(_) | Self::Incoming(_) => None,
             Self::Chunk(seq, _) | Self::Clients(seq, _) | Self::Manifest(seq) => Some(seq),
         }
     }
@@ -193,6 +195,12 @@ impl Disk {
     /// Removes a file.
     pub fn remove(&mut self, name: FileName) {
         self.files.remove(&name);
+    }
+
+    /// The bytes of a file that are on stable storage, if its directory entry is.
+    #[must_use]
+    pub fn read_durable(&self, name: FileName) -> Option<&[u8]> {
+        self.files.get(&name).filter(|file| file.linked).map(|file| file.durable.as_slice())
     }
 
     /// The bytes of a file as a reader sees them.

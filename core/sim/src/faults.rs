@@ -1,6 +1,8 @@
 //! When and where faults strike: a stream of chance of its own, so that what is struck never shifts what the parts do by
 //! themselves.
 
+use bft_core::limits::MILLISECOND;
+
 use crate::options::Fault;
 use crate::rng::{Rng, Seed};
 use crate::world::World;
@@ -43,6 +45,11 @@ impl Striker {
     /// How long it lasts.
     pub fn outage(&mut self) -> u64 {
         self.rng.exponential(self.outage_mean)
+    }
+
+    /// How long a replica is away that is to be left behind.
+    pub fn exile(&mut self) -> u64 {
+        self.rng.range(800 * MILLISECOND, 2_500 * MILLISECOND)
     }
 
     /// A number below `end`.

@@ -1,12 +1,14 @@
-//! Snapshots on a simulated disk: written file by file with time between them, read back and checked at a start.
+//! Snapshots on a simulated disk: written file by file with time between them, read back and checked at a start. And the
+//! pieces of transferred ones: each stored under its digest, made a snapshot of when all are there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
-use bft_core::door::{SnapshotOrder, SnapshotWritten};
+use bft_core::door::{Attempt, FileDone, FileOrder, PieceState, SnapshotOrder, SnapshotWritten};
 use bft_core::ids::{Digest, Seq};
 use bft_core::limits::CHUNK_BYTES_MAX;
 use bft_core::service::{Service, Snapshot};
-use bft_core::snapshot::{ClientsImage, Manifest, chunk_digest};
+use bft_core::snapshot::{ChunkBytes, ClientsImage, Manifest, Piece, Section, chunk_digest};
 use bytes::Bytes;
 
 use crate::disk::{Disk, FileName, Pending};
@@ -24,10 +26,40 @@ pub struct Writing {
     operation: Operation,
 }
 
-/// Images in the order in which they were ordered; the first is being written.
+/// What the thread does, one after the other.
+enum Task {
+    /// An own image is written.
+    Image(Writing),
+    /// An order on files is carried out.
+    Order(FileOrder),
+    /// A piece landed, and is to be flushed.
+    Landed(Attempt, u32, Digest),
+    /// Pieces are made a snapshot of.
+    Assembly(Attempt, Arc<Manifest>, AssemblyStage),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AssemblyStage {
+    Pieces,
+    Manifest,
+    Folder,
+    Name,
+    ReadBack,
+}
+
+/// What a step of the thread finished.
+#[derive(Debug)]
+pub enum Finished {
+    /// The files of an own image are on stable storage.
+    Image(Seq, SnapshotWritten),
+    /// An order on files was carried out.
+    File(FileDone),
+}
+
+/// Images and orders in the order in which they came; the first is being carried out.
 #[derive(Default)]
 pub struct Writer {
-    queue: VecDeque<Writing>,
+    queue: VecDeque<Task>,
     /// The last one that was finished in this life: what has not changed since is not written again.
     last: Option<(Seq, Manifest)>,
 }
@@ -38,11 +70,17 @@ impl Writer {
         let manifest = Manifest::new(order.clients.scalars);
         let clients = order.clients.encode();
         let operation = Operation::Chunk;
-        self.queue.push_back(Writing { seq: order.seq, image, clients, manifest, next: 0, operation });
+        self.queue.push_back(Task::Image(Writing { seq: order.seq, image, clients, manifest, next: 0, operation }));
         self.queue.len() == 1
     }
 
-    /// Whether an image waits or is being written.
+    /// Takes an order on files; says whether nothing was being done before.
+    pub fn order_files(&mut self, order: FileOrder) -> bool {
+        self.queue.push_back(Task::Order(order));
+        self.queue.len() == 1
+    }
+
+    /// Whether there is anything to do.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.queue.is_empty()
@@ -51,39 +89,60 @@ impl Writer {
     /// The oldest Seq whose files are being written.
     #[must_use]
     pub fn unfinished(&self) -> Option<Seq> {
-        self.queue.front().map(|writing| writing.seq)
+        self.queue.iter().find_map(|task| match task {
+            Task::Image(writing) => Some(writing.seq),
+            Task::Order(_) | Task::Landed(..) | Task::Assembly(..) => None,
+        })
     }
 
     /// There is no room for the next file: everything that was written of this image goes, and it begins anew.
     pub fn begin_anew(&mut self, disk: &mut Disk) {
-        let writing = self.queue.front_mut().expect("a step is of an image");
+        let Some(Task::Image(writing)) = self.queue.front_mut() else { panic!("the step is of an image") };
         disk.remove_snapshot(writing.seq);
         writing.manifest = Manifest::new(writing.manifest.scalars);
         (writing.next, writing.operation) = (0, Operation::Chunk);
     }
 
-    /// What comes next, and for which snapshot.
+    /// What comes next of an own image; `None`: it is another task's turn.
     #[must_use]
-    pub fn next(&self) -> (Seq, Operation) {
-        let writing = self.queue.front().expect("a step is of an image");
-        (writing.seq, writing.operation)
+    pub fn next(&self) -> Option<Operation> {
+        match self.queue.front().expect("a step is of a task") {
+            Task::Image(writing) => Some(writing.operation),
+            Task::Order(_) | Task::Landed(..) | Task::Assembly(..) => None,
+        }
     }
 
-    /// Writes the next file and flushes it, or flushes a folder, or names it. Gives the image that is finished with this.
-    pub fn step(&mut self, disk: &mut Disk) -> Option<(Seq, SnapshotWritten)> {
-        let writing = self.queue.front_mut().expect("a step is of an image");
+    /// Writes the next file, or flushes, or carries out an order. Gives what is finished with this.
+    pub fn step(&mut self, disk: &mut Disk) -> Option<Finished> {
+        let task = self.queue.pop_front().expect("a step is of a task");
+        let (finished, rest) = match task {
+            Task::Image(writing) => self.step_image(disk, writing),
+            Task::Order(order) => carry_out(disk, order),
+            Task::Landed(attempt, part, digest) => {
+                disk.flush(FileName::Incoming(digest));
+                (Some(Finished::File(FileDone::Stored { attempt, part })), None)
+            }
+            Task::Assembly(attempt, manifest, stage) => assemble(disk, attempt, manifest, stage),
+        };
+        if let Some(rest) = rest {
+            self.queue.push_front(rest);
+        }
+        finished
+    }
+
+    fn step_image(&mut self, disk: &mut Disk, mut writing: Writing) -> (Option<Finished>, Option<Task>) {
         if let Some(next) = writing.step(disk, self.last.as_ref()) {
             writing.operation = next;
-            return None;
+            return (None, Some(Task::Image(writing)));
         }
-        let Writing { seq, manifest, .. } = self.queue.pop_front().expect("looked at above");
+        let Writing { seq, manifest, .. } = writing;
         let written = SnapshotWritten {
             root: manifest.root(),
             state_digest: manifest.state_digest(),
             state_bytes: manifest.state_bytes(),
         };
         self.last = Some((seq, manifest));
-        Some((seq, written))
+        (Some(Finished::Image(seq, written)), None)
     }
 }
 
@@ -153,6 +212,112 @@ impl Writing {
         self.manifest.add_chunk(&bytes);
         write(disk, name, bytes);
     }
+}
+
+/// Carries out an order, or begins to.
+fn carry_out(disk: &mut Disk, order: FileOrder) -> (Option<Finished>, Option<Task>) {
+    let done = match order {
+        FileOrder::ReadManifest { seq } => {
+            let bytes = disk.read(FileName::Manifest(seq));
+            let manifest = bytes.and_then(|bytes| Manifest::decode(&bytes).ok()).map(Arc::new);
+            FileDone::Manifest { seq, manifest }
+        }
+        FileOrder::ReadPiece { to, seq, piece } => {
+            let bytes = disk.read(piece_name(seq, piece)).map(|bytes| ChunkBytes::new(bytes.into()));
+            FileDone::Piece { to, seq, piece, bytes }
+        }
+        FileOrder::Begin { attempt, manifest } => {
+            let wanted: BTreeSet<Digest> = manifest.pieces().map(|(_, _, digest)| digest).collect();
+            let (found, other): (Vec<_>, Vec<_>) =
+                incoming(disk).into_iter().partition(|digest| wanted.contains(digest));
+            other.into_iter().for_each(|digest| disk.remove(FileName::Incoming(digest)));
+            FileDone::Begun { attempt, found }
+        }
+        FileOrder::Check { attempt, part, len, digest } => {
+            let state = if holds(disk, len, digest) { PieceState::Whole } else { PieceState::Missing };
+            if state == PieceState::Missing {
+                disk.remove(FileName::Incoming(digest));
+            }
+            FileDone::Checked { attempt, part, state }
+        }
+        FileOrder::Store { attempt, part, chunk } => {
+            write(disk, FileName::Incoming(chunk.digest()), chunk.bytes().to_vec());
+            return (None, Some(Task::Landed(attempt, part, chunk.digest())));
+        }
+        FileOrder::Assemble { attempt, manifest } => {
+            return (None, Some(Task::Assembly(attempt, manifest, AssemblyStage::Pieces)));
+        }
+        FileOrder::Clear => {
+            incoming(disk).into_iter().for_each(|digest| disk.remove(FileName::Incoming(digest)));
+            return (None, None);
+        }
+    };
+    (Some(Finished::File(done)), None)
+}
+
+/// Whether the transferred piece of this digest lies on the disk, whole.
+#[must_use]
+pub fn holds(disk: &Disk, len: u32, digest: Digest) -> bool {
+    let bytes = disk.read(FileName::Incoming(digest));
+    bytes.is_some_and(|bytes| bytes.len() == len as usize && chunk_digest(&bytes) == digest)
+}
+
+fn incoming(disk: &Disk) -> Vec<Digest> {
+    let digest = |name| match name {
+        FileName::Incoming(digest) => Some(digest),
+        FileName::Superblock
+        | FileName::Segment(_)
+        | FileName::Chunk(..)
+        | FileName::Clients(..)
+        | FileName::Manifest(_) => None,
+    };
+    disk.names().filter_map(digest).collect()
+}
+
+fn piece_name(seq: Seq, piece: Piece) -> FileName {
+    match piece.section {
+        Section::State => FileName::Chunk(seq, piece.index),
+        Section::Clients => FileName::Clients(seq, piece.index),
+    }
+}
+
+/// A piece that is not there leaves a hole, which is found when the snapshot is read back.
+fn assemble(
+    disk: &mut Disk,
+    attempt: Attempt,
+    manifest: Arc<Manifest>,
+    stage: AssemblyStage,
+) -> (Option<Finished>, Option<Task>) {
+    let seq = manifest.scalars.seq;
+    let next = match stage {
+        AssemblyStage::Pieces => {
+            disk.begin_folder(seq);
+            for (piece, _, digest) in manifest.pieces() {
+                if let Some(bytes) = disk.read(FileName::Incoming(digest)) {
+                    write(disk, piece_name(seq, piece), bytes);
+                }
+            }
+            AssemblyStage::Manifest
+        }
+        AssemblyStage::Manifest => {
+            write(disk, FileName::Manifest(seq), manifest.encode());
+            AssemblyStage::Folder
+        }
+        AssemblyStage::Folder => {
+            disk.flush_folder(seq);
+            disk.name_folder(seq);
+            AssemblyStage::Name
+        }
+        AssemblyStage::Name => {
+            disk.flush_names();
+            AssemblyStage::ReadBack
+        }
+        AssemblyStage::ReadBack => {
+            let clients = read(disk, seq, manifest.root()).ok().map(|read| Box::new(read.clients));
+            return (Some(Finished::File(FileDone::Assembled { attempt, clients })), None);
+        }
+    };
+    (None, Some(Task::Assembly(attempt, manifest, next)))
 }
 
 fn write(disk: &mut Disk, name: FileName, bytes: Vec<u8>) {
@@ -247,7 +412,10 @@ mod tests {
     }
 
     fn finish(writer: &mut Writer, disk: &mut Disk) -> (Seq, SnapshotWritten) {
-        std::iter::repeat_with(|| writer.step(disk)).flatten().next().unwrap()
+        match std::iter::repeat_with(|| writer.step(disk)).flatten().next().unwrap() {
+            Finished::Image(seq, written) => (seq, written),
+            Finished::File(done) => panic!("{done:?}"),
+        }
     }
 
     #[test]
@@ -282,7 +450,7 @@ mod tests {
             ordered(&mut writer, &mut filled(150), 150);
             let mut rng = Seed::root(*seed).rng();
             (0..rng.below(10)).for_each(|_| assert!(writer.step(&mut disk).is_none()));
-            let is_named = writer.next().1 == Operation::Name;
+            let is_named = writer.next() == Some(Operation::Name);
             disk.power_lost(Vec::new(), &mut rng, &mut Counters::default());
             assert!(is_named || read(&disk, seq, written.root).is_err(), "without its name");
             read(&disk, seq, written.root).is_err()

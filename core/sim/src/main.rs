@@ -60,6 +60,9 @@ enum Command {
         /// Looks for the smallest seed that finds each, and prints the rows of mutants.toml.
         #[arg(long)]
         search: bool,
+        /// With --search: this villain attacks, instead of whom the seeds choose.
+        #[arg(long, requires = "search")]
+        villain: Option<Strategy>,
         /// With --search: only these mutants.
         names: Vec<String>,
     },
@@ -159,7 +162,7 @@ fn main() -> ExitCode {
         Command::Run { seeds, jobs, mode } => campaign(seeds, jobs, mode),
         Command::Replay { seed, quiet, mode } => replay(seed, quiet, mode),
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
-        Command::Mutants { search, names } => mutants(search, &names),
+        Command::Mutants { search, villain, names } => mutants(search, villain, &names),
         Command::CrashPoints { case: Some(case), .. } => play(case.options(), &case.to_string()),
         Command::CrashPoints { scenario, all, jobs, case: None } => crash_points(scenario, all, jobs),
         Command::Twins { case: Some(case), .. } => play(case.options(), &case.to_string()),
@@ -271,9 +274,9 @@ fn twins(rounds: u32, choice: Choice, jobs: usize) -> bool {
 }
 
 #[cfg(feature = "mutants")]
-fn mutants(search: bool, names: &[String]) -> bool {
+fn mutants(search: bool, villain: Option<Strategy>, names: &[String]) -> bool {
     if search {
-        return bft_sim::mutants::search(names);
+        return bft_sim::mutants::search(names, villain);
     }
     bft_sim::mutants::check().unwrap_or_else(|error| {
         println!("{error}");
@@ -282,7 +285,7 @@ fn mutants(search: bool, names: &[String]) -> bool {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn mutants(_search: bool, _names: &[String]) -> bool {
+fn mutants(_search: bool, _villain: Option<Strategy>, _names: &[String]) -> bool {
     println!("{}", bft_sim::mutants::HOW_TO_BUILD);
     false
 }

@@ -20,6 +20,8 @@ pub struct Row {
     pub seed: Option<u64>,
     /// … and who finds it there.
     pub oracle: Option<String>,
+    /// Who attacks there, if that is given and not the seed's choice.
+    pub villain: Option<String>,
     /// The probe that kills it, where no seed does.
     pub probe: Option<String>,
 }
@@ -47,10 +49,11 @@ mod planted {
     use super::{Row, recorded};
     use crate::checkers::{Oracle, Violation};
     use crate::crash_points::{self, Scenario};
-    use crate::options::{Fidelity, Options};
+    use crate::options::{Fidelity, Options, Scene};
     use crate::probes::PROBES;
     use crate::run::run;
     use crate::trace::Trace;
+    use crate::villains::Strategy;
 
     /// Faults that cutting the power must show too, and where.
     const BY_CRASH_POINTS: [(Mutant, Scenario); 5] = [
@@ -103,19 +106,22 @@ mod planted {
 
     fn kill(mutant: Mutant, row: &Row) -> Result<String, String> {
         match row {
-            Row { seed: Some(seed), oracle: Some(oracle), probe: None, .. } => kill_by_seed(mutant, *seed, oracle),
-            Row { seed: None, oracle: None, probe: Some(probe), .. } => kill_by_probe(mutant, probe),
+            Row { seed: Some(seed), oracle: Some(oracle), probe: None, villain, .. } => {
+                let villain = villain.as_deref().map(str::parse).transpose()?;
+                kill_by_seed(mutant, *seed, villain, oracle)
+            }
+            Row { seed: None, oracle: None, probe: Some(probe), villain: None, .. } => kill_by_probe(mutant, probe),
             Row { .. } => Err("its row needs seed and oracle, or probe".into()),
         }
     }
 
-    fn kill_by_seed(mutant: Mutant, seed: u64, oracle: &str) -> Result<String, String> {
-        match planted(mutant, || play(seed)) {
+    fn kill_by_seed(mutant: Mutant, seed: u64, villain: Option<Strategy>, oracle: &str) -> Result<String, String> {
+        match planted(mutant, || play(seed, villain)) {
             Some(violation) if violation.oracle.name() == oracle => {}
             Some(violation) => return Err(format!("at seed {seed}, not by {oracle} but by {violation}")),
             None => return Err(format!("at seed {seed}")),
         }
-        match play(seed) {
+        match play(seed, villain) {
             Some(violation) => Err(format!("the core without it fails at seed {seed}: {violation}")),
             None => Ok(format!("at seed {seed:<5} by {oracle}")),
         }
@@ -133,14 +139,17 @@ mod planted {
         }
     }
 
-    /// Looks for the smallest seed that kills each mutant (those called `only`, if any) and prints its row.
-    pub fn search(only: &[String]) -> bool {
+    /// Looks for the smallest seed that kills each mutant (those called `only`, if any), with `villain` if one is given, and
+    /// prints its row.
+    pub fn search(only: &[String], villain: Option<Strategy>) -> bool {
         let mut all_died = true;
         let wanted = |mutant: &&Mutant| only.is_empty() || only.iter().any(|name| name == mutant.name());
         for mutant in Mutant::ALL.iter().filter(wanted) {
-            let by_oracle = |seed| planted(*mutant, || play(seed)).filter(is_kill).map(|violation| (seed, violation));
+            let by_oracle =
+                |seed| planted(*mutant, || play(seed, villain)).filter(is_kill).map(|violation| (seed, violation));
             if let Some((seed, violation)) = (0..SEARCHED).find_map(by_oracle) {
                 println!("[[mutant]]\nname = \"{}\"\nseed = {seed}", mutant.name());
+                villain.iter().for_each(|villain| println!("villain = \"{}\"", villain.name()));
                 println!("oracle = \"{}\" # {}\n", violation.oracle.name(), violation.text);
                 continue;
             }
@@ -161,8 +170,9 @@ mod planted {
         violation.oracle != Oracle::Convergence
     }
 
-    fn play(seed: u64) -> Option<Violation> {
-        run(Options::from_seed(seed, Fidelity::Ledger), Trace::quiet()).violation
+    fn play(seed: u64, villain: Option<Strategy>) -> Option<Violation> {
+        let scene = Scene { villain, ..Scene::default() };
+        run(Options::in_scene(seed, Fidelity::Ledger, scene), Trace::quiet()).violation
     }
 
     fn planted<R>(mutant: Mutant, f: impl FnOnce() -> R) -> R {

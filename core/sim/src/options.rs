@@ -42,7 +42,7 @@ pub enum Fault {
     ClockJump,
     /// A disk is slow.
     SlowDisk,
-    /// A bit of a backup's journal flips while it is down.
+    /// A replica's journal is damaged while it is down.
     BitRot,
     /// A write of a backup's journal went where another one belongs, which shows when it is down.
     Misdirected,
@@ -60,11 +60,13 @@ pub enum Fault {
     Dethrone,
     /// One more client attacks, by one of the strategies of [`crate::villains::clients`].
     HostileClient,
+    /// A replica is down, or hears nobody, for so long that the others drop what it lacks.
+    Exile,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -86,6 +88,7 @@ impl Fault {
         Self::Drift,
         Self::Dethrone,
         Self::HostileClient,
+        Self::Exile,
     ];
 
     /// Whether it strikes at moments, rather than all the time.
@@ -112,22 +115,26 @@ impl Fault {
             | Self::DiskFull
             | Self::ClientRestart
             | Self::ClockJump
-            | Self::Dethrone => true,
+            | Self::Dethrone
+            | Self::Exile => true,
         }
     }
 
     /// How many seeds in a thousand turn it on.
     fn frequency(self) -> u32 {
         match self {
-            // Take one replica out for good, and so hide what others would do.
-            Self::BitRot | Self::Misdirected | Self::Drift => 150,
+            // Takes one replica out for good, and so hides what others would do.
+            Self::Drift => 150,
             Self::SlowDisk
+            | Self::BitRot
+            | Self::Misdirected
             | Self::IoError
             | Self::ShortWrite
             | Self::DiskFull
             | Self::Dethrone
             | Self::HostileClient => 250,
             Self::Villain => 500,
+            Self::Exile => 300,
             Self::Drop
             | Self::Double
             | Self::Reorder
@@ -276,13 +283,15 @@ impl Options {
         let root = Seed::root(seed).child("options");
         let rng = |name: &str| root.child(name).rng();
         let faults = draw_faults(root.child("faults"), scene);
-        let drawn = || rng("villain").pick(Strategy::ALL);
+        // Who comes back and fetches a snapshot is to meet sources that lie.
+        let is_exile = faults.contains(&Fault::Exile) && rng("lying source").chance(500);
+        let drawn = || if is_exile { Strategy::LyingSource } else { rng("villain").pick(Strategy::ALL) };
         let villain = faults.contains(&Fault::Villain).then(|| scene.villain.unwrap_or_else(drawn));
         let drawn = || rng("hostile client").pick(ClientStrategy::ALL);
         let client = faults.contains(&Fault::HostileClient).then(|| scene.client.unwrap_or_else(drawn));
         let has = |fault| faults.contains(&fault);
         let safety = rng("safety").range(2 * SECOND, 6 * SECOND);
-        let params = draw_params(root.child("params"));
+        let params = draw_params(root.child("params"), has(Fault::Exile));
         let weights = draw_weights(&mut rng("weights"), scene.environment);
         let n = weights.len();
         Self {
@@ -364,9 +373,11 @@ fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
         // Whoever waits for a view of its own must see one.
         let needs_views = |villain: &Strategy| matches!(villain.seat(), Seat::Second | Seat::Leaving);
         let dethrone = scene.villain.filter(needs_views).map(|_| Fault::Dethrone);
+        // Whoever lies to who fetches a snapshot must be asked for one.
+        let exile = scene.villain.filter(|villain| *villain == Strategy::LyingSource).map(|_| Fault::Exile);
         let client = scene.client.map(|_| Fault::HostileClient);
         let faults = scene.environment.map_or(&[][..], Environment::faults);
-        return faults.iter().copied().chain(villain).chain(dethrone).chain(client).collect();
+        return faults.iter().copied().chain(villain).chain(dethrone).chain(exile).chain(client).collect();
     }
     // A few runs without any fault: there, nothing may be lost, late or repeated for another reason.
     if seed.child("none").rng().chance(40) {
@@ -385,7 +396,7 @@ fn draw_weights(rng: &mut Rng, environment: Option<Environment>) -> Vec<u64> {
     (0..n).map(|_| rng.range(1, 4)).collect()
 }
 
-fn draw_params(seed: Seed) -> ProtocolParams {
+fn draw_params(seed: Seed, is_exile: bool) -> ProtocolParams {
     let rng = |name: &str| seed.child(name).rng();
     let checkpoint_interval = rng("interval").pick(&[4, 8, 16]);
     let batch_bytes_max = rng("batch bytes").pick(&[4, 8, 16]) * KIB as u32;
@@ -402,7 +413,9 @@ fn draw_params(seed: Seed) -> ProtocolParams {
         reply_bytes_max: rng("reply bytes").pick(&[256, 512, 4096]),
         reply_cache_bytes: 256 * KIB as u64,
         snapshot_bytes: rng("snapshot bytes").pick(&[8, 32, 1024]) * KIB as u64,
-        snapshot_slots: checkpoint_interval * rng("snapshot slots").pick(&[2, 4, 8, 16]),
+        // Where a replica is to be left behind the others must come by two snapshots meanwhile.
+        snapshot_slots: checkpoint_interval
+            * rng("snapshot slots").pick(if is_exile { &[1, 2] } else { &[2, 4, 8, 16] }),
         view_timeout: 500 * MILLISECOND,
         cipher: Cipher::AesGcm,
     }

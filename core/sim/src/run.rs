@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bft_core::door::LinkState;
+use bft_core::ids::ReplicaId;
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::quorum::ReplicaSet;
 
@@ -32,6 +33,9 @@ use scripted::Rounds;
 const LIVENESS_BOUND: u64 = 120 * SECOND;
 /// Events that a run may take: beyond, something runs in circles.
 const EVENTS_MAX: u64 = 6_000_000;
+/// How often a replica that was away is looked at, and after what time.
+const WATCH_LOOKS: u32 = 100;
+const WATCH_INTERVAL: u64 = 5 * MILLISECOND;
 /// How often the end is looked for.
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
@@ -180,6 +184,7 @@ impl Run {
                 let next = self.rng.exponential(self.world.options.safety / 8);
                 self.world.after(next, Event::Audit);
             }
+            Event::Watch { replica, looks } => self.watch(replica, looks),
             Event::Poll => self.poll(),
         }
     }
@@ -269,6 +274,7 @@ impl Run {
                 self.note(fault, || format!("r{which} is not scheduled for {} ms", outage / MILLISECOND));
                 self.machines[which].pause(self.world.now + outage);
             }
+            Fault::Exile => self.exile(),
             Fault::ClientRestart => {
                 let which = self.striker.below(self.clients.len());
                 self.world.counters.client_restarts += 1;
@@ -330,11 +336,51 @@ impl Run {
         *(if is_one_way { &mut counters.one_way } else { &mut counters.partitions }) += 1;
     }
 
-    /// At most F of the weight is down or faulty at a time, those that will not come back among it.
+    /// A replica is down, or hears no other, until those have taken snapshots without it. When it comes back it is looked
+    /// at, to be struck in the middle of what it fetches.
+    fn exile(&mut self) {
+        let which = self.striker.below(self.machines.len());
+        let outage = self.striker.exile();
+        let id = self.machines[which].id();
+        if self.striker.below(2) == 0 {
+            if !self.crash_machine(which, Crash::Killed, outage) {
+                return;
+            }
+        } else {
+            self.note(Fault::Exile, || format!("r{which} is alone for {} ms", outage / MILLISECOND));
+            let until = self.world.now + outage;
+            for other in (0..self.machines.len()).filter(|other| *other != which) {
+                self.world.network.cut(Node(which), Node(other), until);
+                self.world.network.cut(Node(other), Node(which), until);
+            }
+        }
+        self.world.counters.exiles += 1;
+        self.world.after(outage, Event::Watch { replica: id, looks: WATCH_LOOKS });
+    }
+
+    /// Strikes a replica that transfers a snapshot, sooner or later.
+    fn watch(&mut self, id: ReplicaId, looks: u32) {
+        if self.phase != Phase::Safety || looks == 0 {
+            return;
+        }
+        let is_struck = self.machines[id.index()].is_transferring() && self.striker.below(4) == 0;
+        let crash = if self.striker.below(2) == 0 { Crash::Killed } else { Crash::PowerLost };
+        let outage = self.striker.outage() / 4;
+        if is_struck && self.crash_machine(id.index(), crash, outage) {
+            self.world.counters.transfers_cut += 1;
+        }
+        self.world.after(WATCH_INTERVAL, Event::Watch { replica: id, looks: looks - 1 });
+    }
+
     fn crash_one(&mut self, crash: Crash, outage: u64) {
         let which = self.striker.below(self.machines.len());
+        self.crash_machine(which, crash, outage);
+    }
+
+    /// Where it may go down. Says whether it did.
+    fn crash_machine(&mut self, which: usize, crash: Crash, outage: u64) -> bool {
         if !self.may_crash(which) {
-            return;
+            return false;
         }
         self.machines[which].crash(&mut self.world, crash);
         match crash {
@@ -345,11 +391,12 @@ impl Run {
         self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
         self.went_down(Node(which));
         if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
-            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a bit of its journal flips".into());
+            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "its journal is damaged".into());
         } else if self.striker.may_misdirect() && self.machines[which].misdirect(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a write has gone astray".into());
         }
         self.world.after(outage, Event::Machine(Node(which), ToMachine::Start));
+        true
     }
 
     /// An operation of somebody's disk is going to fail, and the process will end. It may come late, when others are down:
@@ -372,14 +419,16 @@ impl Run {
     /// Whether a machine may go down: at most F of the weight is down or faulty at a time.
     fn may_crash(&self, which: usize) -> bool {
         let machine = &self.machines[which];
-        let more = if machine.character() == Character::Correct { self.world.options.weights[which] } else { 0 };
+        let counts = machine.character() == Character::Correct && !machine.is_silent();
+        let more = if counts { self.world.options.weights[which] } else { 0 };
         let is_within = self.faulty_weight() + more <= self.world.options.faulty_max();
         machine.is_up() && machine.character() != Character::Villain && is_within
     }
 
-    /// The weight of everybody who is down, gone, or faulty by character.
+    /// The weight of everybody who is down, gone, silent after damage, or faulty by character.
     fn faulty_weight(&self) -> u64 {
-        let is_faulty = |machine: &&Machine| !machine.is_up() || machine.character() != Character::Correct;
+        let is_faulty =
+            |machine: &&Machine| !machine.is_up() || machine.is_silent() || machine.character() != Character::Correct;
         let weights = &self.world.options.weights;
         self.machines.iter().filter(is_faulty).map(|machine| weights[machine.id().index()]).sum()
     }
@@ -458,9 +507,11 @@ impl Run {
         }
     }
 
-    /// More than F of the weight is gone or has lied.
+    /// More than F of the weight is gone, silent after damage, or has lied.
     fn is_over_budget(&self) -> bool {
-        let is_lost = |machine: &&Machine| machine.gone().is_some() || machine.character() != Character::Correct;
+        let is_lost = |machine: &&Machine| {
+            machine.gone().is_some() || machine.is_silent() || machine.character() != Character::Correct
+        };
         let lost: ReplicaSet = self.machines.iter().filter(is_lost).map(Machine::id).collect();
         let weights = &self.world.options.weights;
         lost.iter().map(|id| weights[id.index()]).sum::<u64>() > self.world.options.faulty_max()

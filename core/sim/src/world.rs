@@ -145,6 +145,13 @@ pub enum Event {
     Scripted,
     /// The faults end.
     EndOfFaults,
+    /// A replica that was away is looked at.
+    Watch {
+        /// Who.
+        replica: ReplicaId,
+        /// How often from now on.
+        looks: u32,
+    },
     /// A disk is compared with what its replica believes.
     Audit,
     /// Has the run come to its end?
@@ -327,6 +334,10 @@ impl Led {
             | Message::Body(_)
             | Message::FetchLog(_)
             | Message::Log(_)
+            | Message::FetchManifest(_)
+            | Message::Manifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Evidence(_) => false,
         }
     }

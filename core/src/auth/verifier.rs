@@ -14,7 +14,7 @@ use crate::quorum::ReplicaSet;
 use crate::wire::canonical::{self, SigningBytes, Tag, opening};
 use crate::wire::message::{
     Ballot, BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, NewView, Position,
-    PrePrepare, Prepare, PreparedCertificate, SnapshotVote, ViewChange,
+    PrePrepare, Prepare, PreparedCertificate, SnapshotVote, StableSnapshot, ViewChange,
 };
 use crate::wire::request::{Body, RequestBounds, RequestEntry, RequestMalformed, SignedRequest};
 
@@ -48,6 +48,8 @@ pub enum Rejected {
     BadMap,
     #[error("evidence that proves nothing")]
     BadEvidence,
+    #[error("a manifest that is not the one whose root was signed")]
+    ManifestMismatch,
 }
 
 /// A message that was refused, and what that proves.
@@ -184,7 +186,14 @@ impl Verifier {
             }
             Message::NewView(new_view) => self.new_view(new_view)?,
             Message::Body(batch) => self.body(&batch.header, &batch.body)?,
-            Message::FetchSlot(_) | Message::FetchBody(_) | Message::FetchLog(_) => {}
+            Message::Manifest(snapshot) => self.stable_snapshot(snapshot)?,
+            // A CHUNK is compared with the manifest by whoever asked for it.
+            Message::FetchSlot(_)
+            | Message::FetchBody(_)
+            | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_) => {}
             Message::Evidence(evidence) => drop(evidence.verify(self).map_err(|_| Rejected::BadEvidence)?),
             Message::InfoQuery { .. }
             | Message::Reply(_)
@@ -330,12 +339,28 @@ impl Verifier {
     }
 
     fn snapshot(&self, vote: &SnapshotVote) -> Result<(), Rejected> {
+        let mut claims = Vec::new();
+        self.snapshot_but_for(vote, &mut claims)?;
+        self.all(&claims)
+    }
+
+    /// Checks everything of a SNAPSHOT but its signatures, which it adds to `claims`. Gives who signed.
+    fn snapshot_but_for(&self, vote: &SnapshotVote, claims: &mut Vec<Claim>) -> Result<ReplicaSet, Rejected> {
         let SnapshotVote { epoch, seq, root, signatures } = vote;
         self.checkpoint_seq(*epoch, *seq)?;
-        let mut claims = Vec::new();
         let bytes = |replica| canonical::snapshot(self.cluster(), *epoch, *seq, *root, replica);
-        self.signatures(signatures, bytes, &mut claims)?;
-        self.all(&claims)
+        self.signatures(signatures, bytes, claims)
+    }
+
+    /// SS(s) with its manifest. The signatures first: who has no certificate does not get a large manifest hashed.
+    fn stable_snapshot(&self, snapshot: &StableSnapshot) -> Result<(), Rejected> {
+        let StableSnapshot { certificate, manifest } = snapshot;
+        let mut claims = Vec::new();
+        let signers = self.snapshot_but_for(certificate, &mut claims)?;
+        self.quorum(signers)?;
+        self.all(&claims)?;
+        let is_its = manifest.scalars.seq == certificate.seq && manifest.root() == certificate.root;
+        if is_its { Ok(()) } else { Err(Rejected::ManifestMismatch) }
     }
 
     /// Committed slots of consecutive Seqs. Their signatures are checked together: few signers, many signatures.

@@ -17,8 +17,8 @@ pub mod writer;
 pub use block::{BLOCK_BYTES, BlockBuf};
 pub use index::Extent;
 pub use record::{Record, RecordInvalid, read_record};
-pub use scan::{Blocks, Damage, Evidence, ScanError, SegmentFile, Tail, scan};
-pub use superblock::{Repair, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
+pub use scan::{Blocks, Damage, Evidence, ScanError, Seen, SegmentFile, Tail, scan, scan_seeing};
+pub use superblock::{CopyInvalid, Repair, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
 pub use writer::{Journal, JournalOptions, Target, Ticket, Write};
 
 /// The version of everything that lies in a data directory. Another number is refused.

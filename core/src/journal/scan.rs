@@ -185,6 +185,25 @@ pub enum ScanError<E> {
     },
 }
 
+/// What a scan comes by on its way along the chain.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and passed on at once")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The next segment.
+    Segment(SegmentFile, SegmentHeader),
+    /// A good group, and where in the segment it begins.
+    Group(u32, GroupHeader),
+    /// A record that is still needed.
+    Record {
+        /// Its position.
+        at: LogPosition,
+        /// Its bytes in the journal.
+        bytes: u32,
+        /// The record.
+        record: Record,
+    },
+}
+
 /// Reads the journal that `superblock` belongs to, and passes on its records from `journal_start` on, in order. What
 /// was read must be flushed before anything is done about it (D22): the scan cannot, the caller does so before.
 pub fn scan<E>(
@@ -192,9 +211,21 @@ pub fn scan<E>(
     blocks: &mut dyn Blocks,
     on_record: &mut dyn FnMut(LogPosition, Record) -> Result<(), E>,
 ) -> Result<Tail, ScanError<E>> {
+    scan_seeing(superblock, blocks, &mut |seen| match seen {
+        Seen::Record { at, record, .. } => on_record(at, record),
+        Seen::Segment(..) | Seen::Group(..) => Ok(()),
+    })
+}
+
+/// The same for those who want to see how the records lie.
+pub fn scan_seeing<E>(
+    superblock: &Superblock,
+    blocks: &mut dyn Blocks,
+    on_seen: &mut dyn FnMut(Seen) -> Result<(), E>,
+) -> Result<Tail, ScanError<E>> {
     let mut scan = Scan::new(superblock, blocks)?;
     scan.refuse_copies()?;
-    let chain = scan.walk(on_record)?;
+    let chain = scan.walk(on_seen)?;
     let survey = scan.survey(&chain)?;
     scan.judge(chain, &survey)
 }
@@ -262,10 +293,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn walk<E>(
-        &mut self,
-        on_record: &mut dyn FnMut(LogPosition, Record) -> Result<(), E>,
-    ) -> Result<Chain, ScanError<E>> {
+    fn walk<E>(&mut self, on_seen: &mut dyn FnMut(Seen) -> Result<(), E>) -> Result<Chain, ScanError<E>> {
         let mut chain = Chain {
             segments: Vec::new(),
             offset: 0,
@@ -280,12 +308,13 @@ impl<'a> Scan<'a> {
         };
         chain.last = LogPosition(root.header.first_position.0 - 1);
         chain.check = root.header.prev_check;
-        chain.enter(*root);
+        let root = *root;
+        chain.enter(root, on_seen)?;
         loop {
             if let Some(next) = self.successor(&chain) {
-                chain.enter(next);
+                chain.enter(next, on_seen)?;
             } else if let Some((header, check, group)) = self.next_group(&chain)? {
-                self.deliver(&mut chain, &header, &group, on_record)?;
+                self.deliver(&mut chain, &header, &group, on_seen)?;
                 chain.follow(&header, check);
             } else {
                 return Ok(chain);
@@ -319,9 +348,10 @@ impl<'a> Scan<'a> {
         chain: &mut Chain,
         header: &GroupHeader,
         group: &Bytes,
-        on_record: &mut dyn FnMut(LogPosition, Record) -> Result<(), E>,
+        on_seen: &mut dyn FnMut(Seen) -> Result<(), E>,
     ) -> Result<(), ScanError<E>> {
         let mut at = header.first_position;
+        on_seen(Seen::Group(chain.offset, *header)).map_err(|why| ScanError::Refused { at, why })?;
         let mut offset = GROUP_HEADER_BYTES;
         for _ in 0..header.records {
             let unreadable = |why| ScanError::Record { at, why };
@@ -330,7 +360,8 @@ impl<'a> Scan<'a> {
             chain.index.push(at, chain.offset + offset as u32, len as u32);
             if at >= self.superblock.journal_start {
                 let record = Record::decode(&record, &payload).map_err(unreadable)?;
-                on_record(at, record).map_err(|why| ScanError::Refused { at, why })?;
+                let seen = Seen::Record { at, bytes: len as u32, record };
+                on_seen(seen).map_err(|why| ScanError::Refused { at, why })?;
             }
             offset = (offset + len.next_multiple_of(RECORD_ALIGN)).min(group.len());
             at = at.next();
@@ -455,10 +486,16 @@ impl<'a> Scan<'a> {
 }
 
 impl Chain {
-    fn enter(&mut self, segment: Segment) {
-        self.index.start(segment.header.number, segment.header.first_position);
+    fn enter<E>(
+        &mut self,
+        segment: Segment,
+        on_seen: &mut dyn FnMut(Seen) -> Result<(), E>,
+    ) -> Result<(), ScanError<E>> {
+        let at = segment.header.first_position;
+        self.index.start(segment.header.number, at);
         self.segments.push(segment);
         self.offset = BLOCK;
+        on_seen(Seen::Segment(segment.file, segment.header)).map_err(|why| ScanError::Refused { at, why })
     }
 
     fn follow(&mut self, header: &GroupHeader, check: Check) {

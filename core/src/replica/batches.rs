@@ -12,7 +12,7 @@ use crate::journal::record::Record;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
 use crate::wire::message::{BatchBody, BatchHeader, BatchId, Message};
-use crate::wire::request::{Body, RequestBounds};
+use crate::wire::request::Body;
 
 /// STATUS intervals after which a body is asked for again.
 const PATIENCE: u64 = 2;
@@ -114,9 +114,9 @@ impl Replica {
 
     /// A record was read back; it may hold bodies that somebody waits for.
     pub(super) fn on_loaded_body(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
-        let bounds = RequestBounds::from(self.config.params());
+        let config = Arc::clone(&self.config);
         let read = |batch: &BatchId| {
-            record.and_then(|record| read_batch(record, bounds)).filter(|ready| ready.digest == batch.digest)
+            record.and_then(|record| read_batch(record, &config)).filter(|ready| ready.digest == batch.digest)
         };
         for (batch, wanted) in &mut self.batches.wanted {
             if matches!(wanted, Wanted::Loading(loading) if *loading == at) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Replica;
 use super::executing::{Ready, read_batch};
+use crate::config::ClusterConfig;
 use crate::door::{Effects, Halt, Lane, Now, To, Tuning};
 use crate::ids::{LogPosition, Nanos, ReplicaId, Seq};
 use crate::journal::record::{Committed, Record};
@@ -16,7 +17,6 @@ use crate::ordering::pbft::retransmit::says;
 use crate::ordering::pbft::slot::Slot;
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{CommitCertificate, CommittedSlot, Message, Status};
-use crate::wire::request::RequestBounds;
 
 /// What an encoded certificate may take beside its body.
 const CERTIFICATE_BYTES: usize = 8 * 1024;
@@ -135,6 +135,20 @@ impl CatchUp {
         }
     }
 
+    /// The state of `seq` came from others.
+    pub fn jumped(&mut self, seq: Seq) {
+        self.lost = self.lost.split_off(&seq.next());
+        self.backlog = self.backlog.split_off(&seq.next());
+        self.backlog_bytes = self.backlog.values().map(|ready| ready.body.bytes().len()).sum();
+        self.asked = None;
+    }
+
+    /// The first Seq that was missing when a peer last said where it is, and since when.
+    #[must_use]
+    pub fn missing(&self) -> (Seq, Nanos) {
+        self.missing
+    }
+
     /// A slot leaves the window: what is committed there and not executed yet is kept.
     pub fn keep_committed(&mut self, executed: Seq, slot: &Slot) {
         if let (Some(certificate), Some(body)) = (&slot.committed, slot.committed_body())
@@ -165,16 +179,38 @@ impl CatchUp {
         (self.has, self.tried) = (ReplicaSet::EMPTY, ReplicaSet::EMPTY);
     }
 
+    /// Whether `peer`, who says that it has `missing`, may be asked for it now. Who has said that it is not kept there
+    /// would say so again, and keep the others from being asked.
+    fn may_ask(&self, peer: ReplicaId, now: Now, tuning: &Tuning) -> bool {
+        let before = self.patience_before(peer, tuning);
+        let (missing, _) = self.missing;
+        let asked_lately = self.asked.is_some_and(|(seq, at)| seq == missing && now.mono.since(at) < before);
+        !asked_lately && !self.refused_by.contains(peer)
+    }
+
     /// How long an answer may take before `peer` is asked, in nanoseconds: while somebody else who has it was never
     /// asked, a peer that was comes after all of them, however early it speaks.
     fn patience_before(&self, peer: ReplicaId, tuning: &Tuning) -> u64 {
         if !self.tried.contains(peer) {
             PATIENCE * tuning.status_busy
-        } else if self.has.iter().all(|other| self.tried.contains(other)) {
+        } else if self.is_everybody_tried() {
             PATIENCE_WITH_TRIED * tuning.status_busy
         } else {
             PATIENCE * tuning.status_busy + PATIENCE * tuning.status_idle
         }
+    }
+
+    /// `peer` is asked. When everybody was, the next round begins, and in it the others come first again.
+    fn ask(&mut self, peer: ReplicaId, missing: Seq, now: Now) {
+        self.asked = Some((missing, now.mono));
+        if self.is_everybody_tried() {
+            self.tried = ReplicaSet::EMPTY;
+        }
+        self.tried.insert(peer);
+    }
+
+    fn is_everybody_tried(&self) -> bool {
+        self.has.iter().all(|peer| self.tried.contains(peer) || self.refused_by.contains(peer))
     }
 
     /// Keeps a batch in memory if there is room; where there is none the journal gives it back in its turn.
@@ -215,6 +251,7 @@ impl Replica {
         self.retransmit_checkpoints(from, status.stable, out);
         self.retransmit_snapshot_votes(from, status.snapshot, out);
         self.catch_up.highest = self.catch_up.highest.max(status.executed);
+        self.transfer.claims(from, status.snapshot);
         let missing = self.first_missing();
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);
@@ -235,6 +272,7 @@ impl Replica {
         shape: Shape,
         out: &mut Effects,
     ) -> Result<(), Ignored> {
+        self.transfer.goes_on(from);
         if first == Seq(0) || self.catch_up.serving.contains_key(&from) {
             return Err(Ignored::Duplicate);
         }
@@ -264,7 +302,7 @@ impl Replica {
         out: &mut Effects,
     ) -> Result<(), Ignored> {
         if slots.is_empty() {
-            return self.on_not_kept(from, out);
+            return self.on_not_kept(from);
         }
         let mut news = false;
         for slot in slots {
@@ -288,11 +326,10 @@ impl Replica {
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
-        let bounds = RequestBounds::from(self.config.params());
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
             let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");
-            if let Some(unreadable) = serving.fill(at, record, bounds) {
+            if let Some(unreadable) = serving.fill(at, record, &self.config) {
                 serving.slots.truncate(unreadable);
             }
             self.answer_when_loaded(peer, out);
@@ -316,9 +353,7 @@ impl Replica {
         if !far_behind && now.mono.since(since) < patience {
             return;
         }
-        let before = self.catch_up.patience_before(from, &self.tuning);
-        let asked_lately = |(seq, at): (Seq, Nanos)| seq == missing && now.mono.since(at) < before;
-        if !self.catch_up.asked.is_some_and(asked_lately) {
+        if self.catch_up.may_ask(from, now, &self.tuning) {
             self.fetch(now, from, missing, out);
         }
     }
@@ -328,8 +363,7 @@ impl Replica {
         if missing.0 > self.executing.last.0 + FETCHED_AHEAD_MAX {
             return;
         }
-        self.catch_up.asked = Some((missing, now.mono));
-        self.catch_up.tried.insert(from);
+        self.catch_up.ask(from, missing, now);
         let one = self.is_committed(missing.next());
         let message = if one { Message::FetchSlot(missing) } else { Message::FetchLog(missing) };
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
@@ -338,7 +372,7 @@ impl Replica {
 
     /// A peer keeps less than we need. If a blocking set says so, it is true, and there is no way back but the transfer of
     /// a snapshot.
-    fn on_not_kept(&mut self, from: ReplicaId, out: &mut Effects) -> Result<(), Ignored> {
+    fn on_not_kept(&mut self, from: ReplicaId) -> Result<(), Ignored> {
         let (missing, _) = self.catch_up.missing;
         if self.catch_up.asked.is_none_or(|(seq, _)| seq != missing) {
             return Err(Ignored::Duplicate);
@@ -346,7 +380,7 @@ impl Replica {
         self.catch_up.asked = None;
         self.catch_up.refused_by.insert(from);
         if self.config.weights().is_blocking(self.catch_up.refused_by) {
-            self.halt(Halt::LeftBehind { seq: missing }, out);
+            self.transfer.seek(missing);
         }
         Ok(())
     }
@@ -360,6 +394,11 @@ impl Replica {
         }
         self.pbft.judge_committed(&certificate);
         let news = match self.pbft.slot(seq) {
+            Some(slot) if self.catch_up.is_lost(seq) && slot.is_committed_as(digest) => {
+                let batch = certificate.position.batch();
+                self.pbft.restore_committed_body(batch, Arc::clone(&body));
+                Ok(true)
+            }
             Some(_) => self.pbft.learn(&certificate, Arc::clone(&body)),
             None => self.learn_below_window(seq, &certificate, &body),
         };
@@ -451,12 +490,14 @@ impl Replica {
 
 impl Serving {
     /// Puts a record that was read back where it is waited for; gives the index of the first slot that it spoils.
-    fn fill(&mut self, at: LogPosition, record: Option<&Record>, bounds: RequestBounds) -> Option<usize> {
+    fn fill(&mut self, at: LogPosition, record: Option<&Record>, config: &ClusterConfig) -> Option<usize> {
         let mut unreadable = None;
         for (index, part) in self.slots.iter_mut().enumerate() {
             if part.certificate.is_none() && part.certificate_at == at {
                 part.certificate = match record {
-                    Some(Record::Committed(committed)) => Some(Arc::clone(&committed.certificate)),
+                    Some(Record::Committed(committed)) if committed.certificate.position.seq == part.seq => {
+                        Some(Arc::clone(&committed.certificate))
+                    }
                     _ => None,
                 };
                 if part.certificate.is_none() {
@@ -464,7 +505,7 @@ impl Serving {
                 }
             }
             if part.body.is_none() && part.body_at == at {
-                part.body = record.and_then(|record| read_batch(record, bounds));
+                part.body = record.and_then(|record| read_batch(record, config));
                 if part.body.is_none() {
                     unreadable.get_or_insert(index);
                 }
@@ -491,15 +532,23 @@ mod tests {
     fn t3_a_peer_that_speaks_first_and_gives_nothing_does_not_keep_the_others_from_being_asked() {
         let tuning = Tuning::default();
         let mut catch_up = CatchUp::new(&tuning);
-        let (first, second) = (ReplicaId(1), ReplicaId(2));
-        for peer in [first, second] {
-            catch_up.has.insert(peer);
+        let (first, second, missing) = (ReplicaId(1), ReplicaId(2), Seq(5));
+        let at = |nth: u64| Now { mono: Nanos(nth * tuning.status_idle), ..Now::default() };
+        catch_up.note_missing(missing, at(0));
+        catch_up.has = ReplicaSet::EMPTY.with(first).with(second);
+        // Both speak once in an interval, always in this order.
+        let mut asked = Vec::new();
+        for nth in 1..=6 {
+            for peer in [first, second] {
+                if catch_up.may_ask(peer, at(nth), &tuning) {
+                    catch_up.ask(peer, missing, at(nth));
+                    asked.push(peer);
+                }
+            }
         }
-        catch_up.tried.insert(first);
-        // Both speak once in a STATUS interval, always in this order: the second one must have its turn.
-        assert!(catch_up.patience_before(first, &tuning) > tuning.status_idle);
-        assert!(catch_up.patience_before(second, &tuning) < tuning.status_idle);
-        catch_up.tried.insert(second);
-        assert!(catch_up.patience_before(first, &tuning) < tuning.status_idle, "all were asked: from the beginning");
+        assert!(asked.iter().filter(|peer| **peer == second).count() >= 3, "{asked:?}");
+        catch_up.refused_by.insert(first);
+        assert!(!catch_up.may_ask(first, at(9), &tuning), "it said that it does not keep it");
+        assert!(catch_up.may_ask(second, at(9), &tuning));
     }
 }

@@ -2,6 +2,7 @@
 //! on and frees memory (PROTOCOL §7). Nothing here costs in proportion to the state.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 
 use super::Replica;
 use crate::door::{Effects, Halt, Lane, To};
@@ -22,7 +23,7 @@ const VOTES_PER_REPLICA: usize = 2;
 #[derive(Debug, Default)]
 pub struct Checkpoints {
     votes: BTreeMap<Seq, VoteSet<Signature>>,
-    /// Roots that this replica signed, and where the record lies: one root for each Seq, ever.
+    /// Roots that this replica came to: one for each Seq, ever.
     own: BTreeMap<Seq, Own>,
     /// Stable, in a superblock that is not durable yet.
     pending: VecDeque<(LogPosition, Seq)>,
@@ -31,7 +32,14 @@ pub struct Checkpoints {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Own {
     root: Digest,
+    /// `None`: what was signed at this Seq before the journal was damaged is not known, so nothing is (D7).
+    vote: Option<OwnVote>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OwnVote {
     signature: Signature,
+    /// The record.
     at: LogPosition,
     counted: bool,
 }
@@ -48,7 +56,8 @@ impl Replica {
     /// A root that the journal says was signed here.
     pub(super) fn restore_checkpoint(&mut self, seq: Seq, root: Digest) {
         let signature = self.sign_checkpoint(seq, root);
-        self.checkpoints.own.insert(seq, Own { root, signature, at: LogPosition(0), counted: false });
+        let vote = OwnVote { signature, at: LogPosition(0), counted: false };
+        self.checkpoints.own.insert(seq, Own { root, vote: Some(vote) });
     }
 
     /// `seq` was executed and is a multiple of K: signs its root, once and for all.
@@ -63,10 +72,15 @@ impl Replica {
         if seq <= self.pbft.stable() {
             return self.compare_with_stable(seq, root, out);
         }
+        if seq <= self.superblock.damaged_through {
+            self.checkpoints.own.insert(seq, Own { root, vote: None });
+            return self.compare_with_others(seq, out);
+        }
         let record = Record::CkptVote { epoch: self.config.epoch(), seq, root };
         let at = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
         let signature = self.sign_checkpoint(seq, root);
-        self.checkpoints.own.insert(seq, Own { root, signature, at, counted: false });
+        let vote = OwnVote { signature, at, counted: false };
+        self.checkpoints.own.insert(seq, Own { root, vote: Some(vote) });
         let message = Message::Checkpoint(self.own_checkpoint(seq, root, signature));
         Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
         self.compare_with_others(seq, out);
@@ -131,16 +145,17 @@ impl Replica {
             .checkpoints
             .own
             .iter_mut()
-            .filter(|(_, own)| !own.counted && own.at <= durable)
-            .map(|(seq, own)| {
-                own.counted = true;
-                (*seq, *own)
+            .filter_map(|(seq, own)| Some((*seq, own.root, own.vote.as_mut()?)))
+            .filter(|(_, _, vote)| !vote.counted && vote.at <= durable)
+            .map(|(seq, root, vote)| {
+                vote.counted = true;
+                (seq, root, vote.signature)
             })
             .collect();
-        for (seq, own) in newly {
+        for (seq, root, signature) in newly {
             if seq > self.pending_stable() {
-                self.count_checkpoint(self.me, seq, own.root, own.signature);
-                self.stable_when_voted(seq, own.root, out);
+                self.count_checkpoint(self.me, seq, root, signature);
+                self.stable_when_voted(seq, root, out);
             }
         }
         while let Some((at, seq)) = self.checkpoints.pending.front().copied()
@@ -155,8 +170,9 @@ impl Replica {
 
     /// Sends `peer`, whose last stable checkpoint is `stable`, what it needs to come to ours.
     pub(super) fn retransmit_checkpoints(&mut self, peer: ReplicaId, stable: Seq, out: &mut Effects) {
-        let own = self.checkpoints.own.iter().filter(|(seq, own)| **seq > stable && own.counted);
-        let own: Vec<_> = own.map(|(seq, own)| self.own_checkpoint(*seq, own.root, own.signature)).collect();
+        let own = self.checkpoints.own.range((Bound::Excluded(stable), Bound::Unbounded));
+        let own = own.filter_map(|(seq, own)| Some((*seq, own.root, own.vote.filter(|vote| vote.counted)?.signature)));
+        let own: Vec<_> = own.map(|(seq, root, signature)| self.own_checkpoint(seq, root, signature)).collect();
         let certificate = self
             .superblock
             .stable
@@ -256,6 +272,12 @@ impl Replica {
         if let Some((there, others)) = votes.refutation(self.config.weights(), self.me, own.root) {
             self.halt(Halt::Diverged { what: "checkpoint", seq, here: own.root, there, others }, out);
         }
+    }
+
+    /// The state of `seq` came from others: it must be what the checkpoint of that Seq says.
+    pub(super) fn compare_transferred(&mut self, seq: Seq, out: &mut Effects) {
+        let root = self.checkpoint_root(seq);
+        self.compare_with_stable(seq, root, out);
     }
 
     /// The certificate came first, the execution now.

@@ -69,6 +69,18 @@ counters! {
     certificates_served,
     /// Batches read back from the journal to be executed.
     batches_loaded,
+    /// Snapshots of others that were installed here.
+    transfers,
+    /// Pieces of snapshots that were fetched from peers, found right and stored.
+    chunks_fetched,
+    /// Bytes of those.
+    chunk_bytes_fetched,
+    /// Pieces that an earlier transfer had left on the disk, whole.
+    chunks_resumed,
+    /// Pieces that a peer gave and that were not what was asked for.
+    chunks_refused,
+    /// Pieces of snapshots sent to peers.
+    chunks_served,
 }
 
 impl Counters {
@@ -79,6 +91,7 @@ impl Counters {
             Ignored::Conflicting => self.ignored_conflicting += 1,
             Ignored::NotActedOn => self.ignored_not_acted_on += 1,
             Ignored::OtherView
+            | Ignored::Silent
             | Ignored::BelowWindow
             | Ignored::AboveWindow
             | Ignored::Duplicate

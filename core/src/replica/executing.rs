@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::sessions::Verdict;
 use super::{Detail, Replica};
+use crate::config::ClusterConfig;
 use crate::door::{Effects, Execute, Executed};
 use crate::hash::{Context, Hasher, hash, merkle_root};
 use crate::ids::{Digest, LogPosition, Seq};
@@ -97,6 +98,20 @@ impl Executing {
         matches!(self.state, State::Installing(_))
     }
 
+    /// Whether the service has nothing to do, and nothing keeps it from the next batch.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.running.is_none() && self.state == State::Open
+    }
+
+    /// Goes on from the state that a snapshot of others left. What is being read back is still waited for.
+    pub fn jump(&mut self, scalars: &Scalars) {
+        assert!(self.running.is_none() && self.last < scalars.seq, "a snapshot of others leads ahead");
+        (self.last, self.chain, self.exec) = (scalars.seq, scalars.chain, scalars.exec);
+        self.time_ns = scalars.time_ns;
+        self.loaded = self.loaded.split_off(&scalars.seq.next());
+    }
+
     /// Nothing is executed until a snapshot could be ordered.
     pub fn hold(&mut self) {
         match self.state {
@@ -153,7 +168,7 @@ impl Replica {
             if seq <= self.executing.last {
                 continue;
             }
-            let ready = record.and_then(|record| read_batch(record, RequestBounds::from(self.config.params())));
+            let ready = record.and_then(|record| read_batch(record, &self.config));
             match ready {
                 Some(ready) => {
                     self.counters.batches_loaded += 1;
@@ -165,9 +180,11 @@ impl Replica {
         }
     }
 
-    pub(super) fn on_installed(&mut self, seq: Seq) {
+    pub(super) fn on_installed(&mut self, seq: Seq, out: &mut Effects) {
         if self.executing.state == State::Installing(seq) {
             self.executing.state = State::Open;
+            // A service with a store of its own may begin it anew from here.
+            out.snapshot_stable = Some(seq);
         }
     }
 
@@ -193,12 +210,11 @@ impl Replica {
         self.catch_up.backlog(seq).or_else(|| self.executing.loaded.get(&seq)).cloned()
     }
 
-    /// Whether `seq` is committed here, in memory or in the journal.
+    /// Whether `seq` is committed here, in memory or in the journal, and its batch to be had.
     pub(super) fn is_committed(&self, seq: Seq) -> bool {
-        self.pbft.slot(seq).is_some_and(|slot| slot.committed.is_some())
-            || self.catch_up.backlog(seq).is_some()
-            || (!self.catch_up.is_lost(seq)
-                && self.index.get(seq).is_some_and(|records| records.committed != LogPosition(0)))
+        let in_window = self.pbft.slot(seq).is_some_and(|slot| slot.committed.is_some());
+        let in_journal = self.index.get(seq).is_some_and(|records| records.committed != LogPosition(0));
+        self.catch_up.backlog(seq).is_some() || (!self.catch_up.is_lost(seq) && (in_window || in_journal))
     }
 
     fn start(&mut self, seq: Seq, ready: Ready, out: &mut Effects) {
@@ -320,8 +336,9 @@ impl Replica {
     }
 }
 
-/// The batch that a VOTE or COMMITTED holds.
-pub(super) fn read_batch(record: &Record, bounds: RequestBounds) -> Option<Ready> {
+/// The batch that a VOTE or COMMITTED holds; `None` also where it has rotted since it was written: nothing but its own
+/// digests stands for what is read back from a running journal (D5).
+pub(super) fn read_batch(record: &Record, config: &ClusterConfig) -> Option<Ready> {
     let (position, header, body) = match record {
         Record::Vote(Vote { position, header, body, .. }) => (position, header, body.as_ref()?),
         Record::Committed(Committed { certificate, body }) => {
@@ -335,8 +352,10 @@ pub(super) fn read_batch(record: &Record, bounds: RequestBounds) -> Option<Ready
         | Record::Stable(_)
         | Record::Evidence(_) => return None,
     };
-    let body = Arc::new(Body::parse(body.clone(), bounds).ok()?);
-    Some(Ready { digest: position.digest, header: *header, body })
+    let body = Arc::new(Body::parse(body.clone(), RequestBounds::from(config.params())).ok()?);
+    let is_it = header.digest(config.cluster_id(), position.epoch) == position.digest;
+    let is_whole = is_it && *header == body.header(header.time_ns);
+    is_whole.then_some(Ready { digest: position.digest, header: *header, body })
 }
 
 /// The results of the admitted Requests, one after the other.

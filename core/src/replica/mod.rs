@@ -7,7 +7,8 @@
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `accusations`: what was proved against others;
-//! * `catch_up`: committed batches from peers and for peers; `index`: where records lie; `recovery`: from the journal
+//! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers;
+//! * `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
 
 use std::collections::HashMap;
@@ -38,10 +39,12 @@ mod pool;
 mod recovery;
 pub mod sessions;
 mod snapshots;
+mod transfer;
 mod views;
 
 pub use counters::Counters;
-pub use recovery::{RecoverError, Recovery};
+pub use recovery::{RecoverError, Recovery, own_up};
+pub use transfer::Progress;
 
 use accusations::Accusations;
 use batches::Batches;
@@ -55,6 +58,7 @@ use index::JournalIndex;
 use pool::{Added, Pool};
 use sessions::Sessions;
 use snapshots::Snapshots;
+use transfer::Transfer;
 use views::Views;
 
 /// Results up to this many bytes are sent by every replica: a digest would save nothing.
@@ -83,6 +87,7 @@ pub struct Replica {
     checkpoints: Checkpoints,
     snapshots: Snapshots,
     catch_up: CatchUp,
+    transfer: Transfer,
     views: Views,
     batches: Batches,
     accusations: Accusations,
@@ -140,7 +145,8 @@ impl Replica {
             Input::Executed { seq, outcome } => self.on_executed(seq, &outcome, out),
             Input::Snapshot { seq, outcome } => self.on_snapshot_written(seq, outcome, out),
             Input::Loaded { at, record } => self.on_loaded(at, record.as_ref(), out),
-            Input::Installed { seq } => self.on_installed(seq),
+            Input::File(done) => self.on_file(done, out),
+            Input::Installed { seq } => self.on_installed(seq, out),
             Input::InfoQuery { to } => {
                 let info = self.info();
                 out.answer.push((to.0, Answer::Info(Box::new(info))));
@@ -149,6 +155,7 @@ impl Replica {
         }
         self.accuse_proved(out);
         self.execute_ready(out);
+        self.advance_transfer(now, out);
         self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
         self.status_when_due(now, out);
@@ -176,6 +183,18 @@ impl Replica {
     #[must_use]
     pub fn stable_snapshot(&self) -> Seq {
         self.superblock.snapshot.map_or(Seq(0), |(seq, _)| seq)
+    }
+
+    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
+    #[must_use]
+    pub fn silent_through(&self) -> Option<Seq> {
+        (!self.pbft.may_vote()).then_some(self.superblock.damaged_through)
+    }
+
+    /// How far the transfer of a snapshot is, if one is under way.
+    #[must_use]
+    pub fn transfer_progress(&self) -> Option<Progress> {
+        self.transfer.progress()
     }
 
     /// The ordering core, to look at.
@@ -208,6 +227,7 @@ impl Replica {
         self.sessions.check();
         self.pool.check();
         self.catch_up.check(&self.tuning);
+        self.transfer.check();
         self.accusations.check();
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
@@ -237,6 +257,10 @@ impl Replica {
             Message::NewView(new_view) => self.on_new_view(new_view, out),
             Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),
             Message::Body(batch) => self.on_body(batch),
+            Message::FetchManifest(above) => self.on_fetch_manifest(from, above, out),
+            Message::Manifest(snapshot) => self.on_manifest(snapshot, out),
+            Message::FetchChunk(fetch) => self.on_fetch_chunk(from, fetch, out),
+            Message::Chunk(chunk) => self.on_chunk(now, from, chunk, out),
             Message::Reply(_)
             | Message::Busy(_)
             | Message::InfoQuery { .. }
@@ -308,6 +332,9 @@ impl Replica {
     /// self-clocking, no linger). With k batches in flight the next one waits for k Requests: under load batches grow,
     /// and a lone Request never waits longer than one of them takes.
     fn propose_ready(&mut self, now: Now, out: &mut Effects) {
+        if !self.pbft.may_vote() {
+            return;
+        }
         if self.pbft.is_normal() && !self.pbft.has_begun() {
             self.propose_again(now, out);
         }
@@ -340,6 +367,7 @@ impl Replica {
             };
             self.pbft.describe(&mut status);
             self.restore_bodies(now, out);
+            self.seek_when_far_behind(now);
             self.forward_when_due(now, out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
@@ -384,6 +412,7 @@ impl Replica {
             || !self.pbft.is_normal()
             || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
+            || self.transfer.is_active()
             || self.checkpoints.has_unstable(self.pbft.stable())
     }
 
@@ -411,6 +440,8 @@ impl Replica {
     }
 
     fn info(&self) -> Info {
+        let mut counters = self.counters.named();
+        counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
         Info {
             replica: self.me,
             epoch: self.config.epoch(),
@@ -419,7 +450,7 @@ impl Replica {
             stable: self.pbft.stable(),
             snapshot: self.stable_snapshot(),
             peers: self.peers.len() as u32,
-            counters: self.counters.named(),
+            counters,
             ..Info::default()
         }
     }

@@ -1,6 +1,6 @@
 //! From the superblock, the newest stable snapshot and the journal back to a replica (PROTOCOL §11, restart with the state
 //! intact). Records come one by one: a journal need not fit in memory. What is sent again is byte for byte what was sent
-//! before: signatures are deterministic and nonces derived.
+//! before: signatures are deterministic and nonces derived. Where the journal is damaged: [`own_up`], and no records.
 
 use std::sync::Arc;
 
@@ -18,11 +18,13 @@ use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
 use super::sessions::Sessions;
 use super::snapshots::Snapshots;
+use super::transfer::Transfer;
 use super::views::Views;
 use crate::auth::{Scheme, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Effects, Now, Tuning};
-use crate::ids::{Epoch, LogPosition, Nanos, ReplicaId, Seq};
+use crate::ids::{Epoch, LogPosition, Nanos, ReplicaId, Seq, View};
+use crate::journal::Damage;
 use crate::journal::record::{Record, RecordKind};
 use crate::journal::superblock::Superblock;
 use crate::ordering::Outbox;
@@ -64,6 +66,24 @@ pub enum RecoverError {
     },
 }
 
+/// The scan found damage: makes `superblock` say so. It must be flushed, all four copies, before anything of the journal
+/// is cut, overwritten or appended; then the replica recovers from it without records, and the journal goes on at
+/// `damage.fresh` (PROTOCOL §11, AMNESIA-LITE).
+///
+/// From then on the replica signs nothing for a slot, view, checkpoint or snapshot up to `damaged_through`: no vote that is
+/// lost can lie above, because none passes the window of the durable checkpoint (P6).
+pub fn own_up(superblock: &mut Superblock, damage: &Damage, config: &ClusterConfig) {
+    let stable = superblock.stable.as_ref().map_or(Seq(0), |certificate| certificate.seq);
+    superblock.sequence += 1;
+    superblock.damaged_through = superblock.damaged_through.max(stable.plus(config.params().window));
+    superblock.journal_start = damage.fresh.last().next();
+    // The NEW-VIEW that it may have made as the primary of this view is lost: it must not make a second one (E7).
+    let began_it = superblock.promised > View(0) && config.primary(superblock.promised) == superblock.replica;
+    if began_it {
+        superblock.promised = superblock.promised.next();
+    }
+}
+
 /// A replica that is being read back.
 pub struct Recovery {
     replica: Replica,
@@ -88,7 +108,8 @@ impl Recovery {
         };
         let body_bytes = tuning.body_bytes.max(params.batch_bytes_max as usize);
         let view = superblock.promised;
-        let pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes);
+        let pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes)
+            .silent_through(superblock.damaged_through);
         let replica = Replica {
             me,
             verifier: Verifier::new(Arc::clone(&config), Arc::clone(&scheme)),
@@ -101,6 +122,7 @@ impl Recovery {
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
             catch_up: CatchUp::new(&tuning),
+            transfer: Transfer::new(config.n(), me),
             views: Views::new(config.n()),
             batches: Batches::default(),
             accusations: Accusations::default(),
@@ -158,7 +180,8 @@ impl Recovery {
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),
             Record::SnapVote { root, .. } => replica.restore_snapshot_vote(seq, root),
             Record::Evidence(evidence) => replica.restore_evidence(at, evidence),
-            Record::Vote(_) | Record::SnapStable(_) | Record::Stable(_) => {}
+            Record::SnapStable(certificate) => replica.snapshots.note_stable(certificate),
+            Record::Vote(_) | Record::Stable(_) => {}
         }
         Ok(())
     }
@@ -187,7 +210,7 @@ impl Recovery {
 
 impl Replica {
     /// A NEW-VIEW may have reached the disk before its promise did: the promise first. Without a NEW-VIEW the replica is on
-    /// its way to the view that it promised, and says so again.
+    /// its way to the view that it promised, and says so again; after damage, as soon as it may speak.
     fn restore_promise(&mut self, out: &mut Effects) {
         let view = self.pbft.view();
         if self.superblock.promised < view {
@@ -195,8 +218,13 @@ impl Replica {
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
             self.views_need = outbox.persist_superblock(self.superblock.clone());
         }
-        if !self.pbft.is_normal() {
+        if self.pbft.is_normal() {
+            return;
+        }
+        if self.pbft.may_vote() {
             self.pbft.make_view_change(self.superblock.stable.clone());
+        } else {
+            self.pbft.promise(LogPosition(0));
         }
     }
 

@@ -3,13 +3,14 @@
 //! all correct replicas vote for the same points. One image is under way at a time; when the next is due before it is
 //! written, execution waits: that is the back-pressure of a slow disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Replica;
-use crate::door::{Effects, Halt, Lane, SnapshotOrder, SnapshotWritten, To};
+use crate::door::{Effects, FileOrder, Halt, Lane, SnapshotOrder, SnapshotWritten, To};
 use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
 use crate::journal::record::Record;
+use crate::limits::TRANSFER_SNAPSHOTS_MAX;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
 use crate::quorum::{VoteSet, Voted};
@@ -36,6 +37,8 @@ pub struct Snapshots {
     votes: BTreeMap<Seq, VoteSet<Signature>>,
     /// Roots that this replica signed, and where the record lies: one root for each Seq, ever.
     own: BTreeMap<Seq, Own>,
+    /// The certificates of the newest stable snapshots, ascending: what peers are shown.
+    stable: VecDeque<SnapshotVote>,
     /// Stable and in a superblock that is not durable yet.
     pending: Option<Pending>,
     /// Waits for loads below it.
@@ -55,8 +58,8 @@ struct Own {
 struct Pending {
     at: LogPosition,
     seq: Seq,
-    /// The stable snapshot before it: it is kept.
-    former: Seq,
+    /// Snapshots from this one on are kept: the one before it, or an older one that a peer transfers.
+    kept: Seq,
     /// No slot up to here is needed in the journal.
     through: Seq,
 }
@@ -68,6 +71,50 @@ impl Snapshots {
         let last_bytes = Some(manifest.map_or(0, Manifest::state_bytes));
         let bytes_before = manifest.map_or(0, |manifest| manifest.scalars.previous_state_bytes);
         Self { last_bytes, bytes_before, ..Self::default() }
+    }
+
+    /// SS(s) of an own snapshot.
+    pub fn note_stable(&mut self, certificate: SnapshotVote) {
+        if self.stable.back().is_some_and(|newest| newest.seq >= certificate.seq) {
+            return;
+        }
+        self.stable.push_back(certificate);
+        let surplus = self.stable.len().saturating_sub(TRANSFER_SNAPSHOTS_MAX);
+        self.stable.drain(..surplus);
+    }
+
+    /// The certificate of the newest stable snapshot.
+    #[must_use]
+    pub fn newest(&self) -> Option<&SnapshotVote> {
+        self.stable.back()
+    }
+
+    /// The certificate of a stable snapshot that may still lie here.
+    #[must_use]
+    pub fn certificate(&self, seq: Seq) -> Option<&SnapshotVote> {
+        self.stable.iter().find(|certificate| certificate.seq == seq)
+    }
+
+    /// Whether nothing is under way that a snapshot of others would come between.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.is_none() && self.held.is_none() && self.pending.is_none()
+    }
+
+    /// Whether an own image is being written.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Goes on from a snapshot of others, whose superblock is durable; no record below `drop_below` is needed any more.
+    pub fn jump(&mut self, manifest: &Manifest, certificate: SnapshotVote, drop_below: LogPosition) {
+        assert!(self.is_idle(), "no own image is under way");
+        let seq = certificate.seq;
+        let votes = self.votes.split_off(&seq.next());
+        let own = std::mem::take(&mut self.own);
+        *self = Self { votes, own, drop_below: Some(drop_below), ..Self::new(Some(manifest)) };
+        self.note_stable(certificate);
     }
 
     /// A batch was executed.
@@ -115,6 +162,8 @@ impl Replica {
         match self.snapshots.own.get_mut(&seq) {
             Some(own) if own.root != outcome.root => return self.halt(Halt::ReplayDiverged { seq }, out),
             Some(own) => own.written = true,
+            // What was signed here before the journal was damaged is not known (D7): the next point is voted for.
+            None if seq <= self.superblock.damaged_through => {}
             None => self.vote_for_snapshot(seq, outcome.root, out),
         }
         self.snapshot_stable_when_voted(seq, outcome.root, out);
@@ -238,20 +287,11 @@ impl Replica {
         let signatures = of_root.map(|(replica, _, signature)| (replica, *signature)).collect();
         let certificate = SnapshotVote { epoch: self.config.epoch(), seq, root, signatures };
         let former = self.stable_snapshot();
-        let through = former.min(self.pbft.stable());
-        let cut = self.index.first_above(through).unwrap_or(self.last.next());
-        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
-        outbox.persist(Record::SnapStable(certificate));
-        // What began the view outlives the cut, and so does evidence: a copy, durable before the superblock that names the cut (S9).
-        if let Some(new_view) = self.pbft.new_view().filter(|_| self.new_view_at < cut) {
-            self.new_view_at = outbox.persist(Record::NewView(Arc::clone(new_view)));
-        }
-        self.accusations.carry_over(cut, |evidence| outbox.persist(Record::Evidence(evidence)));
-        self.superblock.snapshot = Some((seq, root));
-        self.superblock.journal_start = self.superblock.journal_start.max(cut);
-        self.superblock.collected = self.superblock.collected.max(through);
-        let at = outbox.persist_superblock(self.superblock.clone());
-        let pending = Pending { at, seq, former, through };
+        self.snapshots.note_stable(certificate.clone());
+        let kept = self.kept_for_transfers(former);
+        let through = self.through_for(former, kept);
+        let at = self.persist_stable(certificate, through, out);
+        let pending = Pending { at, seq, kept, through };
         self.snapshots.pending = Some(pending);
         let early = crate::mutant!(M22CollectBeforeDurable, false, true);
         if early {
@@ -261,15 +301,50 @@ impl Replica {
         }
     }
 
+    /// Persists SS(s), and that no record of a slot up to `through` is needed any more (P6s, P9).
+    pub(super) fn persist_stable(&mut self, certificate: SnapshotVote, through: Seq, out: &mut Effects) -> LogPosition {
+        let cut = self.index.first_above(through).unwrap_or(self.last.next());
+        self.superblock.snapshot = Some((certificate.seq, certificate.root));
+        self.superblock.journal_start = self.superblock.journal_start.max(cut);
+        self.superblock.collected = self.superblock.collected.max(through);
+        let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+        outbox.persist(Record::SnapStable(certificate));
+        // What began the view outlives the cut, and so does evidence: a copy, durable before the superblock that names the
+        // cut (S9).
+        if let Some(new_view) = self.pbft.new_view().filter(|_| self.new_view_at < cut) {
+            self.new_view_at = outbox.persist(Record::NewView(Arc::clone(new_view)));
+        }
+        self.accusations.carry_over(cut, |evidence| outbox.persist(Record::Evidence(evidence)));
+        outbox.persist_superblock(self.superblock.clone())
+    }
+
+    /// The oldest snapshot whose files are kept: the one before the newest, or an older one that a peer transfers.
+    fn kept_for_transfers(&self, former: Seq) -> Seq {
+        let oldest = self.snapshots.stable.front().map_or(former, |certificate| certificate.seq);
+        self.transfer.wanted_by_peers().map_or(former, |wanted| former.min(wanted.max(oldest)))
+    }
+
+    /// Up to where no records are kept. Those above a snapshot that a peer transfers are, because it needs them next, as
+    /// long as the index of them does not pass what it may take anyway.
+    fn through_for(&self, former: Seq, kept: Seq) -> Seq {
+        let usual = former.min(self.pbft.stable());
+        let most = 2 * self.config.params().snapshot_slots;
+        usual.min(kept.max(Seq(self.executing.last.0.saturating_sub(most))))
+    }
+
     /// The superblock no longer needs what lies below the cut: what destroys comes now, and not before (D17).
     fn collect(&mut self, pending: Pending, out: &mut Effects) {
-        let Pending { seq, former, through, .. } = pending;
+        let Pending { seq, kept, through, .. } = pending;
         self.counters.snapshots += 1;
         self.snapshots.votes = self.snapshots.votes.split_off(&seq.next());
         self.index.forget(through);
         out.snapshot_stable = Some(seq);
-        out.remove_snapshots_below = Some(former);
+        out.remove_snapshots_below = Some(kept);
         self.snapshots.drop_below = Some(self.superblock.journal_start);
+        if !self.transfer.is_active() {
+            // A transfer that was given up, here or in an earlier life, may have left something.
+            out.files.push(FileOrder::Clear);
+        }
     }
 
     fn sign_snapshot(&self, seq: Seq, root: Digest) -> Signature {

@@ -101,6 +101,11 @@ impl Views {
         at
     }
 
+    /// Execution goes on at a later Seq: what lies between took none of the time that a batch takes.
+    pub fn forget_sample(&mut self) {
+        self.sample = None;
+    }
+
     /// A replica that was not scheduled in time blames nobody else for it (V16).
     fn excuse_lateness(&mut self, now: Nanos) {
         let late = self.told.take().map_or(0, |told| now.since(told));
@@ -113,20 +118,23 @@ impl Views {
 impl Replica {
     /// At the beginning of every step.
     pub(super) fn note_time(&mut self, now: Now) {
+        self.transfer.note_time(now.mono);
         self.views.excuse_lateness(now.mono);
     }
 
     /// At the end of every step: takes every step towards the next view that is due, and sets the timer.
     pub(super) fn advance_views(&mut self, now: Now, is_deadline: bool, out: &mut Effects) {
-        if let Some(view) = self.pbft.view_to_join() {
-            self.go_to(view, out);
-        }
-        while self.accusations.condemns(self.pbft.view()) && !self.pbft.is_primary() {
-            self.suspect(out);
-        }
-        self.send_view_change_when_promised(out);
-        if let Some(new_view) = self.pbft.make_new_view() {
-            self.send_new_view(new_view, out);
+        if self.pbft.may_vote() {
+            if let Some(view) = self.pbft.view_to_join() {
+                self.go_to(view, out);
+            }
+            while self.accusations.condemns(self.pbft.view()) && !self.pbft.is_primary() {
+                self.suspect(out);
+            }
+            self.send_view_change_when_promised(out);
+            if let Some(new_view) = self.pbft.make_new_view() {
+                self.send_new_view(new_view, out);
+            }
         }
         self.sample_latency(now);
         let expired = is_deadline && self.views.timer.is_some_and(|timer| timer.at <= now.mono);
@@ -225,7 +233,7 @@ impl Replica {
 
     /// Gives up a primary that keeps batches coming and Requests waiting.
     pub(super) fn suspect_when_unfair(&mut self, out: &mut Effects) {
-        if self.pbft.is_primary() || !self.pbft.is_normal() {
+        if self.pbft.is_primary() || !self.pbft.is_normal() || !self.pbft.may_vote() {
             return;
         }
         let known = self.catch_up.highest().max(self.pbft.highest_prepared());
@@ -245,6 +253,7 @@ impl Replica {
 
     /// Promises to vote in no view below `view`.
     fn go_to(&mut self, view: View, out: &mut Effects) {
+        assert!(self.pbft.may_vote(), "who is silent moves nobody to another view (D7)");
         self.leave_for(view, out);
         self.pbft.promise(self.views_need);
     }
@@ -346,7 +355,14 @@ impl Replica {
     }
 
     fn waits_for(&self) -> Option<WaitsFor> {
+        if !self.pbft.may_vote() {
+            return None;
+        }
         if self.pbft.is_normal() {
+            // Whose state comes from others does not execute meanwhile, whoever is primary.
+            if self.transfer.is_active() {
+                return None;
+            }
             let has_work = self.pool.waiting() > 0 || self.pbft.highest_prepared() > self.executing.last;
             return (has_work && !self.pbft.is_primary()).then_some(WaitsFor::Execution(self.views.effective));
         }

@@ -21,13 +21,13 @@ use rkyv::validation::Validator;
 use rkyv::validation::archive::ArchiveValidator;
 use rkyv::{Portable, Serialize};
 
-use super::canonical::NotCanonical;
 use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
 use crate::evidence::Evidence;
 use crate::ids::Epoch;
 use crate::limits::{self, FRAME_ALIGN, FRAME_HEADER_BYTES};
+use crate::snapshot::Manifest;
 
 /// Why a payload is no message of its kind. The link that delivered it is at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -67,6 +67,9 @@ pub enum DecodeError {
     /// A set of replicas with a bit that no replica has.
     #[error("a set of replicas {0:#x}, with a bit that no replica has")]
     Replicas(u32),
+    /// A section that no snapshot has.
+    #[error("the unknown section {0} of a snapshot")]
+    Section(u8),
     /// A text that is not UTF-8.
     #[error("a text that is not UTF-8")]
     Text,
@@ -84,6 +87,9 @@ struct Vector {
 const SIGNERS: Vector = Vector { what: "signatures of replicas", most: limits::REPLICAS_MAX };
 const MAP_WORDS: Vector = Vector { what: "words of a window map", most: (limits::WINDOW_MAX / 64) as usize };
 const LOG_SLOTS: Vector = Vector { what: "slots of a LOG", most: limits::LOG_SLOTS_MAX };
+const CHUNKS: Vector = Vector { what: "chunks of a snapshot", most: limits::SNAPSHOT_CHUNKS_MAX as usize };
+const CLIENTS: Vector = Vector { what: "pieces of a client table", most: limits::SNAPSHOT_CLIENTS_MAX as usize };
+const CHUNK_BYTES: Vector = Vector { what: "bytes of a CHUNK", most: limits::CHUNK_BYTES_MAX };
 const COUNTERS: Vector = Vector { what: "counters of an INFO", most: limits::INFO_COUNTERS_MAX };
 const TEXT_BYTES: Vector = Vector { what: "bytes of a text of an INFO", most: limits::INFO_TEXT_BYTES_MAX };
 
@@ -153,6 +159,13 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         Kind::Body => Message::Body(access::<shape::ArchivedBatchBody<'_>>(kind, payload)?.native(payload, bounds)?),
         Kind::FetchLog => Message::FetchLog(access::<shape::ArchivedFetch>(kind, payload)?.native()),
         Kind::Log => Message::Log(access::<shape::ArchivedLog<'_>>(kind, payload)?.native(payload, bounds)?),
+        Kind::FetchManifest => Message::FetchManifest(access::<shape::ArchivedFetch>(kind, payload)?.native()),
+        Kind::Manifest => {
+            let snapshot = access::<shape::ArchivedStableSnapshot<'_>>(kind, payload)?;
+            Message::Manifest(snapshot.native(|bytes| canonical(kind, bytes, Manifest::decode))?)
+        }
+        Kind::FetchChunk => Message::FetchChunk(access::<shape::ArchivedFetchChunk>(kind, payload)?.native()?),
+        Kind::Chunk => Message::Chunk(access::<shape::ArchivedChunk<'_>>(kind, payload)?.native(payload)?),
         Kind::Evidence => Message::Evidence(Arc::new(canonical(kind, payload, Evidence::decode)?)),
     })
 }
@@ -176,6 +189,12 @@ fn assert_bounds(message: &Message) {
             let texts = [&info.write_path, &info.sealed, &info.signatures];
             names.chain(texts).for_each(|text| TEXT_BYTES.assert(text.len()));
         }
+        Message::Manifest(snapshot) => {
+            SIGNERS.assert(snapshot.certificate.signatures.len());
+            CHUNKS.assert(snapshot.manifest.state.len());
+            CLIENTS.assert(snapshot.manifest.clients.len());
+        }
+        Message::Chunk(chunk) => CHUNK_BYTES.assert(chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len())),
         Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)
@@ -190,6 +209,8 @@ fn assert_bounds(message: &Message) {
         | Message::FetchBody(_)
         | Message::Body(_)
         | Message::FetchLog(_)
+        | Message::FetchManifest(_)
+        | Message::FetchChunk(_)
         | Message::Evidence(_) => {}
     }
 }
@@ -207,6 +228,8 @@ fn payload_estimate(message: &Message) -> usize {
         Message::Body(batch) => FIXED + batch.body.bytes().len(),
         Message::ViewChange(view_change) => view_change.bytes_at_most(),
         Message::NewView(new_view) => new_view.bytes_at_most(),
+        Message::Manifest(snapshot) => FIXED + snapshot.manifest.encoded_len(),
+        Message::Chunk(chunk) => FIXED + chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len()),
         Message::Evidence(evidence) => evidence.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
@@ -219,7 +242,9 @@ fn payload_estimate(message: &Message) -> usize {
         | Message::Status(_)
         | Message::FetchSlot(_)
         | Message::FetchBody(_)
-        | Message::FetchLog(_) => FIXED,
+        | Message::FetchLog(_)
+        | Message::FetchManifest(_)
+        | Message::FetchChunk(_) => FIXED,
     }
 }
 
@@ -240,21 +265,25 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::NewView(new_view) => out.append(&new_view.encode()),
         Message::Evidence(evidence) => out.append(&evidence.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) => write(&shape::Fetch::from(seq), out),
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => {
+            write(&shape::Fetch::from(seq), out);
+        }
         Message::Slot(slot) => write(&shape::Slot::from(slot), out),
         Message::FetchBody(batch) => write(&shape::FetchBody::from(batch), out),
         Message::Body(batch) => write(&shape::BatchBody::from(batch), out),
         Message::Log(slots) => write(&shape::Log::from(slots), out),
+        Message::Manifest(snapshot) => {
+            let manifest = snapshot.manifest.encode();
+            write(&shape::StableSnapshot::new(&snapshot.certificate, &manifest), out);
+        }
+        Message::FetchChunk(fetch) => write(&shape::FetchChunk::from(fetch), out),
+        Message::Chunk(chunk) => write(&shape::Chunk::from(chunk), out),
     }
 }
 
-/// The message that `payload` is in canonical bytes.
-fn canonical<T>(
-    kind: Kind,
-    payload: &Bytes,
-    read: impl FnOnce(&[u8]) -> Result<T, NotCanonical>,
-) -> Result<T, DecodeError> {
-    read(payload).map_err(|NotCanonical| DecodeError::Canonical { kind, len: payload.len() })
+/// What `bytes`, a payload of `kind` or a part of one, are in canonical bytes.
+fn canonical<T, E>(kind: Kind, bytes: &[u8], read: impl FnOnce(&[u8]) -> Result<T, E>) -> Result<T, DecodeError> {
+    read(bytes).map_err(|_| DecodeError::Canonical { kind, len: bytes.len() })
 }
 
 /// Where rkyv writes an archive: the end of a buffer, counted from where the payload starts.

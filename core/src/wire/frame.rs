@@ -139,6 +139,8 @@ impl FrameLimits {
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
+            Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
+            Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
             Kind::Evidence => limits::EVIDENCE_BYTES as u32,
             Kind::Busy
             | Kind::InfoQuery
@@ -151,7 +153,9 @@ impl FrameLimits {
             | Kind::Status
             | Kind::FetchSlot
             | Kind::FetchBody
-            | Kind::FetchLog => limits::SMALL_FRAME_BYTES as u32,
+            | Kind::FetchLog
+            | Kind::FetchManifest
+            | Kind::FetchChunk => limits::SMALL_FRAME_BYTES as u32,
         }
     }
 }
@@ -177,6 +181,10 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Body
         | Kind::FetchLog
         | Kind::Log
+        | Kind::FetchManifest
+        | Kind::Manifest
+        | Kind::FetchChunk
+        | Kind::Chunk
         | Kind::Evidence => &[PeerRole::Replica],
     }
 }
@@ -185,7 +193,7 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
 /// that whoever keeps a small Request does not keep everything that came with it.
 pub(super) fn is_kept(kind: Kind) -> bool {
     match kind {
-        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Body | Kind::Log => true,
+        Kind::Request | Kind::Reply | Kind::PrePrepare | Kind::Slot | Kind::Body | Kind::Log | Kind::Chunk => true,
         Kind::Busy
         | Kind::InfoQuery
         | Kind::Info
@@ -200,6 +208,9 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchSlot
         | Kind::FetchBody
         | Kind::FetchLog
+        | Kind::FetchManifest
+        | Kind::Manifest
+        | Kind::FetchChunk
         | Kind::Evidence => false,
     }
 }

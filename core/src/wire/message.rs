@@ -9,6 +9,7 @@ use super::request::{Body, SignedRequest};
 use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
+use crate::snapshot::{ChunkBytes, Manifest, Piece};
 
 /// The kind of a frame (SHAPES §5). The numbers are the wire's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,12 +36,16 @@ pub enum Kind {
     Body = 35,
     FetchLog = 36,
     Log = 37,
+    FetchManifest = 38,
+    Manifest = 39,
+    FetchChunk = 40,
+    Chunk = 41,
     Evidence = 65,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -61,6 +66,10 @@ impl Kind {
         Self::Body,
         Self::FetchLog,
         Self::Log,
+        Self::FetchManifest,
+        Self::Manifest,
+        Self::FetchChunk,
+        Self::Chunk,
         Self::Evidence,
     ];
 
@@ -306,6 +315,35 @@ pub struct CommittedSlot {
     pub body: Arc<Body>,
 }
 
+/// A stable snapshot, as it is shown to whoever lags: SS(s), and what the snapshot consists of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StableSnapshot {
+    /// Of a quorum, over the root of `manifest`.
+    pub certificate: SnapshotVote,
+    /// Lengths and digests of all pieces.
+    pub manifest: Arc<Manifest>,
+}
+
+/// Asks for one piece of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FetchChunk {
+    /// Which snapshot.
+    pub seq: Seq,
+    /// Which piece of it.
+    pub piece: Piece,
+}
+
+/// One piece of a snapshot. Whether it is the right one, the manifest tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which snapshot.
+    pub seq: Seq,
+    /// Which piece of it.
+    pub piece: Piece,
+    /// What it holds; `None`: the snapshot is not kept here, or not any more.
+    pub bytes: Option<ChunkBytes>,
+}
+
 /// What a replica tells about itself to whoever asks: `bftd status`, the bench, a client that opens a session.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Info {
@@ -473,6 +511,11 @@ pub enum Message {
     FetchLog(Seq),
     /// Committed slots of consecutive Seqs.
     Log(Vec<CommittedSlot>),
+    /// Asks for the newest stable snapshot, if it is above this Seq.
+    FetchManifest(Seq),
+    Manifest(StableSnapshot),
+    FetchChunk(FetchChunk),
+    Chunk(Chunk),
     /// Proof that a replica broke the protocol. May be relayed by anyone.
     Evidence(Arc<Evidence>),
 }
@@ -502,6 +545,10 @@ impl Message {
             | Self::Body(_)
             | Self::FetchLog(_)
             | Self::Log(_)
+            | Self::FetchManifest(_)
+            | Self::Manifest(_)
+            | Self::FetchChunk(_)
+            | Self::Chunk(_)
             | Self::Evidence(_) => None,
         }
     }
@@ -530,6 +577,10 @@ impl Message {
             Self::Body(_) => Kind::Body,
             Self::FetchLog(_) => Kind::FetchLog,
             Self::Log(_) => Kind::Log,
+            Self::FetchManifest(_) => Kind::FetchManifest,
+            Self::Manifest(_) => Kind::Manifest,
+            Self::FetchChunk(_) => Kind::FetchChunk,
+            Self::Chunk(_) => Kind::Chunk,
             Self::Evidence(_) => Kind::Evidence,
         }
     }

@@ -174,7 +174,12 @@ impl TestCluster {
 
     /// The SNAPSHOT of `signers` at `seq`.
     pub fn snapshot(&self, seq: u64, signers: &[ReplicaId]) -> SnapshotVote {
-        let (epoch, seq, root) = (self.config.epoch(), Seq(seq), Digest([0xCD; 32]));
+        self.snapshot_of(seq, Digest([0xCD; 32]), signers)
+    }
+
+    /// The SNAPSHOT of `signers` at `seq` over `root`.
+    pub fn snapshot_of(&self, seq: u64, root: Digest, signers: &[ReplicaId]) -> SnapshotVote {
+        let (epoch, seq) = (self.config.epoch(), Seq(seq));
         let bytes = |replica| canonical::snapshot(self.config.cluster_id(), epoch, seq, root, replica);
         SnapshotVote { epoch, seq, root, signatures: self.sign_all(signers, bytes) }
     }

@@ -32,7 +32,9 @@ Examples:
   bftd testnet --replicas 4 --dir net             make a cluster on this machine
   bftd run --config net/replica-0/bftd.toml       run one of its replicas (and the others likewise)
   bftd kv put colour blue --config net/client.toml
-  bftd status --config net/client.toml";
+  bftd status --config net/client.toml
+  bftd verify net/replica-0/data                  is a stopped replica's directory whole and genuine?
+  bftd inspect journal net/replica-0/data         what lies in it";
 
 /// Byzantine fault-tolerant replication: replicas, test clusters, a demo, and the tools around them.
 #[derive(Parser)]
@@ -49,6 +51,8 @@ enum Command {
     Run(commands::run::Args),
     Kv(commands::kv::Args),
     Status(commands::status::Args),
+    Inspect(commands::inspect::Args),
+    Verify(commands::verify::Args),
     Audit(commands::audit::Args),
 }
 
@@ -59,6 +63,8 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Kv(args) => commands::kv::kv(&args),
         Command::Status(args) => commands::status::status(&args),
+        Command::Inspect(args) => commands::inspect::inspect(&args),
+        Command::Verify(args) => commands::verify::verify(&args),
         Command::Audit(args) => commands::audit::audit(&args),
     };
     exit::report("bftd", outcome)

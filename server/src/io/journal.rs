@@ -168,6 +168,8 @@ impl JournalRing {
                 *left -= 1;
                 let (is_last, path) = (*left == 0, file.path.clone());
                 let expected = if is_flush { 0 } else { bytes.len() };
+                // Also a failed one is over when its last entry is: nobody would wait for it in vain.
+                let landed = if is_last { self.flights[place].take() } else { None };
                 match result {
                     Ok(done) if done as usize == expected => {}
                     Ok(done) => {
@@ -176,7 +178,7 @@ impl JournalRing {
                     }
                     Err(error) => return Err(self.failed(if is_flush { "flush" } else { "write" }, &path, error)),
                 }
-                if is_last && let Some(Flight::Write { ticket, bytes, .. }) = self.flights[place].take() {
+                if let Some(Flight::Write { ticket, bytes, .. }) = landed {
                     out.push(Completed::Written { ticket, bytes });
                 }
             }
@@ -402,6 +404,16 @@ mod tests {
         assert!(
             matches!(&error, ServerError::JournalIo { what: "write", path, .. } if path.as_os_str() == "/dev/full")
         );
+        assert_eq!(disk.journal.durable(), LogPosition(0), "nothing is reported");
+    }
+
+    #[test]
+    fn d2_a_failed_flush_is_the_end() {
+        // It takes every write, and has nothing to flush.
+        let mut disk = Disk::new(WritePath::Buffered, Some("/dev/null".into()));
+        disk.append(1, Place::Superblock(Box::new(first_superblock())));
+        let error = disk.run_until_durable(1).unwrap_err();
+        assert!(matches!(&error, ServerError::JournalIo { what: "flush", .. }), "{error}");
         assert_eq!(disk.journal.durable(), LogPosition(0), "nothing is reported");
     }
 

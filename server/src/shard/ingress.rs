@@ -137,6 +137,10 @@ impl Shard {
             | Message::FetchSlot(_)
             | Message::Slot(_)
             | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::Manifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Log(_)
             | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
         }

@@ -1,6 +1,7 @@
 //! Every certificate that a replica writes down or sends holds what it claims (I10): distinct members that make a quorum,
 //! each of whom signed exactly this, and openings that open. Quorums are counted here, signatures asked of the ledger.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bft_core::auth::{Claim, Scheme};
@@ -19,22 +20,38 @@ pub struct Certificates {
     config: Arc<ClusterConfig>,
     weights: Vec<u64>,
     witness: Arc<dyn Scheme>,
+    /// Of which snapshots a quorum's signatures were seen.
+    snapshots: BTreeSet<(Seq, Digest)>,
 }
 
 impl Certificates {
     /// `witness` verifies signatures.
     #[must_use]
     pub fn new(config: Arc<ClusterConfig>, witness: Arc<dyn Scheme>) -> Self {
-        Self { weights: weights_of(&config), config, witness }
+        Self { weights: weights_of(&config), config, witness, snapshots: BTreeSet::new() }
+    }
+
+    /// A superblock names a snapshot: the replica, or one that it has it from, wrote down that a quorum signed it.
+    pub fn named(&self, snapshot: Option<(Seq, Digest)>) -> Verdict {
+        match snapshot.filter(|snapshot| !self.snapshots.contains(snapshot)) {
+            None => Ok(()),
+            Some((seq, root)) => {
+                Err(format!("the superblock names snapshot {seq} with root {root:?}, which no quorum signed"))
+            }
+        }
     }
 
     /// A replica writes a record.
-    pub fn record(&self, record: &Record) -> Verdict {
+    pub fn record(&mut self, record: &Record) -> Verdict {
         match record {
             Record::Cert(certificate) => self.prepared(certificate),
             Record::Committed(committed) => self.committed(&committed.certificate),
             Record::Stable(checkpoint) => self.stable(checkpoint),
-            Record::SnapStable(vote) => self.snapshot(vote),
+            Record::SnapStable(vote) => {
+                self.snapshot(vote)?;
+                self.snapshots.insert((vote.seq, vote.root));
+                Ok(())
+            }
             Record::NewView(message) => self.new_view(message),
             Record::Vote(_) | Record::CkptVote { .. } | Record::SnapVote { .. } | Record::Evidence(_) => Ok(()),
         }
@@ -48,6 +65,7 @@ impl Certificates {
             // A single signature is a vote, more of them a certificate.
             Message::Checkpoint(checkpoint) if checkpoint.signatures.len() > 1 => self.stable(checkpoint),
             Message::Snapshot(vote) if vote.signatures.len() > 1 => self.snapshot(vote),
+            Message::Manifest(snapshot) => self.snapshot(&snapshot.certificate),
             Message::ViewChange(message) => self.view_change(message),
             Message::NewView(message) => self.new_view(message),
             Message::Checkpoint(_)
@@ -66,6 +84,9 @@ impl Certificates {
             | Message::FetchBody(_)
             | Message::Body(_)
             | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Evidence(_) => Ok(()),
         }
     }
@@ -238,7 +259,7 @@ mod tests {
     #[test]
     fn s5_a_certificate_without_a_quorum_or_with_one_member_twice_is_found() {
         let cluster = made::cluster();
-        let judge = judge(&cluster);
+        let mut judge = judge(&cluster);
         assert_eq!(judge.record(&Record::Cert(prepared(&cluster, 2))), Ok(()));
         assert!(judge.record(&Record::Cert(prepared(&cluster, 1))).is_err());
         let mut twice = prepared(&cluster, 1);

@@ -2,7 +2,7 @@
 //! before what replaces it is, and what was called durable is found again by whoever reads the disk. Keeps a book of
 //! every record of every replica; never asks the core or the journal what they think.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Persist, Place};
@@ -62,6 +62,7 @@ struct Anchors {
     stable: Seq,
     snapshot: Seq,
     journal_start: LogPosition,
+    damaged_through: Seq,
 }
 
 impl Anchors {
@@ -71,6 +72,7 @@ impl Anchors {
             stable: superblock.stable.as_ref().map_or(Seq(0), |stable| stable.seq),
             snapshot: superblock.snapshot.map_or(Seq(0), |(seq, _)| seq),
             journal_start: superblock.journal_start,
+            damaged_through: superblock.damaged_through,
         }
     }
 }
@@ -87,6 +89,8 @@ struct Store {
     pending: BTreeMap<LogPosition, Written>,
     /// Every fact that ever was durable, and the last record that says it.
     durable: BTreeMap<Fact, LogPosition>,
+    /// Facts that were, until damage.
+    lost: BTreeSet<Fact>,
     anchors: Anchors,
     /// The highest view that a VIEW-CHANGE which left names: no vote in a lower one may leave any more.
     left_for: View,
@@ -127,6 +131,13 @@ impl Durable {
         self.stores[replica.index()].pending.clear();
     }
 
+    /// What was durable in a replica's journal is lost: nothing may rest on it any more. Its superblock is not.
+    pub fn damaged(&mut self, replica: ReplicaId) {
+        let store = &mut self.stores[replica.index()];
+        store.pending.clear();
+        store.lost.extend(std::mem::take(&mut store.durable).into_keys());
+    }
+
     /// A replica starts with what it read. What it found beyond the durable prefix is durable from now on.
     pub fn recovered(
         &mut self,
@@ -145,11 +156,12 @@ impl Durable {
     pub fn audited(&self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) -> Verdict {
         let store = &self.stores[replica.index()];
         let found = Anchors::of(superblock);
-        let Anchors { promised, stable, snapshot, journal_start } = store.anchors;
+        let Anchors { promised, stable, snapshot, journal_start, damaged_through } = store.anchors;
         if found.promised < promised
             || found.stable < stable
             || found.snapshot < snapshot
             || found.journal_start < journal_start
+            || found.damaged_through < damaged_through
         {
             return Err(format!("the superblock went back: {found:?}, but {:?} was durable", store.anchors));
         }
@@ -187,7 +199,10 @@ impl Durable {
                 self.rests_on(replica, "COMMIT", Fact::Certificate(at.view, at.seq, at.digest))
             }
             Message::Checkpoint(vote) if vote.signatures.iter().any(|(signer, _)| *signer == replica) => {
-                self.rests_on(replica, "CHECKPOINT", Fact::Checkpoint(vote.seq, vote.root))
+                let fact = Fact::Checkpoint(vote.seq, vote.root);
+                // Among others' the own signature may be an old one.
+                let is_old = vote.signatures.len() > 1 && self.stores[replica.index()].lost.contains(&fact);
+                if is_old { Ok(()) } else { self.rests_on(replica, "CHECKPOINT", fact) }
             }
             Message::Snapshot(vote) if vote.signatures.iter().any(|(signer, _)| *signer == replica) => {
                 self.rests_on(replica, "SNAPSHOT", Fact::Snapshot(vote.seq, vote.root))
@@ -211,6 +226,10 @@ impl Durable {
             | Message::FetchBody(_)
             | Message::Body(_)
             | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::Manifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_)
             | Message::Log(_)
             | Message::Evidence(_) => Ok(()),
         }
@@ -459,5 +478,36 @@ mod tests {
         judge.durable(ME, LogPosition(1));
         assert!(judge.audited(ME, &superblock(4, 0, 0), &[]).is_err());
         assert_eq!(judge.audited(ME, &superblock(8, 0, 0), &[]), Ok(()));
+    }
+
+    #[test]
+    fn d7_nothing_rests_on_what_was_lost_to_damage() {
+        let mut judge = Durable::new(&made::cluster().config);
+        let (epoch, seq, root) = (Epoch(0), Seq(8), Digest([5; 32]));
+        let checkpoint = |signers: u16| {
+            let signatures = (0..signers).map(|signer| (ReplicaId(signer), Signature([0; 64]))).collect();
+            Message::Checkpoint(Checkpoint { epoch, seq, root, epoch_end: Seq(0), signatures })
+        };
+        persist(&mut judge, 1, Place::Journal(vote(1)));
+        persist(&mut judge, 2, Place::Journal(Record::CkptVote { epoch, seq, root }));
+        persist(&mut judge, 3, Place::Superblock(Box::new(superblock(8, 0, 0))));
+        judge.durable(ME, LogPosition(3));
+        assert_eq!(judge.released(ME, &prepare(1)), Ok(()));
+        judge.damaged(ME);
+        assert!(judge.released(ME, &prepare(1)).is_err());
+        assert_eq!(judge.released(ME, &checkpoint(2)), Ok(()), "a certificate with an old signature");
+        assert!(judge.released(ME, &checkpoint(1)).is_err(), "an old vote");
+        assert_eq!(judge.audited(ME, &superblock(8, 0, 0), &[]), Ok(()), "what is lost need not be found");
+        assert!(judge.audited(ME, &superblock(4, 0, 0), &[]).is_err(), "the superblock is not lost");
+    }
+
+    #[test]
+    fn d20_the_silence_after_damage_is_not_forgotten() {
+        let mut judge = Durable::new(&made::cluster().config);
+        let silent = |through| Superblock { damaged_through: Seq(through), ..superblock(8, 0, 0) };
+        persist(&mut judge, 1, Place::Superblock(Box::new(silent(24))));
+        judge.durable(ME, LogPosition(1));
+        assert!(judge.audited(ME, &silent(0), &[]).is_err());
+        assert_eq!(judge.audited(ME, &silent(24), &[]), Ok(()));
     }
 }

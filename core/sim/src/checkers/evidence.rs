@@ -1,6 +1,6 @@
 //! Nobody correct is ever accused, and whoever was heard to say two things for one place is (I9). Every piece of evidence
 //! is checked anew from its bytes, by a verifier that was in no replica; what was durable of it is found again at every
-//! start, wherever the journal begins by then.
+//! start, wherever the journal begins by then, unless the journal is damaged and the replica owns up to it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,6 +71,12 @@ impl Evidences {
     /// Everything up to `upto` is on the replica's stable storage.
     pub fn durable(&mut self, replica: ReplicaId, upto: LogPosition) {
         self.durable.insert(replica, upto);
+    }
+
+    /// A replica's journal is damaged: it starts without what was in it, evidence included.
+    pub fn damaged(&mut self, replica: ReplicaId) {
+        self.written.retain(|(of, _), _| *of != replica);
+        self.durable.remove(&replica);
     }
 
     /// A replica starts with these records: what was durable is among them.
@@ -162,6 +168,12 @@ mod tests {
         assert_eq!(judge.recovered(ReplicaId(0), &[(LogPosition(9), record(&genuine))]), Ok(()), "a later copy");
         judge.durable(ReplicaId(0), LogPosition(9));
         assert!(judge.recovered(ReplicaId(0), &[]).is_err(), "it is lost");
+        judge.record(ReplicaId(0), LogPosition(9), &record(&genuine));
+        judge.record(ReplicaId(1), LogPosition(9), &record(&genuine));
+        judge.durable(ReplicaId(1), LogPosition(9));
+        judge.damaged(ReplicaId(0));
+        assert_eq!(judge.recovered(ReplicaId(0), &[]), Ok(()), "it owned up to damage");
+        assert!(judge.recovered(ReplicaId(1), &[]).is_err(), "the damage was to another's journal");
         let other = Accusation { accused: Accused { seq: Seq(4), ..genuine.accused }, ..genuine };
         assert!(judge.told(ReplicaId(0), &other, liar).is_err(), "it is of another Seq");
     }

@@ -202,6 +202,8 @@ impl Checks {
             Place::Superblock(superblock) => {
                 let verdict = superblock.stable.as_ref().map_or(Ok(()), |stable| self.certificates.stable(stable));
                 self.judge(Oracle::Certificates, replica, verdict);
+                let verdict = self.certificates.named(superblock.snapshot);
+                self.judge(Oracle::Certificates, replica, verdict);
             }
         }
     }
@@ -285,6 +287,13 @@ impl Checks {
     /// A replica lost what its journal had not made durable.
     pub fn crashed(&mut self, replica: ReplicaId) {
         self.durable.crashed(replica);
+    }
+
+    /// A replica starts and finds that its journal is damaged.
+    pub fn damaged(&mut self, replica: ReplicaId) {
+        self.durable.damaged(replica);
+        self.evidence.damaged(replica);
+        self.signatures.damaged(replica);
     }
 
     /// A replica starts with what it read from its disk.

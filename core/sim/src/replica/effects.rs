@@ -1,6 +1,8 @@
 //! The door: a step of the core, and everything it wants done.
 
-use bft_core::door::{Effects, Halt, Input};
+use std::sync::Arc;
+
+use bft_core::door::{Effects, FileOrder, Halt, Input};
 use bft_core::ids::Nanos;
 use bft_core::replica::Replica;
 use bft_core::service::Service;
@@ -8,6 +10,7 @@ use bft_core::service::Service;
 use super::told::{note, note_persist};
 use super::{Character, Crash, Gone, Job, Machine};
 use crate::checkers::Oracle;
+use crate::counters::Counters;
 use crate::coverage::Status;
 use crate::disk::FileName;
 use crate::images;
@@ -18,6 +21,35 @@ use crate::world::{Event, InLife, ToMachine, World};
 /// Steps between two thorough checks of a core's invariants.
 const STEPS_BETWEEN_CHECKS: u64 = 256;
 
+/// What a core counts of transfers.
+struct Transferred {
+    transfers: u64,
+    fetched: u64,
+    resumed: u64,
+    refused: u64,
+}
+
+impl Transferred {
+    fn of(replica: &Replica) -> Self {
+        let counters = replica.counters();
+        Self {
+            transfers: counters.transfers,
+            fetched: counters.chunks_fetched,
+            resumed: counters.chunks_resumed,
+            refused: counters.chunks_refused,
+        }
+    }
+
+    /// Adds what came to it.
+    fn count(self, replica: &Replica, counters: &mut Counters) {
+        let now = Self::of(replica);
+        counters.transfers += now.transfers - self.transfers;
+        counters.chunks_fetched += now.fetched - self.fetched;
+        counters.chunks_resumed += now.resumed - self.resumed;
+        counters.chunks_refused += now.refused - self.refused;
+    }
+}
+
 impl Machine {
     pub(super) fn step(&mut self, world: &mut World, input: Input) {
         let now = self.now(world);
@@ -26,11 +58,15 @@ impl Machine {
         note(world, self.id, &input);
         world.seen.note(&input, status_of(&process.replica));
         let mut effects = std::mem::take(&mut process.effects);
+        let before = Transferred::of(&process.replica);
         process.replica.step(now, input, &mut effects);
+        before.count(&process.replica, &mut world.counters);
         process.steps += 1;
+        let silent_through = process.replica.silent_through();
         if process.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
             process.replica.check_invariants();
         }
+        self.note_silence(world, silent_through);
         self.carry_out(world, effects);
     }
 
@@ -60,6 +96,7 @@ impl Machine {
             self.answer(world, link, answer);
         }
         self.order_jobs(world, &mut effects);
+        self.order_files(world, &mut effects);
         for at in effects.load.drain(..) {
             let delay = self.disk_delay(world);
             self.later(world, delay, InLife::Loaded(at));
@@ -99,6 +136,42 @@ impl Machine {
         process.jobs.extend(after.into_iter().map(Job::Execute));
         if was_idle {
             self.start_job(world);
+        }
+    }
+
+    fn order_files(&mut self, world: &mut World, effects: &mut Effects) {
+        for order in effects.files.drain(..) {
+            self.judge_order(world, &order);
+            let was_idle = self.running().writer.order_files(order);
+            if was_idle {
+                self.later_snapshot_step(world);
+            }
+        }
+    }
+
+    /// What is stored is what the signed manifest has at that place (T2), and does not lie here already, whatever crashed
+    /// meanwhile (T4).
+    fn judge_order(&mut self, world: &mut World, order: &FileOrder) {
+        match order {
+            FileOrder::Begin { manifest, .. } => self.running().transferred = Some(Arc::clone(manifest)),
+            FileOrder::Store { part, chunk, .. } => {
+                let manifest = self.running().transferred.as_ref();
+                let expected = manifest.and_then(|manifest| manifest.part(*part)).map(|(_, len, digest)| (len, digest));
+                let found = (chunk.bytes().len() as u32, chunk.digest());
+                if expected != Some(found) {
+                    let text = format!("{:?} stores {found:?} as piece {part}, signed is {expected:?}", self.id);
+                    world.checks.report(Oracle::Certificates, text);
+                }
+                if images::holds(&self.disk, found.0, found.1) {
+                    let text = format!("{:?} fetches {:?} again, which lies on its disk", self.id, found.1);
+                    world.checks.report(Oracle::Durable, text);
+                }
+            }
+            FileOrder::ReadManifest { .. }
+            | FileOrder::ReadPiece { .. }
+            | FileOrder::Check { .. }
+            | FileOrder::Assemble { .. }
+            | FileOrder::Clear => {}
         }
     }
 
@@ -142,11 +215,6 @@ impl Machine {
             return;
         }
         match halt {
-            Halt::LeftBehind { .. } => {
-                world.counters.left_behind += 1;
-                self.gone = Some(Gone::LeftBehind);
-                self.crash(world, Crash::Killed);
-            }
             Halt::Diverged { .. } | Halt::ReplayDiverged { .. } if self.character == Character::Drifter => {
                 world.counters.drifts_found += 1;
                 self.gone = Some(Gone::Drifted);

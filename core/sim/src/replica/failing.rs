@@ -67,6 +67,9 @@ impl Machine {
         if failing.is_none() && !self.plug.reaches(operation, Moment::Failed) {
             return false;
         }
+        if failing.is_none() {
+            self.renew_fate(world);
+        }
         self.disk.flush_failed(name, &mut self.fate, &mut world.counters);
         world.counters.io_errors += 1;
         let goes_on = bft_core::mutant!(M35FlushErrorIgnored, false, true);

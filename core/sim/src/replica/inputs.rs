@@ -10,10 +10,11 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Character, Job, Machine, UnderWay};
+use super::{Character, Job, Machine, Rot, UnderWay};
+use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
-use crate::images;
+use crate::images::{self, Finished};
 use crate::points::Moment;
 use crate::villains::Heard;
 use crate::world::{Event, InLife, Life, ToClient, World};
@@ -155,6 +156,9 @@ impl Machine {
             return;
         }
         if durable > before {
+            if matches!(self.rot, Rot::Found(through) if durable > through) {
+                self.rot = Rot::Unharmed;
+            }
             world.checks.durable(self.id, durable);
             self.release(world, durable);
             if self.rng.chance(world.options.machine.late) {
@@ -200,9 +204,9 @@ impl Machine {
 
     fn install(&mut self, world: &mut World, seq: Seq) -> Option<Input> {
         let process = self.process.as_mut().expect("a job is of a process");
-        let named = process.snapshot.filter(|(at, _)| *at == seq);
+        let named = boot::durable_snapshot(&self.disk).filter(|(at, _)| *at == seq);
         let restored = named
-            .ok_or_else(|| format!("asked to install {seq}, which the superblock does not name"))
+            .ok_or_else(|| format!("asked to install {seq}, which no durable superblock names"))
             .and_then(|(_, root)| images::read(&self.disk, seq, root))
             .and_then(|read| images::restore(&mut process.service, seq, &read.chunks));
         if let Err(why) = restored {
@@ -210,30 +214,40 @@ impl Machine {
             return None;
         }
         world.checks.state_at(self.id, seq);
-        world.counters.restarts_from_snapshot += 1;
+        world.counters.restarts_from_snapshot += u64::from(process.started_from == Some(seq));
         Some(Input::Installed { seq })
     }
 
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
-        let (_, operation) = process.writer.next();
-        if self.puts_snapshot_off(world, operation) {
+        // What is done for a transfer has no points of its own.
+        let operation = process.writer.next();
+        if operation.is_some_and(|operation| self.puts_snapshot_off(world, operation)) {
             let delay = self.full_until - world.now;
             return self.later(world, delay, InLife::SnapshotStep);
         }
+        let number = operation.map(|operation| self.plug.begin(operation, world.now));
+        if number == Some(None) {
+            return;
+        }
+        let number = number.flatten();
         let process = self.process.as_mut().expect("events in a life find its process");
-        let Some(number) = self.plug.begin(operation, world.now) else { return };
         let finished = process.writer.step(&mut self.disk);
         if process.writer.is_busy() {
             self.later_snapshot_step(world);
         }
-        if self.plug.submit(number).is_some() || self.plug.reaches(number, Moment::Unheard) {
+        let reaches = |machine: &mut Self, moment| number.is_some_and(|number| machine.plug.reaches(number, moment));
+        if number.is_some_and(|number| self.plug.submit(number).is_some()) || reaches(self, Moment::Unheard) {
             return;
         }
-        if let Some((seq, outcome)) = finished {
-            world.counters.snapshots += 1;
-            self.step(world, Input::Snapshot { seq, outcome });
-            self.plug.reaches(number, Moment::After);
+        match finished {
+            Some(Finished::Image(seq, outcome)) => {
+                world.counters.snapshots += 1;
+                self.step(world, Input::Snapshot { seq, outcome });
+                reaches(self, Moment::After);
+            }
+            Some(Finished::File(done)) => self.step(world, Input::File(done)),
+            None => {}
         }
     }
 

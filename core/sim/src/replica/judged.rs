@@ -2,7 +2,7 @@
 
 use bft_core::ids::{Digest, Seq, View};
 
-use super::{Job, Machine};
+use super::{Job, Machine, Rot};
 use crate::boot::{self, BootError};
 use crate::checkers::Oracle;
 use crate::checkers::convergence::Standing;
@@ -13,7 +13,7 @@ use crate::world::World;
 impl Machine {
     /// Compares what a power loss would leave for certain with what was reported durable.
     pub fn audit(&self, world: &mut World) {
-        if !self.is_up() || self.rotten {
+        if !self.is_up() || self.rot != Rot::Unharmed {
             return;
         }
         world.counters.audits += 1;
@@ -24,7 +24,7 @@ impl Machine {
         });
         match found {
             Ok((superblock, records)) => world.checks.audited(self.id, &superblock, &records),
-            Err(BootError::Damage(why) | BootError::Broken(why)) => {
+            Err(why @ (BootError::Damage(_) | BootError::Broken(_))) => {
                 world
                     .checks
                     .report(Oracle::Durable, format!("{:?} could not start after a power loss: {why}", self.id));

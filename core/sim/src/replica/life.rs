@@ -1,9 +1,11 @@
 //! How a process begins and ends, and what becomes of its disk when it does.
 
+use std::sync::Arc;
+
 use bft_core::door::Effects;
 use bft_core::ids::Seq;
 
-use super::{Character, Crash, Gone, Machine, Process, UnderWay};
+use super::{Character, Crash, Machine, Process, Rot, UnderWay};
 use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
 use crate::options::Fault;
@@ -19,28 +21,16 @@ impl Machine {
         // Monotonic clocks begin anew with the machine.
         self.mono_offset = self.fate.below(1 << 40);
         let may_lose_power = world.options.has(Fault::PowerLoss) || world.options.has(Fault::PowerLossOfAll);
-        if self.life.0 > 1 && !self.rotten && may_lose_power && self.fate.chance(150) {
+        if self.life.0 > 1 && self.rot != Rot::Hidden && may_lose_power && self.fate.chance(150) {
             world.counters.starts_cut_short += 1;
             boot::cut_short(&mut self.disk, &mut self.fate, &mut world.counters);
         }
-        let mut power = Power { plug: &mut self.plug, rng: &mut self.fate, now: world.now };
-        let booted = match boot::boot(&mut self.disk, &mut power) {
-            Ok(booted) => booted,
-            Err(BootError::Damage(why)) if self.rotten => {
-                world.counters.damage_found += 1;
-                world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || format!("does not start: {why}"));
-                self.gone = Some(Gone::Damaged);
-                return;
-            }
-            Err(BootError::Pulled) => return,
-            Err(BootError::Damage(why) | BootError::Broken(why)) => {
-                return world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
-            }
-        };
-        if self.rotten {
-            world
-                .checks
-                .report(Oracle::Durable, format!("{:?} starts and does not see that its disk is damaged", self.id));
+        let Some(mut booted) = self.boot(world) else { return };
+        if booted.damage.is_some() && may_lose_power && self.fate.chance(250) {
+            world.counters.starts_cut_short += 1;
+            self.disk.power_lost(Vec::new(), &mut self.fate, &mut world.counters);
+            let Some(again) = self.boot(world) else { return };
+            booted = again;
         }
         world.checks.recovered(self.id, &booted.superblock, &booted.records);
         world.checks.state_at(self.id, Seq(0));
@@ -59,12 +49,53 @@ impl Machine {
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
         let stable = replica.stable();
+        self.note_silence(world, replica.silent_through());
         let mut process = Process::new(replica, booted, world, self.id);
         if self.character == Character::Drifter && self.life.0 > 1 {
             process.service.drift(stable.next());
         }
         self.process = Some(Box::new(process));
         self.carry_out(world, effects);
+    }
+
+    /// Reads the disk. Damage must be found when there is some, and only then.
+    fn boot(&mut self, world: &mut World) -> Option<boot::Booted> {
+        let config = Arc::clone(&world.cluster.config);
+        let mut power = Power { plug: &mut self.plug, rng: &mut self.fate, now: world.now };
+        let booted = match boot::boot(&mut self.disk, &config, &mut power) {
+            Ok(booted) => booted,
+            Err(BootError::Pulled) => return None,
+            Err(why @ (BootError::Damage(_) | BootError::Broken(_))) => {
+                world.checks.report(Oracle::Durable, format!("{:?} does not start: {why}", self.id));
+                return None;
+            }
+        };
+        match (self.rot, &booted.damage) {
+            (Rot::Hidden, None) => {
+                let text = format!("{:?} starts and does not see that its disk is damaged", self.id);
+                world.checks.report(Oracle::Durable, text);
+            }
+            (Rot::Unharmed, Some(why)) => {
+                world.checks.report(Oracle::Durable, format!("{:?} finds damage that nothing did: {why}", self.id));
+            }
+            (Rot::Hidden | Rot::Found(_), Some(why)) => {
+                world.counters.amnesias += 1;
+                world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || why.clone());
+                world.checks.damaged(self.id);
+                self.rot = Rot::Found(booted.tail.last());
+            }
+            (Rot::Unharmed | Rot::Found(_), None) => {}
+        }
+        Some(booted)
+    }
+
+    /// Whether the replica votes, and since when it does again.
+    pub(super) fn note_silence(&mut self, world: &mut World, silent_through: Option<Seq>) {
+        if self.is_silent && silent_through.is_none() {
+            world.counters.voting_again += 1;
+            world.trace.event(world.now, Actor::Replica(self.id.index()), 93, || "votes again".into());
+        }
+        self.is_silent = silent_through.is_some();
     }
 
     /// The process ends. Says whether there was one.
@@ -123,12 +154,13 @@ impl Machine {
         let spoilt = self.fate.below(astray as u64) as usize;
         let ((from, range), (to, at)) = (provable[astray].clone(), provable[spoilt].clone());
         self.disk.misdirect((from, to), (range, at.start));
-        self.rotten = true;
+        self.rot = Rot::Hidden;
         world.counters.misdirected += 1;
         true
     }
 
-    /// A bit of what is provably durable in the journal flips while the process is down. Says whether there was one.
+    /// Something of what is provably durable in the journal is damaged while the process is down: a bit flips, or a file is
+    /// gone. Says whether there was anything.
     pub fn rot(&mut self, world: &mut World) -> bool {
         self.disk.flush_all();
         let provable = boot::provable(&self.disk);
@@ -137,9 +169,14 @@ impl Machine {
         }
         let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
         let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
-        self.disk.rot(name, byte, self.fate.below(8) as u8);
-        self.rotten = true;
-        world.counters.bits_rotted += 1;
+        if self.fate.chance(250) {
+            self.disk.remove(name);
+            world.counters.files_lost += 1;
+        } else {
+            self.disk.rot(name, byte, self.fate.below(8) as u8);
+            world.counters.bits_rotted += 1;
+        }
+        self.rot = Rot::Hidden;
         true
     }
 }

@@ -12,10 +12,11 @@ use std::sync::Arc;
 
 use bft_core::auth::Verifier;
 use bft_core::door::{Effects, Execute, Input, Now, Outgoing, SnapshotOrder};
-use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
+use bft_core::ids::{LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
 use bft_core::journal::{Journal, JournalOptions, Ticket};
 use bft_core::replica::Replica;
 use bft_core::service::ReplyBuffer;
+use bft_core::snapshot::Manifest;
 use bft_core::wire::request::SignedRequest;
 
 use crate::boot;
@@ -59,16 +60,23 @@ pub enum Crash {
 /// Why a replica will not come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// Its peers have dropped what it needs.
-    LeftBehind,
-    /// It found its disk damaged, as it was.
-    Damaged,
     /// Its service drifted away from the others', and it noticed.
     Drifted,
     /// It is one of two under one name, and the others went on with what the other one said.
     Outvoted,
     /// It was a villain, and what it caused stopped its own core.
     Undone,
+}
+
+/// What became of a machine's journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// Nothing.
+    Unharmed,
+    /// It was damaged, and no start has seen it.
+    Hidden,
+    /// It was found. Until what is written anew is durable beyond this position, the next start may find it again.
+    Found(LogPosition),
 }
 
 /// What is wrong with a machine from the beginning.
@@ -94,7 +102,9 @@ pub struct Machine {
     life: Life,
     process: Option<Box<Process>>,
     gone: Option<Gone>,
-    rotten: bool,
+    rot: Rot,
+    /// It lost votes and casts none, as far as is known.
+    is_silent: bool,
     character: Character,
     villain: Option<Twin>,
     disk_factor: u64,
@@ -119,8 +129,10 @@ struct Process {
     under_way: BTreeMap<Ticket, UnderWay>,
     jobs: VecDeque<Job>,
     writer: Writer,
-    /// What the superblock named at the start.
-    snapshot: Option<(Seq, Digest)>,
+    /// The snapshot that this life began with.
+    started_from: Option<Seq>,
+    /// The manifest of the snapshot that is, or was last, fetched from others.
+    transferred: Option<Arc<Manifest>>,
     gathered: Vec<SignedRequest>,
     clients: BTreeMap<LinkId, (usize, Life)>,
     /// The newest life of each peer that a link came up to.
@@ -166,7 +178,8 @@ impl Machine {
             life: Life(0),
             process: None,
             gone: None,
-            rotten: false,
+            rot: Rot::Unharmed,
+            is_silent: false,
             character,
             villain: (character == Character::Villain).then(|| twin(id, world)),
             disk_factor: 1,
@@ -218,6 +231,12 @@ impl Machine {
         self.character
     }
 
+    /// Whether it lost votes to damage and casts none for now.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.is_silent
+    }
+
     /// The faults end: a villain that would go on for ever and be borne does so.
     pub fn reform(&mut self) {
         self.villain.take_if(|villain| villain.strategy().lasts() == Lasts::UntilHealed);
@@ -227,6 +246,12 @@ impl Machine {
     #[must_use]
     pub fn is_judged(&self) -> bool {
         self.villain.is_none() && self.character != Character::Twin
+    }
+
+    /// Whether a snapshot of others is on its way here.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.replica.transfer_progress().is_some())
     }
 
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
@@ -311,7 +336,8 @@ impl Process {
         let scheme = Arc::clone(&world.cluster.replicas[me.index()]);
         Self {
             verifier: Verifier::new(Arc::clone(&world.cluster.config), scheme),
-            snapshot: booted.superblock.snapshot,
+            started_from: booted.superblock.snapshot.map(|(seq, _)| seq),
+            transferred: None,
             journal: Journal::new(&booted.superblock, booted.tail, journal),
             replica,
             service: Ledger::default(),

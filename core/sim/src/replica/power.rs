@@ -2,6 +2,7 @@
 
 use super::{Crash, Machine, UnderWay};
 use crate::points::{Moment, Operation, Plug, Point};
+use crate::rng::Seed;
 use crate::world::World;
 
 impl Machine {
@@ -19,6 +20,7 @@ impl Machine {
     /// Acts on a plug that was pulled: the process and its power are gone. Says where it was; `None`: it was not.
     pub fn lose_power_where_pulled(&mut self, world: &mut World) -> Option<Point> {
         let point = self.plug.put_back()?;
+        self.renew_fate(world);
         self.settle(point);
         let is_killed = matches!(point.moment, Moment::Cached | Moment::Failed);
         let crash = if is_killed { Crash::Killed } else { Crash::PowerLost };
@@ -27,6 +29,12 @@ impl Machine {
             self.lose_power_while_down(world);
         }
         Some(point)
+    }
+
+    /// What chance leaves of writes is another matter at every instant: up to here all runs of a script have drawn the same.
+    pub fn renew_fate(&mut self, world: &World) {
+        let seed = Seed::root(world.options.seed).child("point").nth(self.node.0 as u64);
+        self.fate = seed.nth(world.now).rng();
     }
 
     /// What is left of the write that the point is about. Of all other writes chance decides.

@@ -1,8 +1,9 @@
 //! What is written into the trace of a run about a replica.
 
-use bft_core::door::{Input, Place, To};
+use bft_core::door::{FileDone, Input, Place, To};
 use bft_core::ids::{LogPosition, ReplicaId, Seq};
-use bft_core::wire::message::{Message, Status};
+use bft_core::snapshot::ChunkBytes;
+use bft_core::wire::message::{Message, StableSnapshot, Status};
 
 use crate::trace::Actor;
 use crate::world::World;
@@ -20,6 +21,7 @@ pub(super) fn note(world: &mut World, id: ReplicaId, input: &Input) {
         Input::Installed { .. } => 8,
         Input::InfoQuery { .. } => 9,
         Input::Deadline => 10,
+        Input::File(_) => 11,
     };
     world.trace.event(world.now, Actor::Replica(id.index()), kind, || describe_input(input));
 }
@@ -38,8 +40,20 @@ fn describe_input(input: &Input) -> String {
         Input::Snapshot { seq, outcome } => format!("snapshot {seq} written: {:?}", outcome.root),
         Input::Loaded { at, record } => format!("loaded {at}: {:?}", record.as_ref().map(|record| record.kind())),
         Input::Installed { seq } => format!("installed {seq}"),
+        Input::File(done) => describe_file(done),
         Input::InfoQuery { .. } => "INFO-QUERY".into(),
         Input::Deadline => "deadline".into(),
+    }
+}
+
+fn describe_file(done: &FileDone) -> String {
+    match done {
+        FileDone::Manifest { seq, manifest } => format!("manifest {seq} read: {}", manifest.is_some()),
+        FileDone::Piece { to, seq, piece, bytes } => format!("{piece:?} of {seq} read for {to:?}: {}", bytes.is_some()),
+        FileDone::Begun { attempt, found } => format!("{attempt:?} begins with {} pieces", found.len()),
+        FileDone::Checked { attempt, part, state } => format!("{attempt:?}: piece {part} is {state:?}"),
+        FileDone::Stored { attempt, part } => format!("{attempt:?}: piece {part} is stored"),
+        FileDone::Assembled { attempt, clients } => format!("{attempt:?} is assembled: {}", clients.is_some()),
     }
 }
 
@@ -79,6 +93,15 @@ fn describe(message: &Message) -> String {
             };
             format!("LOG {}..={}", seq(slots.first()), seq(slots.last()))
         }
+        Message::FetchManifest(above) => format!("FETCH-MANIFEST above {above}"),
+        Message::Manifest(StableSnapshot { certificate, manifest }) => {
+            format!("MANIFEST {} {:?}, {} pieces", certificate.seq, certificate.root, manifest.parts())
+        }
+        Message::FetchChunk(fetch) => format!("FETCH-CHUNK {} {:?}", fetch.seq, fetch.piece),
+        Message::Chunk(chunk) => {
+            let digest = chunk.bytes.as_ref().map(ChunkBytes::digest);
+            format!("CHUNK {} {:?} {digest:?}", chunk.seq, chunk.piece)
+        }
         Message::Evidence(evidence) => {
             let (view, seq) = evidence.proof.place();
             format!("EVIDENCE {} {view:?} {seq}", evidence.proof.kind().name())
@@ -113,7 +136,12 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
         Message::Checkpoint(vote) => world.trace.digest(&vote.root),
         Message::Snapshot(vote) => world.trace.digest(&vote.root),
         Message::Status(status) => world.trace.number(status.executed.0 << 32 | status.stable.0),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) => world.trace.number(seq.0),
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => world.trace.number(seq.0),
+        Message::Manifest(snapshot) => world.trace.digest(&snapshot.certificate.root),
+        Message::FetchChunk(fetch) => world.trace.number(fetch.piece.index.into()),
+        Message::Chunk(chunk) => {
+            chunk.bytes.iter().for_each(|bytes| world.trace.digest(&bytes.digest()));
+        }
         Message::ViewChange(message) => {
             world.counters.view_changes += 1;
             world.trace.number(message.view.0);

@@ -97,6 +97,7 @@ impl Run {
     /// A machine loses its power because another one did.
     pub(super) fn on_power_loss(&mut self, node: Node) {
         self.world.trace.event(self.world.now, Actor::Replica(node.0), 33, || "is without power too".into());
+        self.machines[node.0].renew_fate(&self.world);
         self.lose_power(node);
         self.world.after(OUTAGE, Event::Machine(node, ToMachine::Start));
     }

@@ -28,6 +28,7 @@ pub mod instead;
 pub mod jumps;
 pub mod leaves_gaps;
 pub mod lying_backup;
+pub mod lying_source;
 pub mod means;
 pub mod mutates;
 pub mod own_view_change;
@@ -150,6 +151,8 @@ macro_rules! strategies {
 strategies! {
     /// Lies about whatever it sends, now and then.
     LyingBackup = "lying-backup", Any, UntilHealed, lying_backup::LyingBackup;
+    /// Gives peers that fetch a snapshot what is none.
+    LyingSource = "lying-source", Any, Always, lying_source::LyingSource;
     /// Changes any field of any message.
     Mutates = "mutates", Leaving, Always, mutates::Mutates::default();
     /// Proposes one batch to some and another to the others.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bft_core::evidence::{Evidence, Proof};
 use bft_core::ids::{Digest, ReplicaId};
+use bft_core::snapshot::Manifest;
 use bft_core::wire::message::{
     Ballot, BatchHeader, Checkpoint, Kind, Message, NewView, Position, PreparedCertificate, SnapshotVote, Status,
     ViewChange,
@@ -130,11 +131,18 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
             see(Field::Digest(&mut commit.nonce));
         }
         Message::Checkpoint(vote) => visit_checkpoint(vote, see),
-        Message::Snapshot(SnapshotVote { epoch, seq, root, signatures }) => {
-            see(Field::Word(&mut epoch.0));
-            see(Field::Word(&mut seq.0));
-            see(Field::Digest(root));
-            signatures.iter_mut().for_each(|(replica, _)| see(Field::Replica(replica)));
+        Message::Snapshot(vote) => visit_snapshot(vote, see),
+        Message::Manifest(snapshot) => {
+            visit_snapshot(&mut snapshot.certificate, see);
+            visit_manifest(Arc::make_mut(&mut snapshot.manifest), see);
+        }
+        Message::FetchChunk(fetch) => {
+            see(Field::Word(&mut fetch.seq.0));
+            see(Field::Half(&mut fetch.piece.index));
+        }
+        Message::Chunk(chunk) => {
+            see(Field::Word(&mut chunk.seq.0));
+            see(Field::Half(&mut chunk.piece.index));
         }
         Message::ViewChange(view_change) => visit_view_change(Arc::make_mut(view_change), see),
         Message::NewView(new_view) => {
@@ -144,7 +152,9 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
             view_changes.iter_mut().for_each(|message| visit_view_change(Arc::make_mut(message), see));
         }
         Message::Status(status) => visit_status(status, see),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) => see(Field::Word(&mut seq.0)),
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => {
+            see(Field::Word(&mut seq.0));
+        }
         Message::FetchBody(batch) => {
             see(Field::Word(&mut batch.seq.0));
             see(Field::Digest(&mut batch.digest));
@@ -170,6 +180,26 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
         | Message::InfoQuery { .. }
         | Message::Info(_)
         | Message::ClientJoin(_) => {}
+    }
+}
+
+fn visit_snapshot(vote: &mut SnapshotVote, see: &mut dyn FnMut(Field<'_>)) {
+    let SnapshotVote { epoch, seq, root, signatures } = vote;
+    see(Field::Word(&mut epoch.0));
+    see(Field::Word(&mut seq.0));
+    see(Field::Digest(root));
+    signatures.iter_mut().for_each(|(replica, _)| see(Field::Replica(replica)));
+}
+
+fn visit_manifest(manifest: &mut Manifest, see: &mut dyn FnMut(Field<'_>)) {
+    see(Field::Word(&mut manifest.scalars.seq.0));
+    see(Field::Digest(&mut manifest.scalars.chain));
+    see(Field::Digest(&mut manifest.scalars.exec));
+    see(Field::Word(&mut manifest.scalars.time_ns));
+    see(Field::Word(&mut manifest.scalars.previous_state_bytes));
+    for (len, digest) in manifest.state.iter_mut().chain(&mut manifest.clients) {
+        see(Field::Half(len));
+        see(Field::Digest(digest));
     }
 }
 
@@ -252,6 +282,10 @@ fn seal(means: &mut Means, message: &mut Message) {
         | Message::Body(_)
         | Message::FetchLog(_)
         | Message::Log(_)
+        | Message::FetchManifest(_)
+        | Message::Manifest(_)
+        | Message::FetchChunk(_)
+        | Message::Chunk(_)
         | Message::Evidence(_)
         | Message::Request(_)
         | Message::Reply(_)

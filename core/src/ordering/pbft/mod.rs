@@ -37,6 +37,8 @@ pub struct Pbft {
     views: Views,
     /// h: the last stable checkpoint. Slot i of the window is Seq h + 1 + i.
     stable: Seq,
+    /// H_dmg: a journal was lost here in which votes up to this Seq may have stood. Silent until h reaches it.
+    silent_through: Seq,
     window: VecDeque<Slot>,
     /// PRE-PREPAREs of the next window, the first for each Seq (V11).
     early: BTreeMap<Seq, PrePrepare>,
@@ -90,6 +92,7 @@ impl Pbft {
             view,
             views,
             stable,
+            silent_through: Seq(0),
             window,
             early: BTreeMap::new(),
             early_bytes: 0,
@@ -105,6 +108,20 @@ impl Pbft {
             waiting: VecDeque::new(),
             proofs: Vec::new(),
         }
+    }
+
+    /// After damage: nothing is signed for slots or views until h reaches `seq` (PROTOCOL §11, AMNESIA-LITE).
+    #[must_use]
+    pub fn silent_through(mut self, seq: Seq) -> Self {
+        self.silent_through = seq;
+        self
+    }
+
+    /// Whether this replica remembers every vote it may have cast above h: only then does it vote, propose and change views
+    /// (D7).
+    #[must_use]
+    pub fn may_vote(&self) -> bool {
+        crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
     }
 
     /// The view that this replica is in, or the one it goes to.
@@ -154,7 +171,7 @@ impl Pbft {
     pub fn room(&self) -> usize {
         let params = self.config.params();
         let room_for_body = self.body_bytes + params.batch_bytes_max as usize <= self.body_bytes_max;
-        if !self.is_primary() || !self.is_normal() || !self.has_begun() {
+        if !self.may_vote() || !self.is_primary() || !self.is_normal() || !self.has_begun() {
             return 0;
         }
         if !room_for_body || self.proposed.0 >= self.stable.0 + params.window {
@@ -245,6 +262,18 @@ impl Pbft {
         Ok(true)
     }
 
+    /// The body of what is committed at its Seq, which the journal could not give back.
+    pub fn restore_committed_body(&mut self, batch: BatchId, body: Arc<Body>) {
+        let Some(index) = self.slot_index(batch.seq) else { return };
+        if !self.has_room_for(body.bytes().len()) {
+            return;
+        }
+        self.change(index, |slot| match &mut slot.accepted {
+            Some(accepted) if accepted.position.digest == batch.digest => accepted.body = Some(body),
+            Some(_) | None => slot.other = Some((batch.digest, body)),
+        });
+    }
+
     /// Recounts. For the invariants.
     pub fn check(&self) {
         let bytes: usize = self.window.iter().map(Slot::body_bytes).sum();
@@ -255,6 +284,7 @@ impl Pbft {
         assert!((1..).zip(&self.window).all(|(i, slot)| slot.seq == self.stable.plus(i)), "the window has no gap");
         assert!(self.early_bytes <= EARLY_BODY_BYTES && self.early.len() as u64 <= self.config.params().window);
         for slot in &self.window {
+            assert!(self.may_vote() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
             assert!(slot.cert_at.is_none() || slot.accepted.is_some(), "a certificate is of an accepted batch");
             if let (Some(accepted), Some(committed), Some(_)) = (&slot.accepted, &slot.committed, slot.cert_at) {
                 let same_view = accepted.position.view == committed.position.view;

@@ -34,6 +34,8 @@ pub enum Ignored {
     Conflicting,
     /// Of a kind that this version knows and does not act on.
     NotActedOn,
+    /// Asks for a vote of a replica that must be silent, after damage.
+    Silent,
     NotNeeded,
 }
 
@@ -83,6 +85,9 @@ impl Pbft {
         self.in_view(view)?;
         if self.is_primary() {
             return Err(Ignored::OwnMessage);
+        }
+        if !self.may_vote() {
+            return Err(Ignored::Silent);
         }
         let is_new = seq > self.beginning().last();
         if is_new && pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX) {
@@ -253,6 +258,7 @@ impl Pbft {
     fn accept(&mut self, pre_prepare: PrePrepare, own: Option<Ballot>, out: &mut Outbox<'_>) -> LogPosition {
         let PrePrepare { position, ballot, header, body } = pre_prepare;
         assert!(position.view == self.view, "votes are cast in the view that this replica is in (V7)");
+        assert!(self.may_vote(), "who does not know what it voted for votes for nothing (D7)");
         let index = self.slot_index(position.seq).expect("only what is in the window is accepted");
         let held = out.holds_body(position.seq, position.digest);
         let vote = Vote { position, proposal: ballot, header, body: (!held).then(|| body.bytes().clone()) };

@@ -108,6 +108,12 @@ impl Slot {
         self.accepted = Some(accepted);
     }
 
+    /// Whether this batch is committed here.
+    #[must_use]
+    pub fn is_committed_as(&self, digest: Digest) -> bool {
+        self.committed.as_ref().is_some_and(|committed| committed.position.digest == digest)
+    }
+
     /// Whether a batch was proposed here and is not committed yet.
     #[must_use]
     pub fn is_open(&self) -> bool {

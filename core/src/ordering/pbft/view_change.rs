@@ -133,6 +133,7 @@ impl Pbft {
     /// Makes the own VIEW-CHANGE for the current view; everything that it names is durable. `certificate` is that of the
     /// last stable checkpoint.
     pub fn make_view_change(&mut self, certificate: Option<Checkpoint>) -> Arc<ViewChange> {
+        assert!(self.may_vote(), "who may lack certificates names none (D7)");
         let stable = certificate.as_ref().map_or(Seq(0), |certificate| certificate.seq);
         let slots = self.window.iter().filter(|slot| slot.seq > stable);
         let mut message = ViewChange {

@@ -10,10 +10,11 @@ use rkyv::vec::ArchivedVec;
 use rkyv::with::AsVec;
 use rkyv::{Archive, Serialize};
 
-use super::{COUNTERS, DecodeError, LOG_SLOTS, MAP_WORDS, SIGNERS, TEXT_BYTES};
+use super::{CHUNK_BYTES, COUNTERS, DecodeError, LOG_SLOTS, MAP_WORDS, SIGNERS, TEXT_BYTES};
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::limits;
 use crate::quorum::ReplicaSet;
+use crate::snapshot::{ChunkBytes, Manifest, Piece, Section};
 use crate::wire::message as native;
 use crate::wire::request::{Body, RequestBounds};
 
@@ -396,7 +397,7 @@ impl ArchivedStatus<'_> {
     }
 }
 
-/// FETCH-SLOT and FETCH-LOG.
+/// FETCH-SLOT, FETCH-LOG and FETCH-MANIFEST.
 #[derive(Archive, Serialize)]
 pub(super) struct Fetch {
     seq: u64,
@@ -454,6 +455,86 @@ impl ArchivedBatchBody<'_> {
             body: Arc::new(Body::parse(payload.slice_ref(&self.body), bounds)?),
         })
     }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct StableSnapshot<'a> {
+    certificate: SnapshotVote,
+    #[rkyv(with = AsVec)]
+    manifest: &'a [u8],
+}
+
+impl<'a> StableSnapshot<'a> {
+    pub(super) fn new(certificate: &native::SnapshotVote, manifest: &'a [u8]) -> Self {
+        Self { certificate: certificate.into(), manifest }
+    }
+}
+
+impl ArchivedStableSnapshot<'_> {
+    pub(super) fn native(
+        &self,
+        read: impl FnOnce(&[u8]) -> Result<Manifest, DecodeError>,
+    ) -> Result<native::StableSnapshot, DecodeError> {
+        let certificate = self.certificate.native()?;
+        Ok(native::StableSnapshot { certificate, manifest: Arc::new(read(&self.manifest)?) })
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct FetchChunk {
+    seq: u64,
+    index: u32,
+    section: u8,
+}
+
+impl From<&native::FetchChunk> for FetchChunk {
+    fn from(fetch: &native::FetchChunk) -> Self {
+        Self { seq: fetch.seq.0, index: fetch.piece.index, section: fetch.piece.section as u8 }
+    }
+}
+
+impl ArchivedFetchChunk {
+    pub(super) fn native(&self) -> Result<native::FetchChunk, DecodeError> {
+        let piece = piece(self.section, self.index.to_native())?;
+        Ok(native::FetchChunk { seq: Seq(self.seq.to_native()), piece })
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct Chunk<'a> {
+    seq: u64,
+    index: u32,
+    section: u8,
+    has_bytes: u8,
+    #[rkyv(with = AsVec)]
+    bytes: &'a [u8],
+}
+
+impl<'a> From<&'a native::Chunk> for Chunk<'a> {
+    fn from(chunk: &'a native::Chunk) -> Self {
+        Self {
+            seq: chunk.seq.0,
+            index: chunk.piece.index,
+            section: chunk.piece.section as u8,
+            has_bytes: chunk.bytes.is_some().into(),
+            bytes: chunk.bytes.as_ref().map_or(&[], |chunk| chunk.bytes()),
+        }
+    }
+}
+
+impl ArchivedChunk<'_> {
+    /// The digest is computed here: on the thread that received the bytes.
+    pub(super) fn native(&self, payload: &Bytes) -> Result<native::Chunk, DecodeError> {
+        CHUNK_BYTES.check(self.bytes.len())?;
+        let bytes = is_there(self.has_bytes)?.then(|| ChunkBytes::new(payload.slice_ref(&self.bytes)));
+        let piece = piece(self.section, self.index.to_native())?;
+        Ok(native::Chunk { seq: Seq(self.seq.to_native()), piece, bytes })
+    }
+}
+
+fn piece(section: u8, index: u32) -> Result<Piece, DecodeError> {
+    let section = Section::from_number(section).ok_or(DecodeError::Section(section))?;
+    Ok(Piece { section, index })
 }
 
 #[derive(Archive, Serialize)]

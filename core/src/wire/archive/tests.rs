@@ -11,10 +11,12 @@ use super::*;
 use crate::evidence::{Evidence, Proof, SignedVote};
 use crate::ids::{ClusterId, Digest, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
+use crate::snapshot::{ChunkBytes, Manifest, Piece, Scalars, Section};
 use crate::wire::frame::{WIRE_VERSION, is_kept};
 use crate::wire::message::{
-    Ballot, BatchBody, BatchHeader, BatchId, Busy, Checkpoint, ClientCertificate, ClientJoin, Code, Commit,
-    CommitCertificate, Info, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, Status,
+    Ballot, BatchBody, BatchHeader, BatchId, Busy, Checkpoint, Chunk, ClientCertificate, ClientJoin, Code, Commit,
+    CommitCertificate, FetchChunk, Info, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote,
+    StableSnapshot, Status,
 };
 use crate::wire::request::{Body, FLAG_CLOSE, encode_request, result_digest};
 
@@ -116,6 +118,10 @@ pub(in crate::wire) fn examples() -> Vec<Message> {
         Message::Body(BatchBody { seq: Seq(42), header: slot(42, 0).certificate.header, body: slot(42, 0).body }),
         Message::FetchLog(Seq(43)),
         Message::Log(vec![slot(43, 2), slot(44, 3)]),
+        Message::FetchManifest(Seq(44)),
+        Message::Manifest(stable_snapshot(2, 3)),
+        Message::FetchChunk(FetchChunk { seq: Seq(128), piece: Piece { section: Section::Clients, index: 7 } }),
+        Message::Chunk(chunk(Some(b"a piece of the state"))),
         Message::Evidence(Arc::new(evidence(7))),
     ]
 }
@@ -124,6 +130,20 @@ fn evidence(seq: u64) -> Evidence {
     let vote = |digest| SignedVote { digest: Digest([digest; 32]), ballot: slot(1, 0).certificate.proposal };
     let proof = Proof::two_prepares(ReplicaId(3), View(5), Seq(seq), vote(1), vote(2));
     Evidence { cluster: ClusterId([4; 32]), epoch: Epoch(2), proof }
+}
+
+fn chunk(bytes: Option<&'static [u8]>) -> Chunk {
+    let piece = Piece { section: Section::State, index: 9 };
+    Chunk { seq: Seq(128), piece, bytes: bytes.map(|bytes| ChunkBytes::new(Bytes::from_static(bytes))) }
+}
+
+fn stable_snapshot(signers: u16, chunks: u8) -> StableSnapshot {
+    let mut manifest = Manifest::new(Scalars { seq: Seq(128), time_ns: 5, ..Scalars::default() });
+    (0..chunks).for_each(|chunk| manifest.add_chunk(&[chunk; 5]));
+    manifest.add_clients(b"clients");
+    let signatures = (0..signers).map(|replica| (ReplicaId(replica), Signature([3; 64]))).collect();
+    let certificate = SnapshotVote { epoch: Epoch(2), seq: Seq(128), root: manifest.root(), signatures };
+    StableSnapshot { certificate, manifest: Arc::new(manifest) }
 }
 
 fn view_change(replica: u16) -> ViewChange {
@@ -309,6 +329,32 @@ fn joins() -> impl Strategy<Value = ClientJoin> {
         .prop_map(|(public_key, certificate, signature)| ClientJoin { public_key, certificate, signature })
 }
 
+fn pieces() -> impl Strategy<Value = Piece> {
+    (any::<bool>(), any::<u32>()).prop_map(|(is_state, index)| {
+        let section = if is_state { Section::State } else { Section::Clients };
+        Piece { section, index }
+    })
+}
+
+fn stable_snapshots() -> impl Strategy<Value = StableSnapshot> {
+    let entry = || (0..=limits::CHUNK_BYTES_MAX as u32, digests());
+    let scalars = (seqs(), digests(), digests(), any::<[u64; 2]>()).prop_map(
+        |(seq, chain, exec, [time_ns, previous_state_bytes])| Scalars {
+            seq,
+            chain,
+            exec,
+            time_ns,
+            previous_state_bytes,
+        },
+    );
+    (any::<u64>(), seqs(), digests(), signed(), scalars, vec(entry(), 0..20), vec(entry(), 0..4)).prop_map(
+        |(epoch, seq, root, signatures, scalars, state, clients)| StableSnapshot {
+            certificate: SnapshotVote { epoch: Epoch(epoch), seq, root, signatures },
+            manifest: Arc::new(Manifest { scalars, state, clients }),
+        },
+    )
+}
+
 pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
     let replica = || any::<u16>().prop_map(ReplicaId);
     prop_oneof![
@@ -350,6 +396,13 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
         })),
         seqs().prop_map(Message::FetchLog),
         vec(slots(), 0..4).prop_map(Message::Log),
+        seqs().prop_map(Message::FetchManifest),
+        stable_snapshots().prop_map(Message::Manifest),
+        (seqs(), pieces()).prop_map(|(seq, piece)| Message::FetchChunk(FetchChunk { seq, piece })),
+        (seqs(), pieces(), option::of(vec(any::<u8>(), 0..300))).prop_map(|(seq, piece, bytes)| {
+            let bytes = bytes.map(|bytes| ChunkBytes::new(Bytes::from(bytes)));
+            Message::Chunk(Chunk { seq, piece, bytes })
+        }),
         any::<u64>().prop_map(|seq| Message::Evidence(Arc::new(evidence(seq)))),
     ]
 }
@@ -485,8 +538,12 @@ fn oversized() -> Vec<Message> {
         info(Info { write_path: long(), ..Info::default() }),
         info(Info { sealed: long(), ..Info::default() }),
         info(Info { signatures: long(), ..Info::default() }),
+        Message::Manifest(stable_snapshot(replicas, 1)),
+        Message::Chunk(chunk(Some(LONG_CHUNK))),
     ]
 }
+
+const LONG_CHUNK: &[u8] = &[0; limits::CHUNK_BYTES_MAX + 1];
 
 #[test]
 fn t5_every_vector_has_a_bound() {
@@ -502,6 +559,42 @@ fn t5_nothing_is_sent_that_no_peer_would_take() {
         let sent = std::panic::catch_unwind(|| encoded(&message));
         assert!(sent.is_err(), "{:?}", message.kind());
     }
+}
+
+#[test]
+fn t5_the_largest_manifest_and_chunk_fit_their_frames_and_longer_ones_are_refused() {
+    let mut largest = stable_snapshot(limits::REPLICAS_MAX as u16, 0);
+    let entry = (limits::CHUNK_BYTES_MAX as u32, Digest([7; 32]));
+    let state = vec![entry; limits::SNAPSHOT_CHUNKS_MAX as usize];
+    let clients = vec![entry; limits::SNAPSHOT_CLIENTS_MAX as usize];
+    largest.manifest = Arc::new(Manifest { scalars: Scalars::default(), state, clients });
+    let frame = encoded(&Message::Manifest(largest.clone()));
+    assert!(frame.len() <= limits::MANIFEST_FRAME_BYTES, "{}", frame.len());
+    for section in [Section::State, Section::Clients] {
+        let mut longer = Manifest::clone(&largest.manifest);
+        match section {
+            Section::State => longer.state.push(entry),
+            Section::Clients => longer.clients.push(entry),
+        }
+        let longer = Message::Manifest(StableSnapshot { manifest: Arc::new(longer), ..largest.clone() });
+        let refused = decode(Kind::Manifest, &payload(&longer), BOUNDS);
+        assert!(matches!(refused, Err(DecodeError::Canonical { kind: Kind::Manifest, .. })), "{section:?}");
+        assert!(std::panic::catch_unwind(|| encoded(&longer)).is_err(), "nor is it sent");
+    }
+    let chunk = Message::Chunk(chunk(Some(&LONG_CHUNK[1..])));
+    assert!(payload(&chunk).len() <= limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK);
+    assert_eq!(decode(Kind::Chunk, &payload(&chunk), BOUNDS), Ok(chunk));
+}
+
+#[test]
+fn a_chunk_that_is_not_kept_is_not_an_empty_one_and_an_unknown_section_is_refused() {
+    for message in [chunk(None), chunk(Some(b""))].map(Message::Chunk) {
+        assert_eq!(decode(Kind::Chunk, &payload(&message), BOUNDS), Ok(message));
+    }
+    let piece = Piece { section: Section::State, index: 0 };
+    let mut bytes = payload(&Message::FetchChunk(FetchChunk { seq: Seq(1), piece })).to_vec();
+    bytes[12] = 2;
+    assert_eq!(decode(Kind::FetchChunk, &Bytes::from(bytes), BOUNDS), Err(DecodeError::Section(2)));
 }
 
 #[test]

@@ -119,7 +119,7 @@ fn failure(error: &ServerError) -> Failure {
         ) => Reason::Config,
         ServerError::DataDir(DataDirError::Io { .. } | DataDirError::NotEmpty(_) | DataDirError::Damaged { .. })
         | ServerError::JournalIo { .. }
-        | ServerError::JournalDamaged(_)
+        | ServerError::JournalUnusable(_)
         | ServerError::Snapshot(_)
         | ServerError::Service(_)
         | ServerError::Halted(_)

@@ -95,11 +95,19 @@ fn why_not(link: Option<&LinkReport>) -> String {
 fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
     let mut lines =
         vec![["REPLICA", "ADDRESS", "VIEW", "SEQ", "STABLE", "STATE", "DURABLE BY", "PEERS"].map(String::from)];
-    let mut silent = String::new();
+    let mut remarks = String::new();
     for row in rows {
         match &row.answer {
-            Ok(info) => lines.push(cells(cluster, row, info)),
-            Err(why) => silent += &format!("replica {} at {}: {why}\n", row.replica, row.address),
+            Ok(info) => {
+                lines.push(cells(cluster, row, info));
+                if let Some(through) = silent_through(info) {
+                    remarks += &format!(
+                        "replica {}: its journal was damaged; it follows, and votes again when STABLE reaches {through}\n",
+                        row.replica
+                    );
+                }
+            }
+            Err(why) => remarks += &format!("replica {} at {}: {why}\n", row.replica, row.address),
         }
     }
     let widths: Vec<_> = (0..8).map(|column| lines.iter().map(|line| line[column].chars().count()).max()).collect();
@@ -109,7 +117,13 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
         out += padded.collect::<Vec<_>>().join("  ").trim_end();
         out.push('\n');
     }
-    out + &silent
+    out + &remarks
+}
+
+/// The Seq up to which a replica that lost votes to damage is silent.
+fn silent_through(info: &Info) -> Option<u64> {
+    let counted = info.counters.iter().find(|(name, _)| name == "silent_through");
+    counted.map(|(_, through)| *through).filter(|through| *through > 0)
 }
 
 fn cells(cluster: &ClusterConfig, row: &Row, info: &Info) -> [String; 8] {
@@ -153,6 +167,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "executed": info.executed.0,
         "stable": info.stable.0,
         "snapshot": info.snapshot.0,
+        "transfer": transfer_object(info),
         "state_digest": info.state.map(|(_, digest)| digest.to_string()),
         "state_digest_seq": info.state.map(|(seq, _)| seq.0),
         "write_path": info.write_path,
@@ -164,4 +179,19 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "rss_max_kib": info.rss_max_kib,
         "counters": counters,
     })
+}
+
+/// The snapshot that the replica fetches from others just now; null if there is none.
+fn transfer_object(info: &Info) -> Value {
+    let number = |name: &str| info.counters.iter().find(|(counter, _)| counter == name).map(|(_, count)| *count);
+    match number("transfer_seq") {
+        None => Value::Null,
+        Some(seq) => json!({
+            "seq": seq,
+            "bytes": number("transfer_bytes"),
+            "bytes_held": number("transfer_bytes_held"),
+            "bytes_per_second": number("transfer_bytes_per_second"),
+            "seconds_left": number("transfer_seconds_left"),
+        }),
+    }
 }

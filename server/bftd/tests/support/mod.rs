@@ -121,6 +121,11 @@ fn counter(adder: usize, tag: u64) -> String {
 
 impl Adders {
     pub fn start(cluster: &LocalCluster) -> Self {
+        Self::start_after(cluster, 0)
+    }
+
+    /// The same, where others have added so much before.
+    pub fn start_after(cluster: &LocalCluster, before: u64) -> Self {
         let mut config = ClientConfig::load(&cluster.testnet().client_config()).unwrap();
         config.timeout = None;
         config.operations_per_request = 4;
@@ -129,7 +134,7 @@ impl Adders {
             clients,
             threads: Vec::new(),
             is_stopping: Arc::default(),
-            acknowledged: Arc::default(),
+            acknowledged: Arc::new(AtomicU64::new(before)),
             errors: Arc::default(),
         };
         for (index, client) in adders.clients.clone().into_iter().enumerate() {

@@ -206,6 +206,7 @@ impl Host<'_> {
             match done {
                 SnapshotDone::Written { seq, outcome } => self.node.input(Input::Snapshot { seq, outcome }),
                 SnapshotDone::Digest { at, digest } => self.node.digested(now, at, digest),
+                SnapshotDone::File(done) => self.node.input(Input::File(done)),
                 SnapshotDone::Failed(error) => return Err(error.into()),
             }
         }
@@ -284,6 +285,9 @@ impl Host<'_> {
         }
         self.ring.recycle(self.node.outbox.recycle.drain(..))?;
         self.ring.submit()?;
+        for order in self.node.outbox.files.drain(..) {
+            self.snapshots.submit(SnapshotJob::Files(order));
+        }
         if let Some(seq) = self.node.outbox.remove_snapshots_below.take() {
             self.snapshots.submit(SnapshotJob::RemoveBelow(seq));
         }
