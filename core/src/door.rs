@@ -29,6 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Verified;
+use crate::evidence::Accusation;
 use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, View, WallNanos};
 use crate::journal::record::Record;
 use crate::journal::superblock::Superblock;
@@ -396,7 +397,8 @@ impl TryFrom<Message> for Answer {
             | Message::FetchManifest(_)
             | Message::Manifest(_)
             | Message::FetchChunk(_)
-            | Message::Chunk(_) => Err(message.kind()),
+            | Message::Chunk(_)
+            | Message::Evidence(_) => Err(message.kind()),
         }
     }
 }
@@ -476,6 +478,8 @@ pub struct Effects {
     pub drop_journal_below: Option<LogPosition>,
     /// No snapshot below this one is needed any more, but for unfinished ones.
     pub remove_snapshots_below: Option<Seq>,
+    /// To be told to people and kept where they find it: proved against others, or read back at a start. May come twice.
+    pub evidence: Vec<Accusation>,
     /// The time of the next `Deadline`; replaces the former one; `None` keeps it.
     pub deadline: Option<Nanos>,
     /// Stop.
@@ -498,6 +502,7 @@ impl Effects {
             load,
             drop_journal_below,
             remove_snapshots_below,
+            evidence,
             deadline,
             halt,
         } = self;
@@ -506,6 +511,7 @@ impl Effects {
         answer.clear();
         execute.clear();
         load.clear();
+        evidence.clear();
         files.clear();
         (*cancel_votes_below, *snapshot, *snapshot_stable, *install) = (None, None, None, None);
         (*drop_journal_below, *remove_snapshots_below, *deadline, *halt) = (None, None, None, None);

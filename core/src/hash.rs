@@ -137,12 +137,74 @@ pub fn merkle_root(leaves: impl IntoIterator<Item = Digest>) -> Digest {
             }
         }
     }
-    levels.into_iter().flatten().reduce(|right, left| hash(Context::Node, &[&left.0, &right.0])).unwrap_or(Digest::ZERO)
+    levels.into_iter().flatten().reduce(|right, left| node(&left, &right)).unwrap_or(Digest::ZERO)
+}
+
+/// What leads from leaf `index` of the tree over `leaves` to its root: of each level the sibling, where there is one.
+#[must_use]
+pub fn merkle_path(leaves: Vec<Digest>, mut index: usize) -> Vec<Digest> {
+    assert!(index < leaves.len(), "a path begins at a leaf");
+    let mut level = leaves;
+    let mut path = Vec::new();
+    while level.len() > 1 {
+        path.extend(level.get(index ^ 1));
+        let parent = |pair: &[Digest]| match pair {
+            [left, right] => node(left, right),
+            alone => alone[0],
+        };
+        level = level.chunks(2).map(parent).collect();
+        index /= 2;
+    }
+    path
+}
+
+/// The root of a tree of `count` leaves in which `leaf` has the place `index` and `path` leads up from there; `None`:
+/// there is no such place, or the path of another length.
+#[must_use]
+pub fn merkle_root_from(leaf: Digest, index: u32, count: u32, path: &[Digest]) -> Option<Digest> {
+    let (mut index, mut width) = (u64::from(index), u64::from(count));
+    if index >= width {
+        return None;
+    }
+    let mut at = leaf;
+    let mut path = path.iter();
+    while width > 1 {
+        if index % 2 == 1 {
+            at = node(path.next()?, &at);
+        } else if index + 1 < width {
+            at = node(&at, path.next()?);
+        }
+        (index, width) = (index / 2, width.div_ceil(2));
+    }
+    path.next().is_none().then_some(at)
+}
+
+fn node(left: &Digest, right: &Digest) -> Digest {
+    hash(Context::Node, &[&left.0, &right.0])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_path_leads_from_its_leaf_to_the_root_and_from_nowhere_else() {
+        let leaf = |i: u8| hash(Context::Leaf, &[&[i]]);
+        for count in 1..=40 {
+            let leaves: Vec<_> = (0..count).map(leaf).collect();
+            let root = Some(merkle_root(leaves.clone()));
+            for index in 0..count {
+                let path = merkle_path(leaves.clone(), index.into());
+                let from = |at: u8, of: u8, path: &[Digest]| merkle_root_from(leaf(index), at.into(), of.into(), path);
+                assert_eq!(from(index, count, &path), root);
+                assert_ne!(merkle_root_from(leaf(count), index.into(), count.into(), &path), root, "another leaf");
+                assert!((0..count).all(|other| other == index || from(other, count, &path) != root));
+                assert_eq!(from(count, count, &path), None, "no such leaf");
+                assert_eq!(from(index, count, &[&path[..], &[leaf(0)]].concat()), None, "too long");
+                assert!(path.is_empty() || from(index, count, &path[1..]) != root);
+            }
+        }
+    }
 
     #[test]
     fn contexts_separate() {

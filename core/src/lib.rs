@@ -7,6 +7,7 @@ pub mod auth;
 pub mod client;
 pub mod config;
 pub mod door;
+pub mod evidence;
 pub mod execution;
 pub mod hash;
 pub mod ids;

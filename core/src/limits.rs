@@ -120,6 +120,10 @@ pub const PUBLIC_KEYS_KNOWN_BYTES: usize = PUBLIC_KEYS_KNOWN_MAX * 8 / 7 * (32 +
 pub const REQUESTS_KNOWN_MAX: usize = 16_384;
 /// What they take: a digest each.
 pub const REQUESTS_KNOWN_BYTES: usize = REQUESTS_KNOWN_MAX * 32;
+/// Pieces of evidence kept against one replica in an Epoch.
+pub const EVIDENCE_PER_ACCUSED: usize = 64;
+/// Evidence kept in memory and carried along in the journal, in canonical bytes; and what one piece may have.
+pub const EVIDENCE_BYTES: usize = 2 * MIB;
 /// What all of it adds up to at the defaults.
 pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + REPLY_CACHE_BYTES
@@ -132,7 +136,8 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + IMAGE_BYTES
     + JOURNAL_INDEX_BYTES
     + PUBLIC_KEYS_KNOWN_BYTES
-    + REQUESTS_KNOWN_BYTES;
+    + REQUESTS_KNOWN_BYTES
+    + EVIDENCE_BYTES;
 
 /// A frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -224,12 +229,16 @@ const _: () = assert!(CLIENT_TIMEOUT_MIN <= CLIENT_TIMEOUT_FIRST && CLIENT_TIMEO
 const _: () = assert!(REPLICAS_MAX < 32, "a set of replicas is a u32");
 const _: () = assert!(SNAPSHOT_SLOTS.is_multiple_of(CHECKPOINT_INTERVAL));
 const _: () = assert!((INFO_COUNTERS_MAX + 3) * (INFO_TEXT_BYTES_MAX + 32) + KIB <= SMALL_FRAME_BYTES);
+const _: () = assert!(
+    2 * new_view_bytes(4, 2 * CHECKPOINT_INTERVAL) + KIB <= EVIDENCE_BYTES,
+    "two NEW-VIEWs of four replicas are one piece of evidence"
+);
 const _: () = assert!(MANIFEST_BYTES_MAX + 4 * KIB <= MANIFEST_FRAME_BYTES, "the largest manifest fits its frame");
 const _: () = assert!(MANIFEST_FRAME_BYTES <= SEND_QUEUE_BYTES_PER_PEER, "a manifest can be queued");
 const _: () = assert!(TRANSFER_BYTES + MANIFEST_FRAME_BYTES <= IMAGE_BYTES && TRANSFER_BYTES >= CHUNK_BYTES_MAX);
 const _: () = assert!(TRANSFER_SNAPSHOTS_MAX >= 2);
 const _: () = assert!(LOG_FRAME_BYTES >= BATCH_BYTES_MAX + PRE_PREPARE_FRAME_SLACK, "a LOG must hold any one slot");
-const _: () = assert!(MEMORY_BYTES <= 252 * MIB, "goal: 256 MiB a replica, with code and stacks");
+const _: () = assert!(MEMORY_BYTES <= 254 * MIB, "goal: 256 MiB a replica, with code and stacks");
 const _: () = assert!(
     new_view_bytes(REPLICAS_MAX, 2 * CHECKPOINT_INTERVAL) <= NEW_VIEW_FRAME_BYTES,
     "the largest NEW-VIEW fits its frame"

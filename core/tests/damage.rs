@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bft_core::auth::Rejected;
 use bft_core::config::ProtocolParams;
 use bft_core::door::{Effects, Input, Now, Place, Tuning};
+use bft_core::evidence::{Evidence, Proof, SignedVote};
 use bft_core::ids::{LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::record::{Committed, Record, RecordKind, Vote};
 use bft_core::journal::superblock::{Directory, Superblock};
@@ -192,6 +193,26 @@ fn d7_a_backup_that_lost_votes_signs_nothing_until_the_others_have_passed_them()
     assert_eq!(host.replica.silent_through(), None);
     host.hear(primary, Message::PrePrepare(cluster.pre_prepare(0, 5, cluster.body(5))));
     assert_eq!((host.signed(), host.records()), (vec![Kind::Prepare], vec![RecordKind::Vote]));
+}
+
+#[test]
+fn d7_evidence_against_the_primary_moves_a_silent_replica_when_it_votes_again() {
+    let cluster = cluster();
+    let vote = |batch| {
+        let (position, _) = cluster.position(0, 1, &cluster.body(batch));
+        SignedVote { digest: position.digest, ballot: cluster.proposal(&position) }
+    };
+    let evidence = Evidence::new(&cluster.config, Proof::two_proposals(View(0), Seq(1), vote(1), vote(2)));
+    let mut host = Host::start(&cluster, silent(&cluster, backup(&cluster)), Vec::new());
+    host.hear(cluster.backups(View(0))[1], Message::Evidence(Arc::new(evidence)));
+    host.wait(LONG);
+    assert_eq!((host.signed(), host.records()), (vec![], vec![RecordKind::Evidence]), "kept, and no view left for it");
+    assert!(host.sent.iter().any(|message| message.kind() == Kind::Evidence), "it is passed on");
+    assert_eq!((host.replica.ordering().view(), host.replica.counters().suspected), (View(0), 0));
+    host.others_pass(4);
+    assert_eq!(host.replica.silent_through(), None);
+    assert_eq!(host.signed(), [Kind::ViewChange], "its primary is proved to have lied");
+    assert_eq!(host.replica.ordering().view(), View(1));
 }
 
 fn empty_status(cluster: &TestCluster) -> Status {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
+use bft_core::evidence::{Evidence, ForgedRequest, Opened, Proof, SignedRoot, SignedVote};
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::snapshot::{ChunkBytes, Manifest, Piece, Scalars, Section};
 use bft_core::wire::canonical::{self, Tag, commit_nonce, opening, signing_bytes};
@@ -112,7 +113,7 @@ impl Cast {
             Message::Checkpoint(self.checkpoint(checkpoint)),
             Message::Snapshot(self.snapshot(checkpoint)),
             Message::ViewChange(Arc::new(self.view_change(self.speaker, checkpoint, &request))),
-            Message::NewView(Arc::new(self.new_view(checkpoint, &request))),
+            Message::NewView(Arc::new(self.new_view(checkpoint, &request, 0))),
             Message::Status(self.status(seq)),
             Message::FetchSlot(seq),
             Message::Slot(slot(seq)),
@@ -124,7 +125,66 @@ impl Cast {
             Message::Manifest(self.stable_snapshot(checkpoint)),
             Message::FetchChunk(FetchChunk { seq: checkpoint, piece: PIECE }),
             Message::Chunk(Chunk { seq: checkpoint, piece: PIECE, bytes: Some(ChunkBytes::new(CHUNK.into())) }),
+            Message::Evidence(Arc::new(self.evidence(seq).swap_remove(0))),
         ]
+    }
+
+    /// One piece of evidence of every kind and form against the speaker, at `seq`.
+    #[must_use]
+    pub fn evidence(&self, seq: Seq) -> Vec<Evidence> {
+        let speaker = self.speaker;
+        let request = self.request(SESSION, RequestNo(seq.0), &[b"evidence"]);
+        let checkpoint = Seq(seq.0.next_multiple_of(self.config.params().checkpoint_interval));
+        let at = |view, batch: u8| Position { epoch: self.config.epoch(), view, seq, digest: Digest([batch; 32]) };
+        let vote = |at: Position| SignedVote { digest: at.digest, ballot: self.ballot(&at, speaker) };
+        let (view, next) = (self.view(), self.view().next());
+        let root = |byte: u8| {
+            let (root, epoch_end) = (Digest([byte; 32]), Seq(0));
+            let (cluster, epoch) = (self.config.cluster_id(), self.config.epoch());
+            let bytes = canonical::checkpoint(cluster, epoch, checkpoint, root, epoch_end, speaker);
+            SignedRoot { root, epoch_end, signature: self.scheme(speaker).sign(&bytes) }
+        };
+        let committed = at(view, 1);
+        let nonce = self.nonce(&committed, speaker);
+        let opened = Opened { position: committed, ballot: self.ballot(&committed, speaker), nonce };
+        let new_view = |without| Arc::new(self.new_view(checkpoint, &request, without));
+        let contradicting = Position { view: new_view(0).view, seq: checkpoint.next(), ..committed };
+        let mut few = self.new_view(checkpoint, &request, 0);
+        few.view_changes.pop();
+        self.sign_new_view(&mut few);
+        let against = Some((contradicting.seq, vote(contradicting)));
+        let proofs = [
+            Proof::two_proposals(view, seq, vote(at(view, 1)), vote(at(view, 2))),
+            Proof::two_prepares(speaker, next, seq, vote(at(next, 1)), vote(at(next, 2))),
+            Proof::two_checkpoints(speaker, checkpoint, root(1), root(2)),
+            Proof::Amnesia { opened, view_change: Arc::new(self.forgetful(speaker)) },
+            Proof::FalseNewView { new_view: new_view(0), against },
+            Proof::FalseNewView { new_view: Arc::new(few), against: None },
+            Proof::two_new_views(self.config.cluster_id(), new_view(0), new_view(1)),
+            self.forged_request(seq, &request),
+        ];
+        proofs.map(|proof| Evidence::new(&self.config, proof)).into()
+    }
+
+    /// A VIEW-CHANGE that names nothing.
+    fn forgetful(&self, replica: ReplicaId) -> ViewChange {
+        let (epoch, view) = (self.config.epoch(), View(self.view().0 + 1));
+        let (certificate, prepared, signature) = (None, Vec::new(), Signature::ZERO);
+        let mut message = ViewChange { epoch, view, replica, certificate, prepared, signature };
+        message.signature = self.scheme(replica).sign(&message.signing_bytes(self.config.cluster_id()));
+        message
+    }
+
+    /// A batch of the speaker with one Request in it, whose signature is another one's.
+    fn forged_request(&self, seq: Seq, request: &SignedRequest) -> Proof {
+        let mut bytes = request.bytes.to_vec();
+        let end = bytes.len();
+        bytes[end - 64..].copy_from_slice(&forged(request.entry.signature, 3).0);
+        let request = SignedRequest::parse(bytes.into(), self.bounds()).expect("a signature may be any bytes");
+        let PrePrepare { position, ballot, header, .. } = self.pre_prepare(seq, &request);
+        let (path, request) = (Vec::new(), request.bytes);
+        let forged = ForgedRequest { view: position.view, seq, ballot, header, index: 0, path, request };
+        Proof::ForgedRequest(Box::new(forged))
     }
 
     fn view(&self) -> View {
@@ -191,14 +251,18 @@ impl Cast {
         message
     }
 
-    fn new_view(&self, checkpoint: Seq, request: &SignedRequest) -> NewView {
-        let quorum = self.config.replicas().skip(1);
+    fn new_view(&self, checkpoint: Seq, request: &SignedRequest, without: u16) -> NewView {
+        let quorum = self.config.replicas().filter(|replica| replica.0 != without);
         let view_changes: Vec<_> =
             quorum.map(|replica| Arc::new(self.view_change(replica, checkpoint, request))).collect();
         let (epoch, view) = (self.config.epoch(), view_changes[0].view);
         let mut message = NewView { epoch, view, view_changes, signature: Signature::ZERO };
-        message.signature = self.scheme(self.speaker).sign(&message.signing_bytes(self.config.cluster_id()));
+        self.sign_new_view(&mut message);
         message
+    }
+
+    fn sign_new_view(&self, message: &mut NewView) {
+        message.signature = self.scheme(self.speaker).sign(&message.signing_bytes(self.config.cluster_id()));
     }
 
     fn checkpoint(&self, seq: Seq) -> Checkpoint {

@@ -90,6 +90,8 @@ fn of_message(seq: u64, message: Message) -> Vec<Record> {
         votes.into_iter().chain([Record::Stable(checkpoint)]).collect()
     } else if let Message::Snapshot(vote) = message {
         vec![Record::SnapStable(vote)]
+    } else if let Message::Evidence(evidence) = message {
+        vec![Record::Evidence(evidence)]
     } else {
         Vec::new()
     }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cast;
+pub mod evidence;
 pub mod feed;
 pub mod files;
 pub mod journal;
@@ -23,9 +24,10 @@ pub mod wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     ("frame", wire::frame),
     ("message", wire::message),
+    ("evidence", evidence::evidence),
     ("handshake", link::handshake),
     ("record", link::record),
     ("journal", journal::scan),

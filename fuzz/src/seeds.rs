@@ -17,6 +17,7 @@ pub fn of(target: &str) -> Vec<(String, Vec<u8>)> {
     let seeds = match target {
         "frame" => frames(),
         "message" => messages(),
+        "evidence" => evidence(),
         "handshake" => handshakes(),
         "record" => numbered([vec![0], vec![0, 200, 0, 50, 0, 16, 0], vec![13, 100, 2, 0, 1, 30, 0, 5, 0, 255]]),
         "journal" => journals(),
@@ -56,6 +57,14 @@ fn messages() -> Seeds {
     let messages = cast().messages(Seq(41));
     let seed = |(index, message)| [vec![index as u8, 3, 0], payload(cast(), message)].concat();
     numbered(messages.iter().enumerate().map(seed))
+}
+
+/// Each kind and form by itself, and all of them in one file.
+fn evidence() -> Seeds {
+    let pieces = cast().evidence(Seq(41));
+    let file = pieces.iter().flat_map(bft_core::evidence::file::write_file).collect();
+    let kinds = pieces.iter().enumerate().map(|(index, piece)| (format!("{index:02}"), piece.encode()));
+    kinds.chain([("file".into(), file)]).collect()
 }
 
 /// Each way to meddle with each flight, of a client and of a replica.

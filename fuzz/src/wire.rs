@@ -86,7 +86,7 @@ pub fn message(data: &[u8]) {
     let decoded = decode(kind, &again, bounds).expect("what was encoded decodes");
     assert_eq!(decoded, message);
     assert_eq!(encoded(&decoded), first, "one message has one encoding");
-    if [Kind::Request, Kind::ViewChange, Kind::NewView].contains(&kind) {
+    if [Kind::Request, Kind::ViewChange, Kind::NewView, Kind::Evidence].contains(&kind) {
         assert_eq!(again, payload);
     }
     judge(sender, message);

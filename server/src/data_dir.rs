@@ -6,6 +6,7 @@
 //! journal/        *.seg; what a file holds, its first block says
 //! journal-damaged-<instance>/  what a start found damaged, as it was
 //! snapshots/      <seq>/ (crate::snapshots)
+//! evidence/       made when there is some (crate::evidence)
 //! ```
 //!
 //! [`DataDir`] is the directory of a replica that runs, [`StoppedDir`] one to be looked into.
@@ -33,6 +34,7 @@ const LOCK: &str = "LOCK";
 const SUPERBLOCK: &str = "superblock";
 const JOURNAL: &str = "journal";
 const SNAPSHOTS: &str = "snapshots";
+const EVIDENCE: &str = "evidence";
 
 /// Why a directory can not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -259,6 +261,12 @@ impl DataDir {
     #[must_use]
     pub fn snapshots(&self) -> PathBuf {
         self.path.join(SNAPSHOTS)
+    }
+
+    /// The folder of evidence, which need not be there.
+    #[must_use]
+    pub fn evidence(&self) -> PathBuf {
+        self.path.join(EVIDENCE)
     }
 }
 

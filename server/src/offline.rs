@@ -355,6 +355,7 @@ impl Judge {
                 let signers = checkpoint.signatures.iter().map(|(replica, _)| *replica).collect();
                 self.quorum(Message::Checkpoint(checkpoint), signers)
             }
+            Record::Evidence(evidence) => self.message(Message::Evidence(evidence)),
         }
     }
 

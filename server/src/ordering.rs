@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bft_core::door::{Answer, Effects, FileOrder, InfoTo, Input, Lane, Now, Outgoing, To};
+use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
@@ -21,6 +22,7 @@ use crate::brim::Brim;
 use crate::clock;
 use crate::counters::{OrderingCounters, ShardCounters};
 use crate::error::ServerError;
+use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
 use crate::progress::TransferWatch;
 use crate::shard::Arrival;
@@ -49,6 +51,8 @@ pub struct Outbox {
     pub files: Vec<FileOrder>,
     /// Snapshots below this one are needed no more.
     pub remove_snapshots_below: Option<Seq>,
+    /// To be written where people find it.
+    pub evidence: Vec<Accusation>,
 }
 
 /// What INFO says about how this process works.
@@ -83,6 +87,7 @@ pub struct Node {
     silent_through: Option<Seq>,
     encoded: BytesMut,
     desk: InfoDesk,
+    telling: Telling,
     counters: Arc<OrderingCounters>,
 }
 
@@ -138,6 +143,7 @@ impl Node {
             transfer: TransferWatch::default(),
             encoded: BytesMut::new(),
             desk,
+            telling: Telling::default(),
             counters,
         }
     }
@@ -283,6 +289,11 @@ impl Node {
 
     fn carry_out(&mut self, now: Now) -> Result<(), ServerError> {
         let mut effects = std::mem::take(&mut self.effects);
+        // Before a halt too: the more replicas are faulty, the more it matters who.
+        for accusation in effects.evidence.drain(..) {
+            self.telling.tell(now.mono, &accusation.accused);
+            self.outbox.evidence.push(accusation);
+        }
         if let Some(halt) = effects.halt.take() {
             return Err(ServerError::Halted(halt));
         }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bft_core::door::{FileDone, FileOrder, SnapshotOrder, SnapshotWritten};
+use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Seq};
 use bft_core::limits::{CHUNK_BYTES_MAX, MANIFEST_BYTES_MAX, SNAPSHOT_CHUNKS_MAX, SNAPSHOT_CLIENTS_MAX};
 use bft_core::service::{Service, ServiceFault, Snapshot};
@@ -26,6 +27,7 @@ use bft_core::wire::canonical::NotCanonical;
 use bytes::Bytes;
 
 use crate::data_dir::{flush_folder, is_disk_full};
+use crate::evidence::EvidenceFolder;
 use crate::incoming::Incoming;
 
 /// How long the writer waits before it tries a full disk again.
@@ -290,6 +292,13 @@ pub enum SnapshotJob {
     Files(FileOrder),
     /// The service was restored from this snapshot.
     Restored(Manifest),
+    /// Writes a piece of evidence, also when the thread is to stop.
+    Evidence {
+        /// Where.
+        folder: EvidenceFolder,
+        /// What.
+        accusation: Accusation,
+    },
 }
 
 /// What the thread did.
@@ -398,7 +407,8 @@ impl Writer {
         let mut jobs = self.shared.lock();
         loop {
             if jobs.is_stopping {
-                return None;
+                jobs.waiting.retain(|job| matches!(job, SnapshotJob::Evidence { .. }));
+                return jobs.waiting.pop_front();
             }
             if let Some(job) = jobs.waiting.pop_front() {
                 return Some(job);
@@ -418,6 +428,10 @@ impl Writer {
             SnapshotJob::Files(order) => self.files(&order),
             SnapshotJob::Restored(manifest) => {
                 self.previous = Some(manifest);
+                Ok(None)
+            }
+            SnapshotJob::Evidence { folder, accusation } => {
+                folder.keep(&accusation);
                 Ok(None)
             }
         }

@@ -139,6 +139,8 @@ counters! {
     lies: Must = "lies",
     /// Messages of villains that a correct replica refused.
     lies_refused: Must = "messages refused",
+    /// Pieces of evidence that correct replicas told of, once in each life.
+    evidence: Must = "evidence told",
     /// Misdeeds of clients.
     client_misdeeds: Must = "misdeeds of clients",
     /// Requests that a replica refused on the link that brought them.

@@ -337,7 +337,8 @@ impl Led {
             | Message::FetchManifest(_)
             | Message::Manifest(_)
             | Message::FetchChunk(_)
-            | Message::Chunk(_) => false,
+            | Message::Chunk(_)
+            | Message::Evidence(_) => false,
         }
     }
 }

@@ -14,7 +14,7 @@ pub mod verifier;
 
 pub use ed25519::{Ed25519, is_usable_key};
 pub use keys::SecretKey;
-pub use verifier::{Rejected, Verifier};
+pub use verifier::{Refusal, Rejected, Verifier};
 
 /// One signature to be checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::known_requests::KnownRequests;
 use super::{Claim, Scheme, Verified, is_usable_key};
 use crate::config::{Admission, ClusterConfig};
+use crate::evidence::Evidence;
 use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
 use crate::limits::LOG_SLOTS_MAX;
 use crate::quorum::ReplicaSet;
@@ -45,8 +46,19 @@ pub enum Rejected {
     BadView,
     #[error("a map of another length than the window")]
     BadMap,
+    #[error("evidence that proves nothing")]
+    BadEvidence,
     #[error("a manifest that is not the one whose root was signed")]
     ManifestMismatch,
+}
+
+/// A message that was refused, and what that proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Why: the link is at fault.
+    pub rejected: Rejected,
+    /// EVIDENCE against who signed what was refused, where a signature shows who that is: as if the peer had sent it.
+    pub evidence: Option<Verified<Message>>,
 }
 
 /// Checks what comes from links. Its clones share what they found valid.
@@ -66,6 +78,12 @@ impl Verifier {
         Self { config, scheme, bounds, known: Arc::default() }
     }
 
+    /// The configuration that it checks under.
+    #[must_use]
+    pub fn config(&self) -> &Arc<ClusterConfig> {
+        &self.config
+    }
+
     /// What bounds Requests and bodies in this cluster.
     #[must_use]
     pub fn bounds(&self) -> RequestBounds {
@@ -74,48 +92,25 @@ impl Verifier {
 
     /// Checks what `from` sent over its link. Signed things may be relayed, everything else speaks for its sender only.
     pub fn check(&self, from: ReplicaId, message: Message) -> Result<Verified<Message>, Rejected> {
-        match &message {
-            Message::Request(request) => self.requests(std::slice::from_ref(&request.entry))?,
-            Message::PrePrepare(pre_prepare) => self.pre_prepare(pre_prepare)?,
-            Message::Prepare(prepare) => self.prepare(prepare)?,
-            Message::Commit(commit) => {
-                self.position(&commit.position)?;
-                if commit.replica != from {
-                    return Err(Rejected::WrongSender);
-                }
+        self.judge(from, &message).map(|()| Verified(message))
+    }
+
+    /// The same, and says of what is refused what it proves.
+    pub fn check_or_accuse(&self, from: ReplicaId, message: Message) -> Result<Verified<Message>, Box<Refusal>> {
+        match self.judge(from, &message) {
+            Ok(()) => Ok(Verified(message)),
+            Err(rejected) => {
+                let evidence = if let Message::PrePrepare(proposal) = &message {
+                    Evidence::of_refused_proposal(self, proposal)
+                } else if let Message::NewView(new_view) = &message {
+                    Evidence::of_refused_new_view(self, new_view)
+                } else {
+                    None
+                };
+                let evidence = evidence.map(|evidence| Verified(Message::Evidence(Arc::new(evidence))));
+                Err(Box::new(Refusal { rejected, evidence }))
             }
-            Message::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
-            Message::Snapshot(vote) => self.snapshot(vote)?,
-            Message::Status(status) => {
-                self.members(status.changing.unwrap_or_default())?;
-                [&status.proposed, &status.prepared, &status.committed]
-                    .into_iter()
-                    .try_for_each(|map| self.map(map))?;
-            }
-            Message::Slot(slot) => self.slots(std::slice::from_ref(slot))?,
-            Message::Log(slots) => self.slots(slots)?,
-            Message::ViewChange(view_change) => {
-                let mut claims = Vec::new();
-                self.view_change_but_for(view_change, &mut claims)?;
-                self.all(&claims)?;
-            }
-            Message::NewView(new_view) => self.new_view(new_view)?,
-            Message::Body(batch) => self.body(&batch.header, &batch.body)?,
-            Message::Manifest(snapshot) => self.stable_snapshot(snapshot)?,
-            // A CHUNK is compared with the manifest by whoever asked for it.
-            Message::FetchSlot(_)
-            | Message::FetchBody(_)
-            | Message::FetchLog(_)
-            | Message::FetchManifest(_)
-            | Message::FetchChunk(_)
-            | Message::Chunk(_) => {}
-            Message::InfoQuery { .. }
-            | Message::Reply(_)
-            | Message::Busy(_)
-            | Message::Info(_)
-            | Message::ClientJoin(_) => return Err(Rejected::NotAllowed),
         }
-        Ok(Verified(message))
     }
 
     /// Checks the signatures of many Requests at once. Gives those that are valid, in their order, and the indices of
@@ -163,6 +158,52 @@ impl Verifier {
         self.all(&claims)
     }
 
+    fn judge(&self, from: ReplicaId, message: &Message) -> Result<(), Rejected> {
+        match message {
+            Message::Request(request) => self.requests(std::slice::from_ref(&request.entry))?,
+            Message::PrePrepare(pre_prepare) => self.pre_prepare(pre_prepare)?,
+            Message::Prepare(prepare) => self.prepare(prepare)?,
+            Message::Commit(commit) => {
+                self.position(&commit.position)?;
+                if commit.replica != from {
+                    return Err(Rejected::WrongSender);
+                }
+            }
+            Message::Checkpoint(checkpoint) => self.checkpoint(checkpoint)?,
+            Message::Snapshot(vote) => self.snapshot(vote)?,
+            Message::Status(status) => {
+                self.members(status.changing.unwrap_or_default())?;
+                [&status.proposed, &status.prepared, &status.committed]
+                    .into_iter()
+                    .try_for_each(|map| self.map(map))?;
+            }
+            Message::Slot(slot) => self.slots(std::slice::from_ref(slot))?,
+            Message::Log(slots) => self.slots(slots)?,
+            Message::ViewChange(view_change) => {
+                let mut claims = Vec::new();
+                self.view_change_but_for(view_change, &mut claims)?;
+                self.all(&claims)?;
+            }
+            Message::NewView(new_view) => self.new_view(new_view)?,
+            Message::Body(batch) => self.body(&batch.header, &batch.body)?,
+            Message::Manifest(snapshot) => self.stable_snapshot(snapshot)?,
+            // A CHUNK is compared with the manifest by whoever asked for it.
+            Message::FetchSlot(_)
+            | Message::FetchBody(_)
+            | Message::FetchLog(_)
+            | Message::FetchManifest(_)
+            | Message::FetchChunk(_)
+            | Message::Chunk(_) => {}
+            Message::Evidence(evidence) => drop(evidence.verify(self).map_err(|_| Rejected::BadEvidence)?),
+            Message::InfoQuery { .. }
+            | Message::Reply(_)
+            | Message::Busy(_)
+            | Message::Info(_)
+            | Message::ClientJoin(_) => return Err(Rejected::NotAllowed),
+        }
+        Ok(())
+    }
+
     /// Checks everything of a prepared certificate but its signatures, which it adds to `claims`.
     fn prepared_but_for(&self, certificate: &PreparedCertificate, claims: &mut Vec<Claim>) -> Result<(), Rejected> {
         let PreparedCertificate { position, header, proposal, prepares } = certificate;
@@ -205,7 +246,7 @@ impl Verifier {
     }
 
     /// A NEW-VIEW of the view's primary, with valid VIEW-CHANGEs of a minimal quorum. What they share is checked once.
-    fn new_view(&self, message: &NewView) -> Result<(), Rejected> {
+    pub(crate) fn new_view(&self, message: &NewView) -> Result<(), Rejected> {
         let NewView { epoch, view, view_changes, signature } = message;
         self.epoch(*epoch)?;
         let senders = self.ascending(view_changes.iter().map(|view_change| view_change.replica), None)?;
@@ -288,7 +329,8 @@ impl Verifier {
     fn checkpoint_but_for(&self, checkpoint: &Checkpoint, claims: &mut Vec<Claim>) -> Result<ReplicaSet, Rejected> {
         let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
         self.checkpoint_seq(*epoch, *seq)?;
-        // No Epoch ends yet: a signature over another end would spoil the certificate that it is counted into.
+        // No Epoch ends yet, and no correct replica signs that one does. Votes are counted by their roots alone: an end that
+        // somebody signs would make a certificate whose signatures are over different things.
         if *epoch_end != Seq(0) {
             return Err(Rejected::BadSeq);
         }
@@ -347,7 +389,7 @@ impl Verifier {
     }
 
     /// D is the digest of the header.
-    fn header(&self, position: &Position, header: &BatchHeader) -> Result<(), Rejected> {
+    pub(crate) fn header(&self, position: &Position, header: &BatchHeader) -> Result<(), Rejected> {
         self.position(position)?;
         let right = crate::mutant!(
             M5BodyNotCompared,
@@ -390,6 +432,16 @@ impl Verifier {
         let good = claim_of.into_iter().filter(|(_, claim)| verdicts[*claim]);
         good.for_each(|(leaf, _)| self.known.insert(leaf));
         valid
+    }
+
+    /// Whether a Request's client has signed it, asked of the scheme and of nobody's memory.
+    pub(crate) fn is_request_signed(&self, entry: &RequestEntry) -> bool {
+        self.scheme.verify(&self.request_claim(entry))
+    }
+
+    /// The first Request whose client has not signed it.
+    pub(crate) fn first_unsigned(&self, entries: &[RequestEntry]) -> Option<usize> {
+        self.request_verdicts(entries.iter()).into_iter().position(|valid| !valid)
     }
 
     fn request_claim(&self, entry: &RequestEntry) -> Claim {

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, ReplicaId, Seq, Signature, View};
 use crate::limits::REPLICAS_MAX;
 use crate::wire::canonical::{NotCanonical, Reader};
@@ -124,6 +125,8 @@ pub enum Record {
     SnapStable(SnapshotVote),
     /// A stable checkpoint's certificate, for peers that lag; the own one lies in the superblock.
     Stable(Checkpoint),
+    /// Proof that a replica broke the protocol, checked.
+    Evidence(Arc<Evidence>),
 }
 
 impl Record {
@@ -139,6 +142,7 @@ impl Record {
             Self::SnapVote { .. } => RecordKind::SnapVote,
             Self::SnapStable(_) => RecordKind::SnapStable,
             Self::Stable(_) => RecordKind::Stable,
+            Self::Evidence(_) => RecordKind::Evidence,
         }
     }
 
@@ -154,7 +158,8 @@ impl Record {
             | Self::CkptVote { .. }
             | Self::SnapVote { .. }
             | Self::SnapStable(_)
-            | Self::Stable(_) => true,
+            | Self::Stable(_)
+            | Self::Evidence(_) => true,
         }
     }
 
@@ -170,6 +175,10 @@ impl Record {
             Self::CkptVote { epoch, seq, .. } | Self::SnapVote { epoch, seq, .. } => (*epoch, View(0), *seq),
             Self::SnapStable(vote) => (vote.epoch, View(0), vote.seq),
             Self::Stable(vote) => (vote.epoch, View(0), vote.seq),
+            Self::Evidence(evidence) => {
+                let (view, seq) = evidence.proof.place();
+                (evidence.epoch, view, seq)
+            }
         }
     }
 
@@ -235,7 +244,8 @@ impl Record {
                 let signatures = read_signatures(&mut reader)?;
                 Self::Stable(Checkpoint { epoch: at.0, seq: at.2, root, epoch_end, signatures })
             }
-            kind @ (RecordKind::Promise | RecordKind::Epoch | RecordKind::Evidence) => {
+            RecordKind::Evidence => Self::Evidence(Arc::new(Evidence::decode(reader.take(reader.rest().len())?)?)),
+            kind @ (RecordKind::Promise | RecordKind::Epoch) => {
                 return Err(RecordInvalid::Kind { kind: kind as u16 });
             }
         };
@@ -252,7 +262,8 @@ impl Record {
             | Self::CkptVote { .. }
             | Self::SnapVote { .. }
             | Self::SnapStable(_)
-            | Self::Stable(_) => None,
+            | Self::Stable(_)
+            | Self::Evidence(_) => None,
         }
     }
 
@@ -275,6 +286,7 @@ impl Record {
                 proposed + opening + 2 + certificate.commits.len() * (2 + BALLOT_BYTES + 32)
             }
             Self::NewView(new_view) => new_view.encode().len(),
+            Self::Evidence(evidence) => evidence.encode().len(),
             Self::CkptVote { .. } | Self::SnapVote { .. } => 32,
             Self::SnapStable(vote) => 32 + 2 + vote.signatures.len() * SIGNATURE_BYTES,
             Self::Stable(vote) => 32 + 8 + 2 + vote.signatures.len() * SIGNATURE_BYTES,
@@ -294,6 +306,7 @@ impl Record {
                 }
             }
             Self::NewView(new_view) => out.put(&new_view.encode()),
+            Self::Evidence(evidence) => out.put(&evidence.encode()),
             Self::Committed(Committed { certificate, .. }) => put_commit_certificate(out, certificate),
             Self::CkptVote { root, .. } | Self::SnapVote { root, .. } => out.put(&root.0),
             Self::SnapStable(SnapshotVote { root, signatures, .. }) => {

@@ -387,6 +387,7 @@ impl Replica {
         if seq <= self.executing.last || seq > self.pbft.stable().plus(self.config.params().window) {
             return false;
         }
+        self.pbft.judge_committed(&certificate);
         let news = match self.pbft.slot(seq) {
             Some(slot) if self.catch_up.is_lost(seq) && slot.is_committed_as(digest) => {
                 let batch = certificate.position.batch();

@@ -6,6 +6,7 @@ use std::ops::Bound;
 
 use super::Replica;
 use crate::door::{Effects, Halt, Lane, To};
+use crate::evidence::{Proof, SignedRoot};
 use crate::hash::{Context, Hasher};
 use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
 use crate::journal::record::Record;
@@ -87,6 +88,7 @@ impl Replica {
 
     /// A CHECKPOINT of one replica, or a certificate of a quorum.
     pub(super) fn on_checkpoint(&mut self, checkpoint: Checkpoint, out: &mut Effects) -> Result<(), Ignored> {
+        self.judge_checkpoint(&checkpoint);
         let Checkpoint { seq, root, ref signatures, .. } = checkpoint;
         if seq <= self.pending_stable() {
             return Err(Ignored::BelowWindow);
@@ -107,6 +109,26 @@ impl Replica {
         self.compare_with_others(seq, out);
         self.stable_when_voted(seq, root, out);
         result
+    }
+
+    /// Compares a CHECKPOINT, or a certificate, with what its signers said before.
+    pub(super) fn judge_checkpoint(&mut self, checkpoint: &Checkpoint) {
+        let Checkpoint { seq, root, epoch_end, ref signatures, .. } = *checkpoint;
+        let votes = self.checkpoints.votes.get(&seq);
+        let stable = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq && stable.root != root);
+        for (replica, signature) in signatures {
+            let voted = votes.and_then(|votes| votes.get(*replica)).filter(|(voted, _)| *voted != root);
+            let voted = voted.map(|(root, signature)| (root, *signature));
+            let certified = stable.and_then(|stable| {
+                let signed = stable.signatures.iter().find(|(signer, _)| signer == replica)?;
+                Some((stable.root, signed.1))
+            });
+            if let Some((known, known_signature)) = voted.or(certified) {
+                let known = SignedRoot { root: known, epoch_end: Seq(0), signature: known_signature };
+                let other = SignedRoot { root, epoch_end, signature: *signature };
+                self.pbft.prove(Proof::two_checkpoints(*replica, seq, known, other));
+            }
+        }
     }
 
     /// The certificate of a quorum, from the beginning of a view.

@@ -35,6 +35,10 @@ counters! {
     suspected_of_passing_over,
     /// Of those: for ordering again what was executed long ago.
     suspected_of_repeating,
+    /// Pieces of evidence kept against others, those of former lives among them.
+    evidence,
+    /// Pieces of evidence that found no room.
+    evidence_dropped,
     /// Views left, whoever began it.
     views_left,
     /// Views begun, with a NEW-VIEW.

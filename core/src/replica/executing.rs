@@ -349,7 +349,8 @@ pub(super) fn read_batch(record: &Record, config: &ClusterConfig) -> Option<Read
         | Record::CkptVote { .. }
         | Record::SnapVote { .. }
         | Record::SnapStable(_)
-        | Record::Stable(_) => return None,
+        | Record::Stable(_)
+        | Record::Evidence(_) => return None,
     };
     let body = Arc::new(Body::parse(body.clone(), RequestBounds::from(config.params())).ok()?);
     let is_it = header.digest(config.cluster_id(), position.epoch) == position.digest;

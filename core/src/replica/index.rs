@@ -63,7 +63,8 @@ impl JournalIndex {
             | Record::CkptVote { .. }
             | Record::SnapVote { .. }
             | Record::SnapStable(_)
-            | Record::Stable(_) => {}
+            | Record::Stable(_)
+            | Record::Evidence(_) => {}
         }
     }
 

@@ -6,7 +6,9 @@
 //! * `forwarding`: what a backup passes on to its primary;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
-//! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers; `index`: where records lie; `recovery`: from the journal
+//! * `accusations`: what was proved against others;
+//! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers;
+//! * `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
 
 use std::collections::HashMap;
@@ -23,6 +25,7 @@ use crate::quorum::ReplicaSet;
 use crate::wire::message::{Busy, Info, Message, Reply, Status};
 use crate::wire::request::{Body, SignedRequest};
 
+mod accusations;
 mod batches;
 mod catch_up;
 mod checkpoints;
@@ -43,6 +46,7 @@ pub use counters::Counters;
 pub use recovery::{RecoverError, Recovery, own_up};
 pub use transfer::Progress;
 
+use accusations::Accusations;
 use batches::Batches;
 use catch_up::CatchUp;
 use checkpoints::Checkpoints;
@@ -86,6 +90,7 @@ pub struct Replica {
     transfer: Transfer,
     views: Views,
     batches: Batches,
+    accusations: Accusations,
     forwarding: Forwarding,
     fairness: Fairness,
     index: JournalIndex,
@@ -148,6 +153,7 @@ impl Replica {
             }
             Input::Deadline => {}
         }
+        self.accuse_proved(out);
         self.execute_ready(out);
         self.advance_transfer(now, out);
         self.advance_views(now, is_deadline, out);
@@ -222,6 +228,7 @@ impl Replica {
         self.pool.check();
         self.catch_up.check(&self.tuning);
         self.transfer.check();
+        self.accusations.check();
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
         assert!(self.pbft.view() >= self.superblock.promised);
@@ -245,6 +252,7 @@ impl Replica {
             Message::FetchLog(seq) => self.on_fetch(from, seq, catch_up::Shape::Log, out),
             Message::Slot(slot) => self.on_log(now, from, vec![slot], out),
             Message::Log(slots) => self.on_log(now, from, slots, out),
+            Message::Evidence(evidence) => self.on_evidence(evidence, out),
             Message::ViewChange(view_change) => self.on_view_change(&view_change),
             Message::NewView(new_view) => self.on_new_view(new_view, out),
             Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::Replica;
+use super::accusations::Accusations;
 use super::batches::Batches;
 use super::catch_up::CatchUp;
 use super::checkpoints::Checkpoints;
@@ -124,6 +125,7 @@ impl Recovery {
             transfer: Transfer::new(config.n(), me),
             views: Views::new(config.n()),
             batches: Batches::default(),
+            accusations: Accusations::default(),
             forwarding: Forwarding::default(),
             fairness: Fairness::new(config.params(), config.n()),
             views_need: LogPosition(0),
@@ -177,6 +179,7 @@ impl Recovery {
             Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),
             Record::SnapVote { root, .. } => replica.restore_snapshot_vote(seq, root),
+            Record::Evidence(evidence) => replica.restore_evidence(at, evidence),
             Record::SnapStable(certificate) => replica.snapshots.note_stable(certificate),
             Record::Vote(_) | Record::Stable(_) => {}
         }
@@ -197,6 +200,7 @@ impl Recovery {
         }
         replica.mark_open_requests();
         replica.restore_promise(out);
+        replica.tell_evidence(out);
         replica.on_durable(last, out);
         replica.execute_ready(out);
         replica.status_when_due(now, out);

@@ -309,10 +309,12 @@ impl Replica {
         self.superblock.collected = self.superblock.collected.max(through);
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         outbox.persist(Record::SnapStable(certificate));
-        // What began the view outlives the cut: a copy, durable before the superblock that names the cut (S9).
+        // What began the view outlives the cut, and so does evidence: a copy, durable before the superblock that names the
+        // cut (S9).
         if let Some(new_view) = self.pbft.new_view().filter(|_| self.new_view_at < cut) {
             self.new_view_at = outbox.persist(Record::NewView(Arc::clone(new_view)));
         }
+        self.accusations.carry_over(cut, |evidence| outbox.persist(Record::Evidence(evidence)));
         outbox.persist_superblock(self.superblock.clone())
     }
 

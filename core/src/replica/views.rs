@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::Replica;
 use super::fairness::Unfair;
 use crate::door::{Effects, Halt, Lane, Now, To};
+use crate::evidence::Proof;
 use crate::ids::{Nanos, ReplicaId, Seq, View};
 use crate::journal::record::Record;
 use crate::limits::{LATE_MAX, VIEW_TIMEOUT_MAX};
@@ -127,6 +128,9 @@ impl Replica {
             if let Some(view) = self.pbft.view_to_join() {
                 self.go_to(view, out);
             }
+            while self.accusations.condemns(self.pbft.view()) && !self.pbft.is_primary() {
+                self.suspect(out);
+            }
             self.send_view_change_when_promised(out);
             if let Some(new_view) = self.pbft.make_new_view() {
                 self.send_new_view(new_view, out);
@@ -151,6 +155,9 @@ impl Replica {
 
     /// A VIEW-CHANGE, checked by the verifier.
     pub(super) fn on_view_change(&mut self, message: &Arc<ViewChange>) -> Result<(), Ignored> {
+        if let Some(certificate) = &message.certificate {
+            self.judge_checkpoint(certificate);
+        }
         self.pbft.on_view_change(message)
     }
 
@@ -158,17 +165,41 @@ impl Replica {
     pub(super) fn on_new_view(&mut self, message: Arc<NewView>, out: &mut Effects) -> Result<(), Ignored> {
         let view = message.view;
         if view == self.pbft.view() && self.pbft.is_normal() {
-            let same = self.pbft.new_view().is_some_and(|known| *known == message);
-            return Err(if same { Ignored::Duplicate } else { Ignored::Conflicting });
+            return Err(self.judge_second_new_view(message));
         }
         if view < self.pbft.view() {
             return Err(Ignored::OtherView);
         }
+        self.judge_members(&message);
         if view > self.pbft.view() {
             self.leave_for(view, out);
         }
         self.begin(message, out);
         Ok(())
+    }
+
+    /// A NEW-VIEW of the view that this replica is in. Another signature over the same one contradicts nothing.
+    fn judge_second_new_view(&mut self, message: Arc<NewView>) -> Ignored {
+        let cluster = self.config.cluster_id();
+        let Some(known) = self.pbft.new_view().filter(|known| **known != message).cloned() else {
+            return Ignored::Duplicate;
+        };
+        if known.signing_bytes(cluster) == message.signing_bytes(cluster) {
+            return Ignored::Duplicate;
+        }
+        self.judge_members(&message);
+        self.pbft.prove(Proof::two_new_views(cluster, known, message));
+        Ignored::Conflicting
+    }
+
+    /// What a NEW-VIEW shows that others said.
+    fn judge_members(&mut self, message: &NewView) {
+        for view_change in &message.view_changes {
+            if let Some(certificate) = &view_change.certificate {
+                self.judge_checkpoint(certificate);
+            }
+            self.pbft.judge_view_change(view_change);
+        }
     }
 
     /// What a peer says of views: it gets what it lacks of them.
@@ -269,10 +300,13 @@ impl Replica {
         let record = Record::NewView(Arc::clone(&new_view));
         self.views_need = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
         self.new_view_at = self.views_need;
-        match self.pbft.begin(new_view) {
+        match self.pbft.begin(Arc::clone(&new_view)) {
             Ok(Ok(())) => {}
             Ok(Err((seq, here, there))) => self.halt(Halt::TwoCommitted { seq, here, there }, out),
-            Err(TwoPrepared { seq, view }) => return self.halt(Halt::TwoPrepared { seq, view }, out),
+            Err(TwoPrepared { seq, view }) => {
+                self.pbft.judge_two_prepared(&new_view, seq, view);
+                return self.halt(Halt::TwoPrepared { seq, view }, out);
+            }
         }
         if let Some(certificate) = self.pbft.beginning().certificate.clone() {
             self.adopt_checkpoint(certificate, out);

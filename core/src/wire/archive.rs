@@ -1,4 +1,4 @@
-//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE and a NEW-VIEW are their canonical bytes; every other
+//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE, a NEW-VIEW and EVIDENCE are their canonical bytes; every other
 //! payload is one rkyv archive of a plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
 //! results as slices of the payload. Nothing here is ever hashed or signed (X7): archives are not canonical.
 //!
@@ -24,6 +24,7 @@ use rkyv::{Portable, Serialize};
 use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
+use crate::evidence::Evidence;
 use crate::ids::Epoch;
 use crate::limits::{self, FRAME_ALIGN, FRAME_HEADER_BYTES};
 use crate::snapshot::Manifest;
@@ -165,6 +166,7 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         }
         Kind::FetchChunk => Message::FetchChunk(access::<shape::ArchivedFetchChunk>(kind, payload)?.native()?),
         Kind::Chunk => Message::Chunk(access::<shape::ArchivedChunk<'_>>(kind, payload)?.native(payload)?),
+        Kind::Evidence => Message::Evidence(Arc::new(canonical(kind, payload, Evidence::decode)?)),
     })
 }
 
@@ -208,7 +210,8 @@ fn assert_bounds(message: &Message) {
         | Message::Body(_)
         | Message::FetchLog(_)
         | Message::FetchManifest(_)
-        | Message::FetchChunk(_) => {}
+        | Message::FetchChunk(_)
+        | Message::Evidence(_) => {}
     }
 }
 
@@ -227,6 +230,7 @@ fn payload_estimate(message: &Message) -> usize {
         Message::NewView(new_view) => new_view.bytes_at_most(),
         Message::Manifest(snapshot) => FIXED + snapshot.manifest.encoded_len(),
         Message::Chunk(chunk) => FIXED + chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len()),
+        Message::Evidence(evidence) => evidence.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
@@ -259,6 +263,7 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::Snapshot(vote) => write(&shape::SnapshotVote::from(vote), out),
         Message::ViewChange(view_change) => out.append(&view_change.encode()),
         Message::NewView(new_view) => out.append(&new_view.encode()),
+        Message::Evidence(evidence) => out.append(&evidence.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
         Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => {
             write(&shape::Fetch::from(seq), out);

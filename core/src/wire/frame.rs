@@ -141,6 +141,7 @@ impl FrameLimits {
             Kind::NewView => self.new_view,
             Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
             Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
+            Kind::Evidence => limits::EVIDENCE_BYTES as u32,
             Kind::Busy
             | Kind::InfoQuery
             | Kind::Info
@@ -183,7 +184,8 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::FetchManifest
         | Kind::Manifest
         | Kind::FetchChunk
-        | Kind::Chunk => &[PeerRole::Replica],
+        | Kind::Chunk
+        | Kind::Evidence => &[PeerRole::Replica],
     }
 }
 
@@ -208,7 +210,8 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchLog
         | Kind::FetchManifest
         | Kind::Manifest
-        | Kind::FetchChunk => false,
+        | Kind::FetchChunk
+        | Kind::Evidence => false,
     }
 }
 

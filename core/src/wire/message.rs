@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::request::{Body, SignedRequest};
+use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
 use crate::snapshot::{ChunkBytes, Manifest, Piece};
@@ -39,11 +40,12 @@ pub enum Kind {
     Manifest = 39,
     FetchChunk = 40,
     Chunk = 41,
+    Evidence = 65,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -68,6 +70,7 @@ impl Kind {
         Self::Manifest,
         Self::FetchChunk,
         Self::Chunk,
+        Self::Evidence,
     ];
 
     /// The kind of this number; `None` for one that this version does not know.
@@ -236,6 +239,14 @@ impl ViewChange {
     #[must_use]
     pub fn stable(&self) -> Seq {
         self.certificate.as_ref().map_or(Seq(0), |certificate| certificate.seq)
+    }
+
+    /// Whether it leaves nothing out of a COMMIT that its sender made in `view` at `seq`: its checkpoint covers that, or
+    /// a certificate of that view or a later one is in it.
+    #[must_use]
+    pub fn answers_for(&self, view: View, seq: Seq) -> bool {
+        let certified = |at: &Position| at.seq == seq && at.view >= view;
+        seq <= self.stable() || self.prepared.iter().any(|certificate| certified(&certificate.position))
     }
 }
 
@@ -505,6 +516,8 @@ pub enum Message {
     Manifest(StableSnapshot),
     FetchChunk(FetchChunk),
     Chunk(Chunk),
+    /// Proof that a replica broke the protocol. May be relayed by anyone.
+    Evidence(Arc<Evidence>),
 }
 
 impl Message {
@@ -535,7 +548,8 @@ impl Message {
             | Self::FetchManifest(_)
             | Self::Manifest(_)
             | Self::FetchChunk(_)
-            | Self::Chunk(_) => None,
+            | Self::Chunk(_)
+            | Self::Evidence(_) => None,
         }
     }
 
@@ -567,6 +581,7 @@ impl Message {
             Self::Manifest(_) => Kind::Manifest,
             Self::FetchChunk(_) => Kind::FetchChunk,
             Self::Chunk(_) => Kind::Chunk,
+            Self::Evidence(_) => Kind::Evidence,
         }
     }
 }

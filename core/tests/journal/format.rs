@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use bft_core::ids::{Digest, Epoch, LogPosition, ReplicaId, Seq, Signature, View};
+use bft_core::evidence::{Evidence, Proof, SignedVote};
+use bft_core::ids::{ClusterId, Digest, Epoch, LogPosition, ReplicaId, Seq, Signature, View};
 use bft_core::journal::record::{Committed, Vote};
 use bft_core::journal::{BlockBuf, Record, RecordInvalid, Superblock, Target, read_record};
 use bft_core::wire::message::{
@@ -30,6 +31,12 @@ fn signatures(count: u16) -> Vec<(ReplicaId, Signature)> {
     (0..count).map(|replica| (ReplicaId(replica), Signature([replica as u8; 64]))).collect()
 }
 
+fn evidence() -> Evidence {
+    let vote = |digest| SignedVote { digest: Digest([digest; 32]), ballot: ballot(digest) };
+    let proof = Proof::two_proposals(View(4), Seq(9), vote(1), vote(2));
+    Evidence { cluster: ClusterId([5; 32]), epoch: Epoch(1), proof }
+}
+
 /// One of each kind, in each of its forms.
 fn records() -> Vec<Record> {
     let bodies = [None, Some(Bytes::new()), Some(Bytes::from_static(b"seventeen bytes !"))];
@@ -51,6 +58,7 @@ fn records() -> Vec<Record> {
         Record::SnapVote { epoch, seq, root },
         Record::Stable(stable),
         Record::SnapStable(snapshot),
+        Record::Evidence(Arc::new(evidence())),
     ];
     for body in bodies {
         all.push(vote(body.clone()));
@@ -112,7 +120,7 @@ proptest! {
 
     #[test]
     fn whatever_is_read_is_refused_or_written_back_the_same(
-        which in 0..14usize, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
+        which in 0..15usize, changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6)
     ) {
         let mut bytes = encoded(&records()[which]).to_vec();
         for (at, value) in changes {

@@ -8,6 +8,7 @@ use bft_server::data_dir::{DataDirError, StoppedDir};
 
 use crate::exit::{Failure, Reason, because};
 
+pub mod audit;
 pub mod demo;
 pub mod inspect;
 pub mod kv;

@@ -22,6 +22,7 @@ Exit codes:
   1   it did not: a check failed, a key is not there, a replica had to stop
   2   the command line is wrong
   64  an operation is refused for what is in it
+  65  a file can not be read, or is not what it should be
   69  what is needed is not to be had: no answer from the cluster, io_uring refused, the directory in use
   78  a configuration is wrong";
 
@@ -52,6 +53,7 @@ enum Command {
     Status(commands::status::Args),
     Inspect(commands::inspect::Args),
     Verify(commands::verify::Args),
+    Audit(commands::audit::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Status(args) => commands::status::status(&args),
         Command::Inspect(args) => commands::inspect::inspect(&args),
         Command::Verify(args) => commands::verify::verify(&args),
+        Command::Audit(args) => commands::audit::audit(&args),
     };
     exit::report("bftd", outcome)
 }

@@ -290,7 +290,7 @@ fn wrong_configurations_are_told_with_their_place() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["demo", "testnet", "run", "kv", "status"] {
+    for command in ["demo", "testnet", "run", "kv", "status", "audit"] {
         let (code, stdout, _) = told(&bftd(&[command, "--help"]));
         assert!(
             code == 0 && stdout.contains("Examples:\n  ") && stdout.contains(&format!("bftd {command} ")),

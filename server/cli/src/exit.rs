@@ -20,6 +20,8 @@ pub enum Reason {
     Usage = 2,
     /// What is in an operation is refused.
     Data = 64,
+    /// A file can not be read, or is not what it should be.
+    Unreadable = 65,
     /// What is needed is not to be had now.
     Unavailable = 69,
     /// A configuration is wrong.

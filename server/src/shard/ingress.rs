@@ -85,13 +85,23 @@ impl Shard {
                         self.take_forwarded(peer, link, request);
                         continue;
                     }
-                    let message = self.verifier.check(peer, message)?;
-                    self.arrivals.push(Arrival::Input(Input::Message { from: peer, message }));
+                    self.take_message(peer, message)?;
                 }
                 None => self.take_client_message(now, link, message)?,
             }
         }
         Ok(())
+    }
+
+    /// What a refused message proves of whoever signed it goes on; the link is at fault all the same.
+    fn take_message(&mut self, peer: ReplicaId, message: Message) -> Result<(), Fault> {
+        let (message, refused) = match self.verifier.check_or_accuse(peer, message) {
+            Ok(message) => (Some(message), Ok(())),
+            Err(refusal) => (refusal.evidence, Err(refusal.rejected.into())),
+        };
+        let input = message.map(|message| Arrival::Input(Input::Message { from: peer, message }));
+        self.arrivals.extend(input);
+        refused
     }
 
     /// Checked with the rest at the end of the turn, and charged to the link that it came over.
@@ -131,7 +141,8 @@ impl Shard {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Log(_) => Err(Rejected::NotAllowed.into()),
+            | Message::Log(_)
+            | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
         }
     }
 

@@ -53,7 +53,7 @@ impl Certificates {
                 Ok(())
             }
             Record::NewView(message) => self.new_view(message),
-            Record::Vote(_) | Record::CkptVote { .. } | Record::SnapVote { .. } => Ok(()),
+            Record::Vote(_) | Record::CkptVote { .. } | Record::SnapVote { .. } | Record::Evidence(_) => Ok(()),
         }
     }
 
@@ -86,7 +86,8 @@ impl Certificates {
             | Message::FetchLog(_)
             | Message::FetchManifest(_)
             | Message::FetchChunk(_)
-            | Message::Chunk(_) => Ok(()),
+            | Message::Chunk(_)
+            | Message::Evidence(_) => Ok(()),
         }
     }
 

@@ -26,6 +26,7 @@ enum Fact {
     StableCheckpoint(Seq, Digest),
     StableSnapshot(Seq, Digest),
     NewView(View, Digest),
+    Evidence(Digest),
 }
 
 impl Fact {
@@ -49,6 +50,7 @@ impl Fact {
             Record::SnapStable(vote) => Self::StableSnapshot(vote.seq, vote.root),
             Record::Stable(checkpoint) => Self::StableCheckpoint(checkpoint.seq, checkpoint.root),
             Record::NewView(message) => Self::NewView(message.view, content(message)),
+            Record::Evidence(evidence) => Self::Evidence(hash(Context::Batch, &[&evidence.encode()])),
         }
     }
 }
@@ -228,7 +230,8 @@ impl Durable {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Log(_) => Ok(()),
+            | Message::Log(_)
+            | Message::Evidence(_) => Ok(()),
         }
     }
 
@@ -337,7 +340,8 @@ fn written(record: &Record) -> Written {
         | Record::SnapVote { .. }
         | Record::SnapStable(_)
         | Record::Stable(_)
-        | Record::NewView(_) => None,
+        | Record::NewView(_)
+        | Record::Evidence(_) => None,
     };
     Written::Record { fact: Fact::of(record), merkle_root }
 }

@@ -8,19 +8,23 @@ use bft_core::auth::Scheme;
 use bft_core::client::Unknown;
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Execute, Executed, Persist, Place};
+use bft_core::evidence::{Accusation, Accused};
 use bft_core::ids::{LogPosition, Nanos, PublicKey, ReplicaId, Seq};
 use bft_core::journal::record::Record;
 use bft_core::journal::superblock::Superblock;
+use bft_core::ordering::pbft::Pbft;
 use bft_core::quorum::ReplicaSet;
 use bft_core::wire::message::Message;
 
 use crate::ledger::Entry;
+use crate::world::Life;
 
 pub mod agreement;
 pub mod certificates;
 pub mod convergence;
 pub mod durability;
 pub mod durable;
+pub mod evidence;
 pub mod exactly_once;
 pub mod execution;
 pub mod signatures;
@@ -43,6 +47,8 @@ pub enum Oracle {
     Signatures,
     /// Every certificate holds what it claims (I10).
     Certificates,
+    /// Nobody correct is accused; who is heard to contradict itself is (I9).
+    Evidence,
     /// What a client was told outlasts everything (I15).
     Durability,
     /// When the faults end, everything is finished and all are equal (I17).
@@ -53,7 +59,7 @@ pub enum Oracle {
 
 impl Oracle {
     /// Every oracle.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Agreement,
         Self::Execution,
         Self::Validity,
@@ -61,6 +67,7 @@ impl Oracle {
         Self::Durable,
         Self::Signatures,
         Self::Certificates,
+        Self::Evidence,
         Self::Durability,
         Self::Convergence,
         Self::Assertion,
@@ -77,6 +84,7 @@ impl Oracle {
             Self::Durable => "durable",
             Self::Signatures => "signatures",
             Self::Certificates => "certificates",
+            Self::Evidence => "evidence",
             Self::Durability => "durability",
             Self::Convergence => "convergence",
             Self::Assertion => "assertion",
@@ -123,6 +131,7 @@ pub struct Checks {
     durable: durable::Durable,
     signatures: signatures::Signatures,
     certificates: certificates::Certificates,
+    evidence: evidence::Evidences,
     durability: durability::Durability,
 }
 
@@ -147,6 +156,7 @@ impl Checks {
             exactly_once: exactly_once::ExactlyOnce::default(),
             durable: durable::Durable::new(config),
             signatures: signatures::Signatures::new(config),
+            evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
             durability: durability::Durability::new(config, villains),
         }
@@ -185,7 +195,10 @@ impl Checks {
         }
         self.durable.persisted(replica, persist);
         match &persist.place {
-            Place::Journal(record) => self.record(replica, record),
+            Place::Journal(record) => {
+                self.evidence.record(replica, persist.position, record);
+                self.record(replica, record);
+            }
             Place::Superblock(superblock) => {
                 let verdict = superblock.stable.as_ref().map_or(Ok(()), |stable| self.certificates.stable(stable));
                 self.judge(Oracle::Certificates, replica, verdict);
@@ -216,6 +229,7 @@ impl Checks {
         if self.doubled.contains(replica) {
             return;
         }
+        self.evidence.durable(replica, upto);
         let certified = self.durable.durable(replica, upto);
         for (seq, merkle_root) in certified {
             self.durability.certified(replica, seq, merkle_root);
@@ -232,6 +246,24 @@ impl Checks {
         }
         let verdict = self.certificates.released(message);
         self.judge(Oracle::Certificates, replica, verdict);
+    }
+
+    /// A core tells of evidence.
+    pub fn accused(&mut self, replica: ReplicaId, accusation: &Accusation, villains: ReplicaSet) {
+        let faulty = self.doubled.iter().fold(villains, ReplicaSet::with);
+        let verdict = self.evidence.told(replica, accusation, faulty);
+        self.judge(Oracle::Evidence, replica, verdict);
+    }
+
+    /// A core is about to take a message. Gives what it must tell of when it has.
+    pub fn hears(&mut self, replica: ReplicaId, life: Life, ordering: &Pbft, message: &Message) -> Option<Accused> {
+        self.evidence.hears(replica, life, ordering, message)
+    }
+
+    /// A core has taken both halves of a contradiction.
+    pub fn must_have_told(&mut self, replica: ReplicaId, accused: &Accused) {
+        let verdict = self.evidence.must_have_told(replica, accused);
+        self.judge(Oracle::Evidence, replica, verdict);
     }
 
     /// A core lets go of its journal below `position`.
@@ -260,6 +292,7 @@ impl Checks {
     /// A replica starts and finds that its journal is damaged.
     pub fn damaged(&mut self, replica: ReplicaId) {
         self.durable.damaged(replica);
+        self.evidence.damaged(replica);
         self.signatures.damaged(replica);
     }
 
@@ -268,6 +301,8 @@ impl Checks {
         if self.doubled.contains(replica) {
             return;
         }
+        let verdict = self.evidence.recovered(replica, records);
+        self.judge(Oracle::Evidence, replica, verdict);
         let certified = match self.durable.recovered(replica, superblock, records) {
             Ok(certified) => certified,
             Err(text) => return self.judge(Oracle::Durable, replica, Err(text)),

@@ -89,7 +89,8 @@ impl Signatures {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Log(_) => Ok(()),
+            | Message::Log(_)
+            | Message::Evidence(_) => Ok(()),
         }
     }
 

@@ -101,6 +101,12 @@ impl Machine {
             let delay = self.disk_delay(world);
             self.later(world, delay, InLife::Loaded(at));
         }
+        if !matches!(self.character, Character::Villain | Character::Twin) {
+            for accusation in &effects.evidence {
+                world.counters.evidence += 1;
+                world.checks.accused(self.id, accusation, world.cluster.villains);
+            }
+        }
         self.throw_away(world, &effects);
         self.set_deadline(world, effects.deadline);
         if let Some(halt) = effects.halt.take() {

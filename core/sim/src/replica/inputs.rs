@@ -1,6 +1,7 @@
 //! What reaches the core: each event on its machine becomes an input, as the server's shards, journal and threads would
 //! make it.
 
+use bft_core::auth::Verified;
 use bft_core::door::{InfoTo, Input, LinkState};
 use bft_core::execution::execute;
 use bft_core::ids::{LinkId, LogPosition, ReplicaId, Seq};
@@ -9,7 +10,7 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Job, Machine, Rot, UnderWay};
+use super::{Character, Job, Machine, Rot, UnderWay};
 use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
@@ -33,13 +34,31 @@ impl Machine {
                 return;
             }
         }
-        match process.verifier.check(from, message) {
-            Ok(message) => self.step(world, Input::Message { from, message }),
-            Err(_) if world.cluster.villains.contains(from) => world.counters.lies_refused += 1,
-            Err(rejected) => {
+        match process.verifier.check_or_accuse(from, message) {
+            Ok(message) => self.take(world, from, message),
+            Err(refusal) if world.cluster.villains.contains(from) => {
+                world.counters.lies_refused += 1;
+                if let Some(message) = refusal.evidence {
+                    self.step(world, Input::Message { from, message });
+                }
+            }
+            Err(refusal) => {
+                let rejected = refusal.rejected;
                 let text = format!("{:?} refuses what {from:?}, which is correct, sent: {rejected}", self.id);
                 world.checks.report(Oracle::Certificates, text);
             }
+        }
+    }
+
+    /// Who is faulty is judged by nobody.
+    fn take(&mut self, world: &mut World, from: ReplicaId, message: Verified<Message>) {
+        let (id, life) = (self.id, self.life);
+        let is_judged = !matches!(self.character, Character::Villain | Character::Twin);
+        let ordering = self.running().replica.ordering();
+        let proved = is_judged.then(|| world.checks.hears(id, life, ordering, &message)).flatten();
+        self.step(world, Input::Message { from, message });
+        if let Some(accused) = proved {
+            world.checks.must_have_told(id, &accused);
         }
     }
 

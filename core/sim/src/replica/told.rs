@@ -102,6 +102,10 @@ fn describe(message: &Message) -> String {
             let digest = chunk.bytes.as_ref().map(ChunkBytes::digest);
             format!("CHUNK {} {:?} {digest:?}", chunk.seq, chunk.piece)
         }
+        Message::Evidence(evidence) => {
+            let (view, seq) = evidence.proof.place();
+            format!("EVIDENCE {} {view:?} {seq}", evidence.proof.kind().name())
+        }
         Message::Reply(reply) => format!("REPLY {}/{} {:?}", reply.session, reply.req_no, reply.code),
         Message::Busy(_) | Message::InfoQuery { .. } | Message::Info(_) | Message::ClientJoin(_) => {
             format!("{:?}", message.kind())
@@ -150,6 +154,12 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
         Message::Body(batch) => {
             world.counters.bodies_sent += 1;
             world.trace.number(batch.seq.0);
+        }
+        Message::Evidence(evidence) => {
+            let (view, seq) = evidence.proof.place();
+            world.trace.number(evidence.proof.kind() as u64);
+            world.trace.number(view.0);
+            world.trace.number(seq.0);
         }
         Message::Request(_)
         | Message::Slot(_)

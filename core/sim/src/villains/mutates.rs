@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bft_core::evidence::{Evidence, Proof};
 use bft_core::ids::{Digest, ReplicaId};
 use bft_core::snapshot::Manifest;
 use bft_core::wire::message::{
@@ -166,6 +167,13 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
         Message::Log(slots) => {
             slots.iter_mut().for_each(|slot| visit_position(&mut Arc::make_mut(&mut slot.certificate).position, see));
         }
+        Message::Evidence(evidence) => {
+            let Evidence { epoch, proof, .. } = Arc::make_mut(evidence);
+            see(Field::Word(&mut epoch.0));
+            if let Proof::TwoPrepares { replica, .. } | Proof::TwoCheckpoints { replica, .. } = proof {
+                see(Field::Replica(replica));
+            }
+        }
         Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)
@@ -278,6 +286,7 @@ fn seal(means: &mut Means, message: &mut Message) {
         | Message::Manifest(_)
         | Message::FetchChunk(_)
         | Message::Chunk(_)
+        | Message::Evidence(_)
         | Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use crate::auth::Scheme;
 use crate::config::ClusterConfig;
+use crate::evidence::Proof;
 use crate::ids::{Digest, LogPosition, ReplicaId, Seq, View};
 use crate::limits::EARLY_BODY_BYTES;
 use crate::ordering::Outbox;
 use crate::wire::message::{BatchHeader, BatchId, CommitCertificate, PrePrepare};
 use crate::wire::request::Body;
 
+mod misbehaviour;
 pub mod new_view;
 mod normal;
 pub mod retransmit;
@@ -58,6 +60,8 @@ pub struct Pbft {
     body_bytes_max: usize,
     /// Own records that are not durable yet, and what becomes true with each.
     waiting: VecDeque<(LogPosition, Seq, Milestone)>,
+    /// What was proved against others in this step.
+    proofs: Vec<Proof>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +106,7 @@ impl Pbft {
             body_bytes: 0,
             body_bytes_max,
             waiting: VecDeque::new(),
+            proofs: Vec::new(),
         }
     }
 

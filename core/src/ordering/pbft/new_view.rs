@@ -68,6 +68,16 @@ impl Beginning {
     pub fn last(&self) -> Seq {
         self.order.last_key_value().map_or(self.stable, |(seq, _)| *seq)
     }
+
+    /// Whether `digest` may be proposed at `seq`: what the view must begin with, and nothing else up to its end; the null
+    /// batch nowhere else.
+    #[must_use]
+    pub fn allows(&self, seq: Seq, digest: Digest, null: Digest) -> bool {
+        match self.order.get(&seq) {
+            Some(chosen) => chosen.digest == digest,
+            None => seq > self.last() && digest != null,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub enum Ignored {
     MemoryFull,
     /// Not what the view must begin with.
     NotInBeginning,
-    /// Contradicts what its signer said before: proof of misbehaviour, not yet kept as evidence.
+    /// Contradicts what its signer said before. Where both were signed, that is evidence.
     Conflicting,
     /// Of a kind that this version knows and does not act on.
     NotActedOn,
@@ -93,15 +93,24 @@ impl Pbft {
         if is_new && pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX) {
             return Err(Ignored::ClockAhead);
         }
-        self.fits_beginning(seq, digest)?;
+        if let Err(ignored) = self.fits_beginning(seq, digest) {
+            self.judge_beginning(&pre_prepare);
+            return Err(ignored);
+        }
         let Some(index) = self.slot_index(seq) else { return self.buffer_early(pre_prepare) };
         let slot = &self.window[index];
         if let Some(accepted) = &slot.accepted {
-            let same = accepted.position.digest == digest;
-            return Err(if same { Ignored::Duplicate } else { Ignored::Conflicting });
+            if accepted.position.digest == digest {
+                return Err(Ignored::Duplicate);
+            }
+            let known = (accepted.position, accepted.proposal);
+            self.judge_proposal(known, &pre_prepare);
+            return Err(Ignored::Conflicting);
         }
         // What the view begins with is voted for although it is committed here: others may need the votes.
-        if slot.committed.is_some() && is_new {
+        if let Some(certificate) = slot.committed.as_ref().filter(|_| is_new) {
+            let known = (certificate.position, certificate.proposal);
+            self.judge_proposal(known, &pre_prepare);
             return Err(Ignored::NotNeeded);
         }
         if self.body_bytes + pre_prepare.body.bytes().len() > self.body_bytes_max {
@@ -118,6 +127,7 @@ impl Pbft {
             return Err(Ignored::OwnMessage);
         }
         let index = self.index_in_window(prepare.position.seq)?;
+        self.judge_prepare(index, prepare);
         let voted = self.window[index].prepares.vote(prepare.replica, prepare.position.digest, prepare.ballot);
         match voted {
             Voted::Conflicts => Err(Ignored::Conflicting),
@@ -126,6 +136,7 @@ impl Pbft {
                 Ok(())
             }),
             Voted::New => {
+                self.judge_late(index, prepare.replica);
                 self.advance_slot(index, out);
                 Ok(())
             }
@@ -138,6 +149,7 @@ impl Pbft {
         let index = self.index_in_window(commit.position.seq)?;
         match self.window[index].commits.vote(commit.replica, commit.position.digest, commit.nonce) {
             Voted::New => {
+                self.judge_late(index, commit.replica);
                 self.advance_slot(index, out);
                 Ok(())
             }
@@ -334,12 +346,14 @@ impl Pbft {
             return Err(Ignored::BelowWindow);
         }
         let bytes = pre_prepare.body.bytes().len();
+        if let Some(known) = self.early.get(&seq) {
+            let known = (known.position, known.ballot);
+            self.judge_proposal(known, &pre_prepare);
+            return Err(Ignored::Duplicate);
+        }
         let far = self.stable.plus(2 * self.config.params().window);
         if seq > far || self.early_bytes + bytes > EARLY_BODY_BYTES {
             return Err(Ignored::AboveWindow);
-        }
-        if self.early.contains_key(&seq) {
-            return Err(Ignored::Duplicate);
         }
         self.early_bytes += bytes;
         self.early.insert(seq, pre_prepare);
@@ -350,14 +364,8 @@ impl Pbft {
         if view == self.view && self.is_normal() { Ok(()) } else { Err(Ignored::OtherView) }
     }
 
-    /// Whether `digest` may be proposed at `seq`: what the view must begin with, and nothing else up to its end; the
-    /// null batch nowhere else.
     fn fits_beginning(&self, seq: Seq, digest: Digest) -> Result<(), Ignored> {
-        let beginning = self.beginning();
-        let fits = match beginning.order.get(&seq) {
-            Some(chosen) => chosen.digest == digest,
-            None => seq > beginning.last() && digest != self.null_digest(),
-        };
+        let fits = self.beginning().allows(seq, digest, self.null_digest());
         if fits { Ok(()) } else { Err(Ignored::NotInBeginning) }
     }
 

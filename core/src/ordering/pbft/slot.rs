@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::config::ClusterConfig;
-use crate::ids::{Digest, LogPosition, ReplicaId, Seq};
+use crate::evidence::Opened;
+use crate::ids::{Digest, LogPosition, ReplicaId, Seq, View};
 use crate::quorum::{ReplicaSet, VoteSet};
 use crate::wire::canonical::opening;
 use crate::wire::message::{Ballot, BatchHeader, CommitCertificate, Position, PreparedCertificate};
@@ -51,6 +52,8 @@ pub struct Slot {
     pub prepared_before: Option<PreparedCertificate>,
     /// A batch that is committed, or was voted for in a former view, and is not the accepted one.
     pub other: Option<(Digest, Arc<Body>)>,
+    /// Of each replica the COMMIT that it sent in the last view that was left, where it sent one.
+    pub openings: Vec<(ReplicaId, Opened)>,
     /// Whether it was executed: then the body is kept only until its record is durable.
     pub executed: bool,
 }
@@ -70,6 +73,7 @@ impl Slot {
             committed: None,
             prepared_before: None,
             other: None,
+            openings: Vec::new(),
             executed: false,
         }
     }
@@ -87,6 +91,7 @@ impl Slot {
             committed,
             prepared_before,
             other,
+            openings,
             executed,
         } = self;
         (*at, *accepted, *opened, *cert_at, *committed) = (seq, None, ReplicaSet::EMPTY, None, None);
@@ -94,6 +99,7 @@ impl Slot {
         (*cert_is_durable, *executed) = (false, false);
         prepares.clear();
         commits.clear();
+        openings.clear();
     }
 
     /// Puts a proposal into it.
@@ -191,8 +197,10 @@ impl Slot {
         accepted.and_then(|accepted| accepted.body.as_ref()).or(other)
     }
 
-    /// The view is left: its votes are forgotten, its certificate is kept, and of the bodies the one that is needed.
-    pub fn leave_view(&mut self, config: &ClusterConfig) {
+    /// The view `left` is left: its votes are forgotten but for who committed, its certificate is kept, and of the bodies
+    /// the one that is needed.
+    pub fn leave_view(&mut self, config: &ClusterConfig, left: View) {
+        self.keep_openings(config, left);
         if self.cert_at.is_some() {
             self.prepared_before = Some(self.prepared_certificate(config));
         }

@@ -32,7 +32,7 @@ enum Phase {
 pub(super) struct Views {
     phase: Phase,
     /// Of each replica the VIEW-CHANGE for the highest view.
-    received: Vec<Option<Arc<ViewChange>>>,
+    pub(super) received: Vec<Option<Arc<ViewChange>>>,
     /// The highest view that each other replica is known to go to.
     going_to: Vec<View>,
     /// What began the current view; none in view 0, and on the way.
@@ -96,9 +96,10 @@ impl Pbft {
         let open = self.window.iter().filter(|slot| slot.committed.is_none());
         let bodies = open.filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
         let requests = bodies.flat_map(|body| body.requests()).collect();
+        let left = self.view;
         for index in 0..self.window.len() {
             let config = Arc::clone(&self.config);
-            self.change(index, |slot| slot.leave_view(&config));
+            self.change(index, |slot| slot.leave_view(&config, left));
         }
         self.early.clear();
         self.early_bytes = 0;
@@ -158,6 +159,9 @@ impl Pbft {
         let from = message.replica;
         if from == self.me {
             return Err(Ignored::OwnMessage);
+        }
+        if self.views.received[from.index()].as_ref().is_none_or(|known| known != message) {
+            self.judge_view_change(message);
         }
         self.goes_to(from, message.view);
         if message.view < self.view || (message.view == self.view && self.is_normal()) {

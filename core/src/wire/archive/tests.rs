@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::strategy::Strategy;
 
 use super::*;
-use crate::ids::{Digest, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use crate::evidence::{Evidence, Proof, SignedVote};
+use crate::ids::{ClusterId, Digest, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::quorum::ReplicaSet;
 use crate::snapshot::{ChunkBytes, Manifest, Piece, Scalars, Section};
 use crate::wire::frame::{WIRE_VERSION, is_kept};
@@ -121,7 +122,14 @@ pub(in crate::wire) fn examples() -> Vec<Message> {
         Message::Manifest(stable_snapshot(2, 3)),
         Message::FetchChunk(FetchChunk { seq: Seq(128), piece: Piece { section: Section::Clients, index: 7 } }),
         Message::Chunk(chunk(Some(b"a piece of the state"))),
+        Message::Evidence(Arc::new(evidence(7))),
     ]
+}
+
+fn evidence(seq: u64) -> Evidence {
+    let vote = |digest| SignedVote { digest: Digest([digest; 32]), ballot: slot(1, 0).certificate.proposal };
+    let proof = Proof::two_prepares(ReplicaId(3), View(5), Seq(seq), vote(1), vote(2));
+    Evidence { cluster: ClusterId([4; 32]), epoch: Epoch(2), proof }
 }
 
 fn chunk(bytes: Option<&'static [u8]>) -> Chunk {
@@ -395,6 +403,7 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
             let bytes = bytes.map(|bytes| ChunkBytes::new(Bytes::from(bytes)));
             Message::Chunk(Chunk { seq, piece, bytes })
         }),
+        any::<u64>().prop_map(|seq| Message::Evidence(Arc::new(evidence(seq)))),
     ]
 }
 

@@ -21,6 +21,7 @@ use crate::clock;
 use crate::control::{Control, Question};
 use crate::counters::{OrderingCounters, ShardCounters};
 use crate::error::ServerError;
+use crate::evidence::EvidenceFolder;
 use crate::execution::{Execution, ExecutionHandle, ExecutionThread};
 use crate::io::journal::{Completed, JournalRing};
 use crate::ordering::{CONTROL_LINK, Node, Words};
@@ -61,6 +62,7 @@ struct Host<'a> {
     ring: JournalRing,
     execution: ExecutionHandle,
     snapshots: Arc<SnapshotThread>,
+    evidence: EvidenceFolder,
     snapshots_done: mpsc::Receiver<SnapshotDone>,
     remotes: Vec<RemoteShard>,
     /// For each remote: what must not be lost when its queue is full.
@@ -111,6 +113,7 @@ pub async fn run(
         ring: started.ring,
         execution,
         snapshots,
+        evidence: EvidenceFolder::new(started.directory.evidence()),
         snapshots_done,
         remotes,
         urgent,
@@ -122,6 +125,7 @@ pub async fn run(
     };
     local.start(listener)?;
     let outcome = host.serve().await;
+    host.write_evidence();
     let ended = host.end_remotes();
     local.end().await?;
     outcome.and(ended)
@@ -287,7 +291,14 @@ impl Host<'_> {
         if let Some(seq) = self.node.outbox.remove_snapshots_below.take() {
             self.snapshots.submit(SnapshotJob::RemoveBelow(seq));
         }
+        self.write_evidence();
         Ok(())
+    }
+
+    fn write_evidence(&mut self) {
+        for accusation in self.node.outbox.evidence.drain(..) {
+            self.snapshots.submit(SnapshotJob::Evidence { folder: self.evidence.clone(), accusation });
+        }
     }
 
     fn send(&mut self, now: Now) {
