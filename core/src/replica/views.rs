@@ -364,7 +364,9 @@ impl Replica {
             if self.transfer.is_active() {
                 return None;
             }
-            let has_work = self.pool.waiting() > 0 || self.pbft.highest_prepared() > self.executing.last;
+            // What was proposed has left the pool, and may never be prepared if too few are in this view.
+            let is_open = self.pbft.in_flight() > 0 || self.pbft.highest_prepared() > self.executing.last;
+            let has_work = self.pool.waiting() > 0 || is_open;
             return (has_work && !self.pbft.is_primary()).then_some(WaitsFor::Execution(self.views.effective));
         }
         // Nobody goes on from a view that a quorum has not come to (V8).
