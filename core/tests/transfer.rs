@@ -667,6 +667,23 @@ fn mem1_few_pieces_are_under_way_at_a_time() {
 }
 
 #[test]
+fn mem1_what_is_given_unasked_is_taken_only_where_there_is_room() {
+    let mut lone = Lone::left_behind();
+    let large: Vec<_> = (0..40u8).map(|fill| vec![fill; CHUNK_BYTES_MAX]).collect();
+    let image = Image::new(&lone.cluster, OLDER, &large);
+    let from = lone.asked_for_manifest()[0].0;
+    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    lone.run_files();
+    for piece in image.pieces.keys() {
+        lone.hear(from, image.chunk(FetchChunk { seq: OLDER, piece: *piece }));
+    }
+    assert!(lone.files.len() <= TRANSFER_BYTES / CHUNK_BYTES_MAX, "{} pieces wait for the disk", lone.files.len());
+    lone.feed(&image);
+    lone.show_checkpoint(STABLE, Digest([7; 32]));
+    assert_eq!(lone.installed, [OLDER]);
+}
+
+#[test]
 fn k3_the_state_of_others_must_be_what_the_checkpoint_says() {
     for (is_right, expected) in [(true, None), (false, Some("checkpoint"))] {
         let mut lone = Lone::left_behind();

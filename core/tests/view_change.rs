@@ -64,6 +64,22 @@ fn v12_what_a_dead_primary_had_proposed_to_a_quorum_comes_back_at_its_seq() {
 }
 
 #[test]
+fn v12_a_proposal_that_too_few_are_there_to_prepare_costs_the_view_although_it_left_the_pool() {
+    let mut cluster = running();
+    // The proposal reaches everybody, and nothing else of this view does.
+    cluster.hears = |_, _, message| message.kind() != Kind::Prepare;
+    cluster.submit();
+    // Nor does the client ask again: nothing waits in the pools.
+    cluster.said.deadline = None;
+    cluster.pass_until(4 * T0, |cluster| {
+        let backups = cluster.others(&[cluster.primary(0)]);
+        backups.iter().any(|backup| cluster.view(*backup).0 > View(0))
+    });
+    cluster.hears = |_, _, _| true;
+    cluster.pass_until(5 * SECOND, |cluster| cluster.done == 2);
+}
+
+#[test]
 fn v9_views_change_although_whatever_is_said_of_them_first_is_lost() {
     let mut cluster = running();
     cluster.down.push(cluster.primary(0));

@@ -222,7 +222,7 @@ impl Pieces {
             self.cursor += 1;
         }
         let (piece, len, _) = self.manifest.part(self.cursor)?;
-        if self.bytes_under_way > 0 && self.bytes_under_way + len as usize > TRANSFER_BYTES {
+        if !self.has_room_for(len) {
             return None;
         }
         let to = self.best_source(now, eligible)?;
@@ -259,8 +259,10 @@ impl Pieces {
         match self.places[part as usize] {
             // Late, after somebody else was asked, or nobody yet: it is the right one all the same.
             Place::Asked => self.answered(part),
-            Place::Missing => self.bytes_under_way += self.len_of(part) as usize,
-            Place::Found | Place::Storing | Place::Held => return Arrived::NotNeeded,
+            Place::Missing if self.has_room_for(self.len_of(part)) => {
+                self.bytes_under_way += self.len_of(part) as usize;
+            }
+            Place::Missing | Place::Found | Place::Storing | Place::Held => return Arrived::NotNeeded,
         }
         self.sources[from.index()].heard = now;
         self.storing += 1;
@@ -311,6 +313,11 @@ impl Pieces {
 
     fn has_begun(&self) -> bool {
         self.places.len() == self.manifest.parts() as usize
+    }
+
+    /// Whether a piece may be asked for, or taken from who was not asked.
+    fn has_room_for(&self, len: u32) -> bool {
+        self.bytes_under_way + len as usize <= TRANSFER_BYTES
     }
 
     fn len_of(&self, part: u32) -> u32 {
