@@ -26,6 +26,7 @@ use crate::io::journal::JournalRing;
 use crate::io::probe::{self, WritePath};
 use crate::io::segments::{Segments, segment_files};
 use crate::snapshots::SnapshotFolder;
+use crate::stepping::{Core, Seat};
 
 /// A replica that was read back, and what belongs to it.
 pub struct Started {
@@ -39,8 +40,8 @@ pub struct Started {
     pub manifest: Option<Manifest>,
     /// The service, opened.
     pub service: Box<dyn Service>,
-    /// The replica.
-    pub replica: Replica,
+    /// The replica, or what stands before it.
+    pub core: Box<dyn Core>,
     /// Its journal.
     pub journal: Journal,
     /// The journal's ring and files.
@@ -56,6 +57,7 @@ pub fn start(
     config: &ServerConfig,
     mut service: Box<dyn Service>,
     bell: &Arc<Doorbell>,
+    seat: Seat,
 ) -> Result<Started, ServerError> {
     let scheme: Arc<dyn Scheme> = Arc::new(Ed25519::new(&config.secret_key, crate::entropy()));
     let member = config.cluster.member(config.me);
@@ -97,7 +99,8 @@ pub fn start(
     let journal = Journal::new(directory.superblock(), tail, config.journal);
     let mut effects = Effects::default();
     let replica = recovery.finish(clock::now(), last, service_at, &mut effects);
-    Ok(Started { directory, way, snapshots, manifest, service, replica, journal, ring, effects, scheme })
+    let core = seat(replica, &mut effects);
+    Ok(Started { directory, way, snapshots, manifest, service, core, journal, ring, effects, scheme })
 }
 
 /// A replica at its newest stable snapshot, to be fed with records.

@@ -31,6 +31,7 @@ use crate::io::doorbell::Doorbell;
 use crate::io::probe;
 use crate::shard::{Arrival, Handover, ShardSetup};
 use crate::start::start;
+use crate::stepping::Seat;
 use crate::{Pin, ServerConfig};
 use cores::Cores;
 use executor::Executor;
@@ -94,11 +95,11 @@ struct ToCore {
 }
 
 /// Runs a replica until it is stopped or fails. Executor 0 runs on the calling thread.
-pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -> Result<(), ServerError> {
+pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control, seat: Seat) -> Result<(), ServerError> {
     probe::io_uring(config.cores)?;
     let cores_granted = Cores::of_this_thread()?;
     let bell = control.bell();
-    let started = start(&config, service, &bell)?;
+    let started = start(&config, service, &bell, seat)?;
     let ServerConfig { cluster, me, listener, cores, pin, rules, .. } = config;
     let instance = started.directory.superblock().instance;
     let identity = LocalIdentity::replica(cluster.clone(), started.scheme.clone(), me, instance)

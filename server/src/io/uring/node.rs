@@ -104,8 +104,7 @@ pub async fn run(
     let counters = Arc::new(OrderingCounters::default());
     let words =
         Words { write_path: started.way.words().into(), signatures: bft_core::auth::Ed25519::implementation().into() };
-    let node =
-        Node::new(started.replica, started.journal, started.effects, words, shards, counters.clone(), local.brim());
+    let node = Node::new(started.core, started.journal, started.effects, words, shards, counters.clone(), local.brim());
     let urgent = remotes.iter().map(|_| VecDeque::new()).collect();
     let mut host = Host {
         local: local.clone(),
