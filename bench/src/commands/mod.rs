@@ -6,3 +6,4 @@ pub mod local;
 pub mod measure;
 pub mod replica;
 pub mod run;
+pub mod villains;
