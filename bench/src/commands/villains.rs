@@ -173,6 +173,8 @@ fn runs(runs: &[Run]) -> Value {
             "evidence": run.evidence,
             "misdeeds": run.misdeeds,
             "gone": run.is_gone,
+            "cpu_in_place_s": run.cpu_in_place.as_secs_f64(),
+            "cpu_of_others_s": run.cpu_of_others.as_secs_f64(),
         })
     };
     runs.iter().map(one).collect()
@@ -224,8 +226,16 @@ mod tests {
     use super::*;
 
     fn verdict(without: &[f64], with: &[f64], misdeeds: Option<u64>, errors: u64) -> Verdict {
-        let run =
-            |ops_per_s: &f64| Run { ops_per_s: *ops_per_s, errors, view: 1, evidence: 0, misdeeds, is_gone: false };
+        let run = |ops_per_s: &f64| Run {
+            ops_per_s: *ops_per_s,
+            errors,
+            view: 1,
+            evidence: 0,
+            misdeeds,
+            is_gone: false,
+            cpu_in_place: Duration::ZERO,
+            cpu_of_others: Duration::ZERO,
+        };
         let villain = Villain { name: "x".into(), place: Place::Primary, scene: Scene::Quiet, harm: Harm::Lies };
         Verdict { villain, without: without.iter().map(run).collect(), with: with.iter().map(run).collect() }
     }

@@ -9,7 +9,7 @@ use bft_cli::stop::Stop;
 use bft_client::ClientConfig;
 use bft_core::ids::{ReplicaId, View};
 use bft_core::wire::message::Info;
-use bft_server::children::LocalCluster;
+use bft_server::children::{Child, LocalCluster};
 use bft_server::testnet::TestnetOptions;
 use rustix::process::Signal;
 
@@ -25,7 +25,7 @@ use crate::watch::Observer;
 /// Replicas.
 const REPLICAS: usize = 4;
 /// The load: many signatures and small operations, so that processors are what is scarce.
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 16;
 const INFLIGHT: usize = 256;
 const OPS_PER_ENVELOPE: u32 = 8;
 const OP_BYTES: usize = 16;
@@ -78,6 +78,10 @@ pub struct Run {
     pub misdeeds: Option<u64>,
     /// Whether the villain's process was gone before the window ended.
     pub is_gone: bool,
+    /// CPU time in the window of the replica that is the villain, or would be.
+    pub cpu_in_place: Duration,
+    /// And of the other three.
+    pub cpu_of_others: Duration,
 }
 
 /// Where runs take place.
@@ -98,7 +102,9 @@ struct Scenery {
     observer: Observer,
     load: Load,
     scene: Scene,
-    villain: Option<ReplicaId>,
+    /// Who is the villain, or would be.
+    place: ReplicaId,
+    company: Company,
 }
 
 /// What is sent.
@@ -129,9 +135,10 @@ impl Stage<'_> {
         let mut scenery = self.set(folder.path(), villain, company)?;
         scenery.begin(self.stop, self.times.settle)?;
         let interval = scenery.load.measure(scenery.load.now(), self.times.window);
+        let before = scenery.cpu_times();
         scenery.disturb(self.stop)?;
         sleep_until(self.stop, &scenery.load, interval.end)?;
-        let run = scenery.end(self.times.window)?;
+        let run = scenery.end(self.times.window, before)?;
         folder.close().map_err(because(Reason::Failed))?;
         Ok(run)
     }
@@ -139,10 +146,9 @@ impl Stage<'_> {
     fn set(&self, folder: &Path, villain: &Villain, company: Company) -> Result<Scenery, Failure> {
         let scene = villain.scene;
         let mut cluster = create_cluster(folder, REPLICAS, None, |options| adjust(scene, options))?;
-        let who = cluster.testnet().cluster().primary(villain.place.view());
-        let who = (company == Company::WithVillain).then_some(who);
-        if let Some(who) = who {
-            cluster.run_by(who, self.cast.program(villain));
+        let place = cluster.testnet().cluster().primary(villain.place.view());
+        if company == Company::WithVillain {
+            cluster.run_by(place, self.cast.program(villain));
         }
         let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
         cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
@@ -151,7 +157,7 @@ impl Stage<'_> {
         let mut load = Load::open(&config, &plan).map_err(because(Reason::Config))?;
         wait_for_sessions(&load, &plan, self.stop)?;
         load.start().map_err(because(Reason::Unavailable))?;
-        Ok(Scenery { cluster, observer, load, scene, villain: who })
+        Ok(Scenery { cluster, observer, load, scene, place, company })
     }
 }
 
@@ -209,37 +215,56 @@ impl Scenery {
         told
     }
 
+    fn villain(&self) -> Option<ReplicaId> {
+        (self.company == Company::WithVillain).then_some(self.place)
+    }
+
+    /// What the replica in the villain's place, and the others, have used so far.
+    fn cpu_times(&self) -> (Duration, Duration) {
+        let used = |(replica, child): (ReplicaId, &Child)| (replica, child.usage().unwrap_or_default().cpu);
+        let (place, others): (Vec<_>, Vec<_>) =
+            self.cluster.running().map(used).partition(|(replica, _)| *replica == self.place);
+        let sum = |all: Vec<(ReplicaId, Duration)>| all.into_iter().map(|(_, cpu)| cpu).sum();
+        (sum(place), sum(others))
+    }
+
     /// The highest view that one who does not lie is in.
     fn view(&self, infos: &[Option<Info>]) -> View {
         self.honest(infos).map(|info| info.view).max().unwrap_or_default()
     }
 
     fn honest<'a>(&self, infos: &'a [Option<Info>]) -> impl Iterator<Item = &'a Info> + use<'a> {
-        let villain = self.villain;
+        let villain = self.villain();
         let by_id = infos.iter().zip(0..).filter(move |(_, id)| villain != Some(ReplicaId(*id)));
         by_id.filter_map(|(info, _)| info.as_ref())
     }
 
-    /// Ends it, and says what came of it.
-    fn end(mut self, window: Duration) -> Result<Run, Failure> {
+    /// Ends it, and says what came of it since the replicas had used `before`.
+    fn end(mut self, window: Duration, before: (Duration, Duration)) -> Result<Run, Failure> {
+        let after = self.cpu_times();
         let infos = self.observer.ask(INFO);
         let view = self.view(&infos).0;
         let evidence = self.honest(&infos).map(|info| counter(info, "evidence")).max().unwrap_or(0);
-        let is_gone = match self.villain {
+        let villain = self.villain();
+        let is_gone = match villain {
             None => false,
             Some(villain) => self.cluster.child(villain).try_wait().map_err(because(Reason::Failed))?.is_some(),
         };
         let tally = self.load.end(CLOSE);
-        let misdeeds = match self.villain {
+        let misdeeds = match villain {
             None => None,
             Some(villain) => last_words(&mut self.cluster, villain)?,
         };
         self.cluster.kill_all().map_err(because(Reason::Failed))?;
-        if self.villain.is_none() && tally.ops == 0 {
+        if villain.is_none() && tally.ops == 0 {
             return Err(Failure::new(Reason::Failed, "a cluster without a villain answered nothing in the window"));
         }
         let ops_per_s = tally.ops as f64 / window.as_secs_f64();
-        Ok(Run { ops_per_s, errors: errors(&tally), view, evidence, misdeeds, is_gone })
+        let cpu_in_place = after.0.saturating_sub(before.0);
+        // A backup that comes back has used nothing yet.
+        let cpu_of_others = after.1.saturating_sub(before.1);
+        let errors = errors(&tally);
+        Ok(Run { ops_per_s, errors, view, evidence, misdeeds, is_gone, cpu_in_place, cpu_of_others })
     }
 }
 
