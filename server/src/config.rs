@@ -24,7 +24,7 @@ use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
 use serde::Deserialize;
 
 use crate::shard::refusals;
-use crate::{Pin, ServerConfig};
+use crate::{Io, Pin, ServerConfig};
 
 /// The version of the file that is read and written.
 pub const VERSION: u64 = 1;
@@ -88,6 +88,8 @@ pub struct ReplicaConfig {
     pub cores: usize,
     /// Whether its executors are pinned to them.
     pub pin: Pin,
+    /// Who moves its bytes.
+    pub io: Io,
     /// What executes.
     pub service: ServiceSection,
     /// How the journal is written.
@@ -157,6 +159,8 @@ struct ReplicaFile {
     cores: usize,
     #[serde(default)]
     pin: bool,
+    #[serde(default)]
+    io: Io,
     service: ServiceSection,
     #[serde(default)]
     journal: JournalSection,
@@ -214,6 +218,7 @@ impl ReplicaConfig {
             listen: file.listen.unwrap_or_else(|| member.address.clone()),
             cores: within(&document, "cores", file.cores as u64, 1..=CORES_MAX as u64)? as usize,
             pin: if file.pin { Pin::Pinned } else { Pin::Free },
+            io: file.io,
             service: file.service,
             journal: file.journal.options(&document)?,
             links: file.links,
@@ -240,6 +245,7 @@ impl ReplicaConfig {
             listener,
             cores: self.cores,
             pin: self.pin,
+            io: self.io,
             journal: self.journal,
             tuning: Tuning::default(),
             refusal_max: self.links.refusal_max.0,
@@ -317,7 +323,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let testnet = testnet(dir.path());
         let config = load(&testnet.config(ReplicaId(2)), &[]).unwrap();
-        assert_eq!((config.me, config.cores, config.pin), (ReplicaId(2), 1, Pin::Free));
+        assert_eq!((config.me, config.cores, config.pin, config.io), (ReplicaId(2), 1, Pin::Free, Io::Auto));
         assert_eq!(config.listen, "127.0.0.1:4712");
         assert_eq!(config.data_dir, dir.path().join("net/replica-2/data"));
         assert_eq!(*config.cluster, **testnet.cluster());
@@ -338,10 +344,11 @@ mod tests {
             ("BFTD_JOURNAL__SEGMENT_BYTES", "8MiB"),
             ("PIN", "x"),
             ("BFTD_LINKS__REFUSAL_MAX", "0s"),
+            ("BFTD_IO", "epoll"),
         ];
         let config = load(&path, &variables).unwrap();
         assert_eq!((config.cores, config.log.format, config.journal.segment_bytes), (2, LogFormat::Json, 8 << 20));
-        assert_eq!(config.links.refusal_max, HumanDuration(0));
+        assert_eq!((config.links.refusal_max, config.io), (HumanDuration(0), Io::Epoll));
         let wrong = |name, value| message(load(&path, &[(name, value)]), dir.path());
         assert_eq!(wrong("BFTD_CORES", "0"), "BFTD_CORES: cores: is 0, but must be 1 to 64");
         assert_eq!(
