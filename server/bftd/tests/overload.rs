@@ -1,14 +1,18 @@
 //! More clients than the cluster has sessions for, on real processes: those beyond are told so and come in when there is
 //! room; the others notice nothing.
 
+#[macro_use]
 mod support;
 
 use std::time::Duration;
 
 use bft_client::{Client, ClientConfig, Completions, NotSent, Outcome, Submit, Wait};
+use bft_server::Io;
 use bft_server::children::LocalCluster;
 use bft_services::kv::{Operation, Reply};
 use support::{INTERVAL, Observer, PATIENCE, program};
+
+over_each_driver!(mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one,);
 
 const SESSIONS: u32 = 3;
 
@@ -24,10 +28,10 @@ fn counter(outcome: &Outcome) -> i64 {
     }
 }
 
-#[test]
-fn mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one() {
+fn mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one(io: Io) {
     let dir = tempfile::tempdir().unwrap();
     let cluster = LocalCluster::create(&dir.path().join("net"), 4, program(), |options| {
+        options.io = io;
         options.params.sessions_max = SESSIONS;
         options.params.checkpoint_interval = INTERVAL;
         options.params.window = 2 * INTERVAL;
