@@ -1,5 +1,5 @@
 //! Where io_uring is refused, as containers do by a seccomp filter: a replica that chooses by itself serves over epoll, and
-//! one that is told to use io_uring says what to change.
+//! one that is told to use io_uring says what to change. Replicas of both kinds make one cluster.
 
 mod support;
 
@@ -9,9 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use bft_core::ids::ReplicaId;
+use bft_server::io::Driver;
 use bft_server::testnet::{Testnet, TestnetOptions};
 use serde_json::Value;
-use support::{Adders, Observer, PATIENCE, SNAPSHOTS_RARELY, bftd, running_cluster};
+use support::{Adders, Observer, PATIENCE, SNAPSHOTS_RARELY, bftd, cluster, running_cluster};
 
 /// From here on this thread, and the processes that it starts, are refused io_uring: making a ring fails with `errno`.
 fn refuse_io_uring(errno: i32) -> io::Result<()> {
@@ -87,6 +88,29 @@ fn a_replica_that_chooses_epoll_says_why_and_what_it_costs_and_status_tells() {
         assert!(ends.iter().all(|end| end.success()), "{ends:?}");
     });
     confined.join().unwrap();
+}
+
+#[test]
+fn replicas_of_both_drivers_make_one_cluster() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = cluster(dir.path(), SNAPSHOTS_RARELY);
+    for (replica, io) in cluster.testnet().cluster().replicas().zip(["uring", "epoll", "uring", "epoll"]) {
+        let file = cluster.testnet().config(replica);
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("io = \"auto\""), "{text}");
+        std::fs::write(&file, text.replace("io = \"auto\"", &format!("io = \"{io}\""))).unwrap();
+    }
+    cluster.start_all(PATIENCE).unwrap();
+    let adders = Adders::start(&cluster);
+    adders.wait_for_more("the load runs", 500);
+    adders.stop_and_compare();
+    let observer = Observer::new(&cluster);
+    observer.wait_equal();
+    let drivers = observer.infos(false).into_iter().flatten().map(|info| Driver::of_write_path(&info.write_path));
+    let [uring, epoll] = [Some(Driver::Uring), Some(Driver::Epoll)];
+    assert!(drivers.eq([uring, epoll, uring, epoll]));
+    let ends = cluster.stop_all(PATIENCE).unwrap();
+    assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
 
 fn run_alone(dir: &Path, io: &str) -> (Option<i32>, String) {

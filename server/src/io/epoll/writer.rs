@@ -110,16 +110,12 @@ impl Desk {
             return Ok(());
         }
         let mut writes = std::mem::take(&mut self.writes);
-        let all = self.write_all(&writes);
-        let over = match all {
+        let over = match self.write_all(&writes) {
             Ok(()) => {
-                let landed = writes.drain(..).map(|flight| Landed { outcome: Ok(flight.bytes.len()), flight });
-                landed.map(|landed| self.tell(landed)).collect()
+                writes.drain(..).try_for_each(|flight| self.tell(Landed { outcome: Ok(flight.bytes.len()), flight }))
             }
-            Err((failed, outcome)) => {
-                // The others are told nothing of: nobody asks any more.
-                self.tell(Landed { flight: writes.swap_remove(failed), outcome }).and(Err(Over))
-            }
+            // Of the others nothing is told: nobody asks any more.
+            Err((failed, outcome)) => self.tell(Landed { flight: writes.swap_remove(failed), outcome }).and(Err(Over)),
         };
         self.bell.ring();
         self.writes = writes;

@@ -69,10 +69,10 @@ impl Ring {
         let result = u32::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
         match (airborne.flight.aim, is_flush) {
             (Aim::Write(_), true) => airborne.flushed = result.map(drop).map_err(DiskError::of("flush")),
-            (Aim::Write(_), false) => {
-                airborne.moved = result.map(|moved| moved as usize).map_err(DiskError::of("write"))
+            (aim, _) => {
+                let what = if matches!(aim, Aim::Write(_)) { "write" } else { "read" };
+                airborne.moved = result.map(|moved| moved as usize).map_err(DiskError::of(what));
             }
-            (Aim::Read { .. }, _) => airborne.moved = result.map(|moved| moved as usize).map_err(DiskError::of("read")),
         }
         airborne.left -= 1;
         // Also a failed one is over when its last entry is: nobody waits for it in vain.
