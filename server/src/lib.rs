@@ -6,7 +6,7 @@
 //!                                                                    |-> execution: the service -> answers
 //! ```
 //! [`run`] blocks until the replica is stopped through its [`Control`] or can not go on; [`data_dir::create`] makes the
-//! directory it needs. One room, [`io`], knows the executor and the ring; everything else is plain code.
+//! directory it needs. One room, [`io`], knows who moves the bytes, io_uring or epoll; everything else is plain code.
 
 pub mod brim;
 pub mod children;
@@ -38,6 +38,7 @@ use bft_core::door::Tuning;
 use bft_core::ids::ReplicaId;
 use bft_core::journal::JournalOptions;
 use bft_core::service::Service;
+use serde::Deserialize;
 use stepping::Seat;
 
 pub use control::Control;
@@ -61,6 +62,8 @@ pub struct ServerConfig {
     pub cores: usize,
     /// Whether the executors are pinned to the cores 0, 1, …: only where no one else uses those.
     pub pin: Pin,
+    /// Who moves the bytes.
+    pub io: Io,
     /// How the journal is written.
     pub journal: JournalOptions,
     /// Intervals and bounds of the core.
@@ -93,6 +96,31 @@ pub enum Pin {
     Free,
 }
 
+/// Who moves a replica's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// io_uring, or epoll where that is refused.
+    #[default]
+    Auto,
+    /// io_uring; where it is refused the replica does not start.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl Io {
+    /// As it stands in `bftd.toml`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
 /// Runs a replica. Returns `Ok` when it was stopped, everything flushed and the journal closed; an error when it could
 /// not start or had to stop. The calling thread runs the core.
 pub fn run(config: ServerConfig, service: Box<dyn Service>, control: Control) -> Result<(), ServerError> {
@@ -108,7 +136,7 @@ pub fn run_seated(
     seat: Seat,
 ) -> Result<(), ServerError> {
     let ended = EndedAtDrop(&control);
-    let outcome = io::uring::run(config, service, &control, seat);
+    let outcome = io::run(config, service, &control, seat);
     drop(ended);
     outcome
 }

@@ -1,4 +1,4 @@
-//! The loop's inside around [`Core::step`]: inputs in, and every effect carried out or handed on by the contract of
+//! The loop's inside around [`Stepped::step`]: inputs in, and every effect carried out or handed on by the contract of
 //! [`bft_core::door`]. No socket, file or clock: the executor brings inputs and time, and takes what is to be written,
 //! sent and executed.
 //!
@@ -25,7 +25,7 @@ use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
 use crate::progress::TransferWatch;
 use crate::shard::Arrival;
-use crate::stepping::Core;
+use crate::stepping::Stepped;
 
 /// New memory for encoded frames.
 const ENCODE_BYTES: usize = 256 * 1024;
@@ -66,7 +66,7 @@ pub struct Words {
 
 /// The replica, its journal, and what waits for it.
 pub struct Node {
-    core: Box<dyn Core>,
+    core: Box<dyn Stepped>,
     journal: Journal,
     effects: Effects,
     inputs: VecDeque<Input>,
@@ -108,7 +108,7 @@ impl Node {
     /// Around the core of a replica that was read back. `effects`: what [`bft_core::replica::Recovery::finish`] wanted.
     #[must_use]
     pub fn new(
-        core: Box<dyn Core>,
+        core: Box<dyn Stepped>,
         journal: Journal,
         effects: Effects,
         words: Words,

@@ -5,7 +5,7 @@ use bft_core::door::{Effects, Input, Now};
 use bft_core::replica::Replica;
 
 /// A core as the ordering loop knows it.
-pub trait Core {
+pub trait Stepped {
     /// One step: the contract is that of [`bft_core::door`].
     fn step(&mut self, now: Now, input: Input, effects: &mut Effects);
 
@@ -13,7 +13,7 @@ pub trait Core {
     fn replica(&self) -> &Replica;
 }
 
-impl Core for Replica {
+impl Stepped for Replica {
     fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {
         Self::step(self, now, input, effects);
     }
@@ -25,7 +25,7 @@ impl Core for Replica {
 
 /// Makes of a replica that was read back what is stepped, and sees what its recovery wants done. Called once, on the thread
 /// of the core.
-pub type Seat = Box<dyn FnOnce(Replica, &mut Effects) -> Box<dyn Core>>;
+pub type Seat = Box<dyn FnOnce(Replica, &mut Effects) -> Box<dyn Stepped>>;
 
 /// The replica itself.
 #[must_use]

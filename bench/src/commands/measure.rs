@@ -162,7 +162,7 @@ pub fn measure(
 }
 
 /// Writes every key once.
-fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
+pub fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
     let begin = Instant::now();
     let mut load = Load::open(config, plan).map_err(because(Reason::Config))?;
     wait_for_sessions(&load, plan, stop)?;

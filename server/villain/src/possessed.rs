@@ -15,7 +15,7 @@ use bft_core::replica::Replica;
 use bft_core::wire::message::Message;
 use bft_core::wire::request::SignedRequest;
 use bft_server::ordering::CONTROL_LINK;
-use bft_server::stepping::Core;
+use bft_server::stepping::Stepped;
 use bft_sim::villains::said::Line;
 use bft_sim::villains::{Heard, Twin};
 
@@ -149,7 +149,7 @@ impl Possessed {
     }
 }
 
-impl Core for Possessed {
+impl Stepped for Possessed {
     fn step(&mut self, now: Now, input: Input, effects: &mut Effects) {
         if let Some(input) = self.hear(now, input) {
             self.replica.step(now, input, effects);
