@@ -398,7 +398,9 @@ impl TryFrom<Message> for Answer {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Evidence(_) => Err(message.kind()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Err(message.kind()),
         }
     }
 }

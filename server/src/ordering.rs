@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bft_core::door::{Answer, Effects, FileOrder, InfoTo, Input, Lane, Now, Outgoing, To};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
+use bft_core::journal::superblock::Learner;
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
 use bft_core::replica::Replica;
@@ -85,6 +86,8 @@ pub struct Node {
     epoch: Epoch,
     /// After damage: the Seq at which the replica may vote again.
     silent_through: Option<Seq>,
+    /// Whether people were told that it votes no more.
+    is_learner: bool,
     encoded: BytesMut,
     desk: InfoDesk,
     telling: Telling,
@@ -129,6 +132,7 @@ impl Node {
             durable: journal.durable(),
             epoch: replica.config().epoch(),
             silent_through: replica.silent_through(),
+            is_learner: false,
             replica,
             journal,
             effects,
@@ -156,6 +160,7 @@ impl Node {
                 "the journal was damaged: this replica follows, and does not vote"
             );
         }
+        self.tell_of_learner();
         self.carry_out(now)
     }
 
@@ -218,6 +223,7 @@ impl Node {
             self.silent_through = None;
             tracing::info!(stable = self.replica.stable().0, "this replica votes again");
         }
+        self.tell_of_learner();
         let (used, room) = self.replica.pool_fill();
         self.brim.look(used, room);
         self.transfer.look(now.mono, self.replica.transfer_progress());
@@ -274,6 +280,25 @@ impl Node {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.journal.is_idle()
+    }
+
+    /// Says once in a life that this replica votes no more, and why.
+    fn tell_of_learner(&mut self) {
+        let Some(learner) = self.replica.learner().filter(|_| !self.is_learner) else { return };
+        self.is_learner = true;
+        match learner {
+            Learner::LostDirectory => tracing::error!(
+                "this replica's directory was lost: it is a learner. It follows and answers, and never votes again under \
+                 this key; the cluster counts it as faulty"
+            ),
+            Learner::WentBack { view, seq } => tracing::error!(
+                view = view.0,
+                seq = seq.0,
+                "this replica's disk went back in time: others hold its signature for this view and Seq, and it does not \
+                 know of it. It is a learner: it follows and answers, and never votes again under this key; the cluster \
+                 counts it as faulty. Who put back a copy of its directory?"
+            ),
+        }
     }
 
     fn next_input(&mut self) -> Option<Input> {
@@ -426,10 +451,12 @@ mod tests {
     use bft_core::ids::{ClusterId, ReplicaId, RequestNo, SessionId, View, WallNanos};
     use bft_core::journal::superblock::Directory;
     use bft_core::journal::{Blocks, JournalOptions, SegmentFile, Superblock, scan};
+    use bft_core::wire::archive::decode;
     use bft_core::wire::canonical::{Tag, signing_bytes};
     use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
     use bft_core::wire::message::Kind;
     use bft_core::wire::opening::Opening;
+    use bft_core::wire::recall::{Recall, Recalled};
     use bft_core::wire::request::{RequestBounds, SignedRequest, encode_request};
 
     use super::*;
@@ -480,6 +507,18 @@ mod tests {
         let mut node =
             Node::new(replica, journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
         node.start(NOW).unwrap();
+        let question = sent_messages(&mut node).into_iter().find_map(|message| match message {
+            Message::Recall(question) => Some(question),
+            _ => None,
+        });
+        let Recall { epoch, start, .. } = question.expect("it asks its peers");
+        // Nobody holds anything that it does not know of.
+        let verifier = Verifier::new(node.replica.config().clone(), scheme(100));
+        let answer = verifier.check(me, Message::Recalled(Recalled { epoch, start, held: None })).unwrap();
+        for from in node.replica.config().clone().replicas().filter(|peer| *peer != me).take(2) {
+            node.input(Input::Message { from, message: answer.clone() });
+        }
+        node.turn(NOW).unwrap();
         node
     }
 
@@ -497,10 +536,17 @@ mod tests {
         Input::Requests(requests)
     }
 
-    fn sent(node: &mut Node) -> Vec<Kind> {
+    fn sent_messages(node: &mut Node) -> Vec<Message> {
         let mut cutter = FrameCutter::new(PeerRole::Replica, FrameLimits::new(&config()));
         node.outbox.frames.drain(..).for_each(|(_, _, frame)| cutter.push(&frame));
-        std::iter::from_fn(|| cutter.next().unwrap()).map(|(header, _)| header.kind).collect()
+        let bounds = RequestBounds::from(config().params());
+        std::iter::from_fn(|| cutter.next().unwrap())
+            .map(|(header, payload)| decode(header.kind, &payload, bounds).unwrap())
+            .collect()
+    }
+
+    fn sent(node: &mut Node) -> Vec<Kind> {
+        sent_messages(node).iter().map(Message::kind).collect()
     }
 
     #[test]

@@ -338,7 +338,9 @@ impl Led {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Evidence(_) => false,
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => false,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! written, execution waits: that is the back-pressure of a slow disk.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Replica;
@@ -48,10 +49,17 @@ pub struct Snapshots {
 #[derive(Clone, Copy, Debug)]
 struct Own {
     root: Digest,
-    signature: Signature,
-    at: LogPosition,
+    /// `None`: what was signed here before the journal was damaged is not known, so nothing is (D7); or this replica may
+    /// sign nothing, yet or any more (D11). What others agree on counts for it all the same.
+    vote: Option<OwnVote>,
     /// Whether the files are there in this life of the process.
     written: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OwnVote {
+    signature: Signature,
+    at: LogPosition,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +143,8 @@ impl Replica {
     pub(super) fn restore_snapshot_vote(&mut self, seq: Seq, root: Digest) {
         let signature = self.sign_snapshot(seq, root);
         let written = self.superblock.snapshot.is_some_and(|(newest, _)| seq <= newest);
-        self.snapshots.own.insert(seq, Own { root, signature, at: LogPosition(0), written });
+        let vote = Some(OwnVote { signature, at: LogPosition(0) });
+        self.snapshots.own.insert(seq, Own { root, vote, written });
     }
 
     /// Orders a snapshot if `seq`, a checkpoint that was just executed, is a point.
@@ -159,11 +168,13 @@ impl Replica {
         assert_eq!(self.snapshots.running.take(), Some(seq), "one image is under way");
         self.counters.snapshots_written += 1;
         self.snapshots.last_bytes = Some(outcome.state_bytes);
+        let is_unsigned = seq <= self.superblock.damaged_through || !self.may_sign();
         match self.snapshots.own.get_mut(&seq) {
             Some(own) if own.root != outcome.root => return self.halt(Halt::ReplayDiverged { seq }, out),
             Some(own) => own.written = true,
-            // What was signed here before the journal was damaged is not known (D7): the next point is voted for.
-            None if seq <= self.superblock.damaged_through => {}
+            None if is_unsigned => {
+                self.note_root(seq, Own { root: outcome.root, vote: None, written: true });
+            }
             None => self.vote_for_snapshot(seq, outcome.root, out),
         }
         self.snapshot_stable_when_voted(seq, outcome.root, out);
@@ -171,6 +182,14 @@ impl Replica {
             self.order_snapshot(held, out);
             self.executing.resume();
         }
+    }
+
+    /// What was written before a quorum had said what it holds of this replica is signed now.
+    pub(super) fn sign_snapshots(&mut self, out: &mut Effects) {
+        let known = self.superblock.damaged_through.max(self.stable_snapshot());
+        let own = self.snapshots.own.range((Bound::Excluded(known), Bound::Unbounded));
+        let unsigned: Vec<_> = own.filter(|(_, own)| own.vote.is_none()).map(|(seq, own)| (*seq, own.root)).collect();
+        unsigned.into_iter().for_each(|(seq, root)| self.vote_for_snapshot(seq, root, out));
     }
 
     /// A SNAPSHOT of one replica, or several.
@@ -196,11 +215,12 @@ impl Replica {
     pub(super) fn snapshots_durable(&mut self, out: &mut Effects) {
         let durable = self.durable;
         let stable = self.stable_snapshot();
-        let own = self.snapshots.own.iter().filter(|(seq, own)| **seq > stable && own.at <= durable);
-        let own: Vec<_> = own.map(|(seq, own)| (*seq, *own)).collect();
-        for (seq, own) in own {
-            if self.count_snapshot_vote(self.me, seq, own.root, own.signature) == Voted::New {
-                self.snapshot_stable_when_voted(seq, own.root, out);
+        let own = self.snapshots.own.range((Bound::Excluded(stable), Bound::Unbounded));
+        let voted = own.filter_map(|(seq, own)| Some((*seq, own.root, own.vote.filter(|vote| vote.at <= durable)?)));
+        let voted: Vec<_> = voted.collect();
+        for (seq, root, vote) in voted {
+            if self.count_snapshot_vote(self.me, seq, root, vote.signature) == Voted::New {
+                self.snapshot_stable_when_voted(seq, root, out);
                 self.compare_snapshots(seq, out);
             }
         }
@@ -225,8 +245,9 @@ impl Replica {
     /// Sends `peer`, whose newest stable snapshot is `snapshot`, own votes for later ones.
     pub(super) fn retransmit_snapshot_votes(&mut self, peer: ReplicaId, snapshot: Seq, out: &mut Effects) {
         let durable = self.durable;
-        let own = self.snapshots.own.iter().filter(|(seq, own)| **seq > snapshot && own.at <= durable);
-        let own: Vec<_> = own.map(|(seq, own)| self.own_snapshot_vote(*seq, own.root, own.signature)).collect();
+        let own = self.snapshots.own.range((Bound::Excluded(snapshot), Bound::Unbounded)).filter(|_| self.may_sign());
+        let own = own.filter_map(|(seq, own)| Some((*seq, own.root, own.vote.filter(|vote| vote.at <= durable)?)));
+        let own: Vec<_> = own.map(|(seq, root, vote)| self.own_snapshot_vote(seq, root, vote.signature)).collect();
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         for vote in own {
             outbox.send(To::One(peer), Lane::Control, Message::Snapshot(vote), LogPosition(0));
@@ -247,12 +268,16 @@ impl Replica {
         let record = Record::SnapVote { epoch: self.config.epoch(), seq, root };
         let at = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
         let signature = self.sign_snapshot(seq, root);
-        self.snapshots.own.insert(seq, Own { root, signature, at, written: true });
+        self.note_root(seq, Own { root, vote: Some(OwnVote { signature, at }), written: true });
+        let message = Message::Snapshot(self.own_snapshot_vote(seq, root, signature));
+        Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
+    }
+
+    fn note_root(&mut self, seq: Seq, own: Own) {
+        self.snapshots.own.insert(seq, own);
         while self.snapshots.own.len() > POINTS_KEPT {
             self.snapshots.own.pop_first();
         }
-        let message = Message::Snapshot(self.own_snapshot_vote(seq, root, signature));
-        Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
     }
 
     fn count_snapshot_vote(&mut self, replica: ReplicaId, seq: Seq, root: Digest, signature: Signature) -> Voted {
@@ -277,7 +302,7 @@ impl Replica {
     fn snapshot_stable_when_voted(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
         let Some(votes) = self.snapshots.votes.get(&seq) else { return };
         let own = self.snapshots.own.get(&seq).filter(|own| own.written && own.root == root);
-        let own_counts = own.is_some() && votes.get(self.me).is_some();
+        let own_counts = own.is_some_and(|own| own.vote.is_none() || votes.get(self.me).is_some());
         let weights = self.config.weights();
         let newer = seq > self.stable_snapshot() && self.snapshots.pending.is_none();
         if !own_counts || !newer || !weights.is_quorum(votes.voters(root)) {

@@ -139,6 +139,7 @@ impl FrameLimits {
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
+            Kind::Recalled => self.new_view + limits::RECALLED_FRAME_SLACK as u32,
             Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
             Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
             Kind::Evidence => limits::EVIDENCE_BYTES as u32,
@@ -155,7 +156,8 @@ impl FrameLimits {
             | Kind::FetchBody
             | Kind::FetchLog
             | Kind::FetchManifest
-            | Kind::FetchChunk => limits::SMALL_FRAME_BYTES as u32,
+            | Kind::FetchChunk
+            | Kind::Recall => limits::SMALL_FRAME_BYTES as u32,
         }
     }
 }
@@ -185,7 +187,9 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Manifest
         | Kind::FetchChunk
         | Kind::Chunk
-        | Kind::Evidence => &[PeerRole::Replica],
+        | Kind::Evidence
+        | Kind::Recall
+        | Kind::Recalled => &[PeerRole::Replica],
     }
 }
 
@@ -211,7 +215,9 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchManifest
         | Kind::Manifest
         | Kind::FetchChunk
-        | Kind::Evidence => false,
+        | Kind::Evidence
+        | Kind::Recall
+        | Kind::Recalled => false,
     }
 }
 

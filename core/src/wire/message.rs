@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::recall::{Recall, Recalled};
 use super::request::{Body, SignedRequest};
 use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
@@ -41,11 +42,13 @@ pub enum Kind {
     FetchChunk = 40,
     Chunk = 41,
     Evidence = 65,
+    Recall = 66,
+    Recalled = 67,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -71,6 +74,8 @@ impl Kind {
         Self::FetchChunk,
         Self::Chunk,
         Self::Evidence,
+        Self::Recall,
+        Self::Recalled,
     ];
 
     /// The kind of this number; `None` for one that this version does not know.
@@ -518,6 +523,9 @@ pub enum Message {
     Chunk(Chunk),
     /// Proof that a replica broke the protocol. May be relayed by anyone.
     Evidence(Arc<Evidence>),
+    /// Asks, at a start: do you hold something under my signature that I do not know of?
+    Recall(Recall),
+    Recalled(Recalled),
 }
 
 impl Message {
@@ -549,7 +557,9 @@ impl Message {
             | Self::Manifest(_)
             | Self::FetchChunk(_)
             | Self::Chunk(_)
-            | Self::Evidence(_) => None,
+            | Self::Evidence(_)
+            | Self::Recall(_)
+            | Self::Recalled(_) => None,
         }
     }
 
@@ -582,6 +592,8 @@ impl Message {
             Self::FetchChunk(_) => Kind::FetchChunk,
             Self::Chunk(_) => Kind::Chunk,
             Self::Evidence(_) => Kind::Evidence,
+            Self::Recall(_) => Kind::Recall,
+            Self::Recalled(_) => Kind::Recalled,
         }
     }
 }

@@ -142,7 +142,9 @@ impl Shard {
             | Message::FetchChunk(_)
             | Message::Chunk(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Err(Rejected::NotAllowed.into()),
         }
     }
 

@@ -231,7 +231,9 @@ impl Durable {
             | Message::FetchChunk(_)
             | Message::Chunk(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 
@@ -386,6 +388,7 @@ mod tests {
             journal_start: LogPosition(journal_start),
             collected: Seq(0),
             durable_through: LogPosition(0),
+            learner: None,
         }
     }
 

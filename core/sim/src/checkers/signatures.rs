@@ -90,7 +90,9 @@ impl Signatures {
             | Message::FetchChunk(_)
             | Message::Chunk(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 
