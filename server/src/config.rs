@@ -24,7 +24,7 @@ use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
 use serde::Deserialize;
 
 use crate::shard::refusals;
-use crate::{Pin, ServerConfig};
+use crate::{ClientRates, LinkRules, Pin, ServerConfig};
 
 /// The version of the file that is read and written.
 pub const VERSION: u64 = 1;
@@ -94,6 +94,8 @@ pub struct ReplicaConfig {
     pub journal: JournalOptions,
     /// How links are held to account.
     pub links: LinksSection,
+    /// How much one client may bring.
+    pub clients: ClientsSection,
     /// What is told to people.
     pub log: LogSection,
     document: Document,
@@ -120,6 +122,22 @@ pub struct LinksSection {
 impl Default for LinksSection {
     fn default() -> Self {
         Self { refusal_max: HumanDuration(refusals::LONGEST) }
+    }
+}
+
+/// `[clients]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ClientsSection {
+    /// The most Requests that one client's key may bring in a second; 0: as many as there is room for.
+    pub requests_per_second: u64,
+    /// The most bytes of Requests; 0: as many as there is room for.
+    pub bytes_per_second: ByteSize,
+}
+
+impl ClientsSection {
+    fn rates(self) -> ClientRates {
+        ClientRates { requests: self.requests_per_second, bytes: self.bytes_per_second.0 }
     }
 }
 
@@ -162,6 +180,8 @@ struct ReplicaFile {
     journal: JournalSection,
     #[serde(default)]
     links: LinksSection,
+    #[serde(default)]
+    clients: ClientsSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -217,6 +237,7 @@ impl ReplicaConfig {
             service: file.service,
             journal: file.journal.options(&document)?,
             links: file.links,
+            clients: file.clients,
             log: file.log,
             cluster: Arc::new(cluster),
             document,
@@ -242,7 +263,7 @@ impl ReplicaConfig {
             pin: self.pin,
             journal: self.journal,
             tuning: Tuning::default(),
-            refusal_max: self.links.refusal_max.0,
+            rules: LinkRules { refusal_max: self.links.refusal_max.0, rates: self.clients.rates() },
         }
     }
 }
@@ -325,6 +346,7 @@ mod tests {
         assert_eq!(config.service, ServiceSection { name: "kv".into(), config: String::new() });
         assert_eq!(config.log, LogSection::default());
         assert_eq!(config.links, LinksSection::default());
+        assert_eq!(config.clients, ClientsSection::default());
         assert_eq!(config.journal, JournalOptions::default());
     }
 
@@ -338,10 +360,13 @@ mod tests {
             ("BFTD_JOURNAL__SEGMENT_BYTES", "8MiB"),
             ("PIN", "x"),
             ("BFTD_LINKS__REFUSAL_MAX", "0s"),
+            ("BFTD_CLIENTS__REQUESTS_PER_SECOND", "200"),
+            ("BFTD_CLIENTS__BYTES_PER_SECOND", "1MiB"),
         ];
         let config = load(&path, &variables).unwrap();
         assert_eq!((config.cores, config.log.format, config.journal.segment_bytes), (2, LogFormat::Json, 8 << 20));
         assert_eq!(config.links.refusal_max, HumanDuration(0));
+        assert_eq!(config.clients, ClientsSection { requests_per_second: 200, bytes_per_second: ByteSize(1 << 20) });
         let wrong = |name, value| message(load(&path, &[(name, value)]), dir.path());
         assert_eq!(wrong("BFTD_CORES", "0"), "BFTD_CORES: cores: is 0, but must be 1 to 64");
         assert_eq!(

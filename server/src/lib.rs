@@ -40,6 +40,7 @@ use bft_core::service::Service;
 
 pub use control::Control;
 pub use error::{IoUringRefused, ServerError};
+pub use shard::rates::ClientRates;
 
 /// What a replica is started with.
 pub struct ServerConfig {
@@ -62,9 +63,23 @@ pub struct ServerConfig {
     pub journal: JournalOptions,
     /// Intervals and bounds of the core.
     pub tuning: Tuning,
-    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is. Usually
-    /// [`shard::refusals::LONGEST`].
+    /// What connections are held to.
+    pub rules: LinkRules,
+}
+
+/// What those are held to who connect to this replica. Its own choice: other replicas may have others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkRules {
+    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is.
     pub refusal_max: u64,
+    /// How much one client's key may bring.
+    pub rates: ClientRates,
+}
+
+impl Default for LinkRules {
+    fn default() -> Self {
+        Self { refusal_max: shard::refusals::LONGEST, rates: ClientRates::default() }
+    }
 }
 
 /// Whether executors stay on their cores.

@@ -99,14 +99,14 @@ pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -
     let cores_granted = Cores::of_this_thread()?;
     let bell = control.bell();
     let started = start(&config, service, &bell)?;
-    let ServerConfig { cluster, me, listener, cores, pin, refusal_max, .. } = config;
+    let ServerConfig { cluster, me, listener, cores, pin, rules, .. } = config;
     let instance = started.directory.superblock().instance;
     let identity = LocalIdentity::replica(cluster.clone(), started.scheme.clone(), me, instance)
         .map_err(|error| ServerError::Config(error.to_string()))?;
     let shards = u16::try_from(cores.max(1)).map_err(|_| ServerError::Config(format!("{cores} cores")))?;
     let scheme = started.scheme.clone();
     let brim = Arc::new(Brim::default());
-    let setup = ShardSetup { index: 0, shards, brim, config: cluster, scheme, identity, me, refusal_max };
+    let setup = ShardSetup { index: 0, shards, brim, config: cluster, scheme, identity, me, rules };
     let counters: Vec<_> = (0..shards).map(|_| Arc::new(ShardCounters::default())).collect();
     let inboxes: Vec<_> = std::iter::once(Ok(Inbox::new(bell)))
         .chain((1..shards).map(|_| Doorbell::new().map(|bell| Inbox::new(Arc::new(bell)))))

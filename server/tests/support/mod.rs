@@ -20,8 +20,7 @@ use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
 use bft_core::wire::message::Info;
 use bft_core::wire::request::RequestBounds;
 use bft_link::{Channel, Handshake, LocalIdentity};
-use bft_server::shard::refusals::LONGEST;
-use bft_server::{Control, Pin, ServerConfig, ServerError, data_dir, run};
+use bft_server::{Control, LinkRules, Pin, ServerConfig, ServerError, data_dir, run};
 use bytes::Bytes;
 
 /// Nothing here takes longer on the slowest machine.
@@ -123,7 +122,7 @@ impl Cluster {
             pin: self.pin,
             journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
             tuning: Tuning::default(),
-            refusal_max: LONGEST,
+            rules: LinkRules::default(),
         }
     }
 
