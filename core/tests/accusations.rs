@@ -236,8 +236,10 @@ fn s3_e1_beyond_the_window_too_and_beside_a_certificate() {
     assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::TwoProposals, 0, 20)], "early ones");
 
     let mut witness = Witness::new();
-    let slot = witness.cluster.slot(0, 1);
-    witness.hear(witness.peer(), Message::Slot(slot));
+    let others: Vec<_> = witness.cluster.backups(View(0)).into_iter().filter(|backup| *backup != witness.me).collect();
+    let body = witness.cluster.body(1);
+    let certificate = Arc::new(witness.cluster.committed(0, 1, &body, &others));
+    witness.hear(witness.peer(), Message::Slot(CommittedSlot { certificate, body: Arc::new(body) }));
     witness.propose(0, 1, 9);
     assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::TwoProposals, 0, 1)], "against what is committed");
 }

@@ -27,8 +27,8 @@ use bft_core::journal::JournalOptions;
 
 use crate::config::{ClientsSection, LogFormat, LogSection, ServiceSection, VERSION};
 use crate::data_dir::{self, DataDirError, flush_folder};
-use crate::{directory_entropy, entropy};
 use crate::shard::refusals::LONGEST;
+use crate::{directory_entropy, entropy};
 
 /// The port of the first replica where nobody names one.
 pub const BASE_PORT: u16 = 4710;

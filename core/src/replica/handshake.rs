@@ -7,11 +7,14 @@
 //! to answer and to give others what they lack.
 //!
 //! Answers show what memories hold, and windows move on: who was away for long may pass. So every commit certificate that
-//! is fetched later, of a Seq below all votes of this life, is compared with the same question.
+//! is fetched later, of a Seq below all votes of this life, is compared with the same question, and so is an own NEW-VIEW
+//! that comes back.
 //!
 //! Kept here: nothing but the replica's own signature makes it a learner, and only one that its disk must know; answers
 //! count for the question of this very start, and only until it votes, because what it signs from then on the question does
 //! not know of.
+
+use std::sync::Arc;
 
 use super::Replica;
 use crate::door::{Effects, Lane, Now, To};
@@ -20,7 +23,7 @@ use crate::journal::superblock::Learner;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
 use crate::quorum::ReplicaSet;
-use crate::wire::message::{CommitCertificate, Message};
+use crate::wire::message::{CommitCertificate, Message, NewView};
 use crate::wire::recall::{Held, Recall, Recalled};
 
 /// Answers that a peer gets in one STATUS interval: they can be large.
@@ -125,6 +128,14 @@ impl Replica {
     pub(super) fn compare_with_memory(&mut self, certificate: &CommitCertificate, out: &mut Effects) {
         let Some(question) = &self.handshake.question else { return };
         if let Some(held) = self.pbft.earlier_vote_in(certificate).filter(|held| question.lacks(held)) {
+            self.become_learner(&held, out);
+        }
+    }
+
+    /// A NEW-VIEW under the own signature comes back, of a view that did not begin here: in this life it was not made.
+    pub(super) fn compare_own_new_view(&mut self, message: &Arc<NewView>, out: &mut Effects) {
+        let held = Held::NewView(Arc::clone(message));
+        if self.handshake.question.as_ref().is_some_and(|question| question.lacks(&held)) {
             self.become_learner(&held, out);
         }
     }

@@ -182,7 +182,9 @@ fn assert_bounds(message: &Message) {
             let maps = [&status.proposed, &status.prepared, &status.committed];
             maps.into_iter().for_each(|map| MAP_WORDS.assert(map.len()));
         }
-        Message::Recall(recall) => [&recall.voted, &recall.certified].into_iter().for_each(|map| MAP_WORDS.assert(map.len())),
+        Message::Recall(recall) => {
+            [&recall.voted, &recall.certified].into_iter().for_each(|map| MAP_WORDS.assert(map.len()))
+        }
         Message::Slot(slot) => SIGNERS.assert(slot.certificate.commits.len()),
         Message::Log(slots) => {
             LOG_SLOTS.assert(slots.len());

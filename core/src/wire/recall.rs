@@ -291,12 +291,16 @@ mod tests {
     #[test]
     fn d19_what_was_dropped_lost_or_left_says_nothing_and_everything_else_that_is_missing_does() {
         let opened = Some(Digest([6; 32]));
-        let known = [vote(2, 9, None), vote(2, 10, opened), vote(9, 10, opened), vote(1, 12, opened), vote(0, 900, None)];
+        let known =
+            [vote(2, 9, None), vote(2, 10, opened), vote(9, 10, opened), vote(1, 12, opened), vote(0, 900, None)];
         assert!(known.iter().all(|held| !recall().lacks(held)), "up to H_dmg, or of a view that it left");
         assert!(!recall().lacks(&vote(2, 11, opened)) && !recall().lacks(&vote(2, 12, None)), "it knows of these");
-        let unknown = [vote(2, 13, None), vote(2, 12, opened), vote(2, 900, None), vote(3, 11, None), vote(2, u64::MAX, None)];
+        let unknown =
+            [vote(2, 13, None), vote(2, 12, opened), vote(2, 900, None), vote(3, 11, None), vote(2, u64::MAX, None)];
         assert!(unknown.iter().all(|held| recall().lacks(held)));
-        assert!(recall().lacks(&Held::ViewChange(view_change(3))) && !recall().lacks(&Held::ViewChange(view_change(2))));
+        assert!(
+            recall().lacks(&Held::ViewChange(view_change(3))) && !recall().lacks(&Held::ViewChange(view_change(2)))
+        );
         assert!(recall().lacks(&new_view(3)) && !recall().lacks(&new_view(2)));
         let going = Recall { phase: Phase::Going, ..recall() };
         assert!(going.lacks(&new_view(2)) && !going.lacks(&new_view(1)));

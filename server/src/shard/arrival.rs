@@ -167,7 +167,11 @@ impl Shard {
             }
             Err(Duplicate::Stale { .. }) if self.is_long_gone(now, peer) => {
                 // A disk that was put back, and nobody else is left of this replica: it asks what is held of it (D11).
-                tracing::warn!(replica = peer.0, instance, "comes with a lower instance than before: its disk went back");
+                tracing::warn!(
+                    replica = peer.0,
+                    instance,
+                    "comes with a lower instance than before: its disk went back"
+                );
                 self.instances.forget(peer);
                 self.instances.up(peer, instance, link)?
             }

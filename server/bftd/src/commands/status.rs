@@ -113,7 +113,8 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
                         row.replica
                     );
                 } else if number(info, "asking") == Some(1) {
-                    remarks += &format!("replica {}: has started, and waits for a quorum's answers to vote\n", row.replica);
+                    remarks +=
+                        &format!("replica {}: has started, and waits for a quorum's answers to vote\n", row.replica);
                 }
             }
             Err(why) => remarks += &format!("replica {} at {}: {why}\n", row.replica, row.address),
