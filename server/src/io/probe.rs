@@ -108,8 +108,8 @@ pub fn driver(asked: Io, cores: usize) -> Result<Driver, IoUringRefused> {
                     driver = Driver::Epoll.name(),
                     refused = what,
                     %source,
-                    "io_uring is refused here: epoll moves the bytes, and a thread writes the journal. All works; an answer \
-                     takes longer where few operations are under way"
+                    "io_uring is refused here: epoll moves the bytes, and a thread writes the journal. All works; each \
+                     durable write costs two hops between threads more"
                 );
                 return Ok(Driver::Epoll);
             }
