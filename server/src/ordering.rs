@@ -1,4 +1,4 @@
-//! The loop's inside around [`Replica::step`]: inputs in, and every effect carried out or handed on by the contract of
+//! The loop's inside around [`Stepped::step`]: inputs in, and every effect carried out or handed on by the contract of
 //! [`bft_core::door`]. No socket, file or clock: the executor brings inputs and time, and takes what is to be written,
 //! sent and executed.
 //!
@@ -13,7 +13,6 @@ use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
-use bft_core::replica::Replica;
 use bft_core::wire::archive::encode;
 use bft_core::wire::message::{Info, Message};
 use bytes::{Bytes, BytesMut};
@@ -26,6 +25,7 @@ use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
 use crate::progress::TransferWatch;
 use crate::shard::Arrival;
+use crate::stepping::Stepped;
 
 /// New memory for encoded frames.
 const ENCODE_BYTES: usize = 256 * 1024;
@@ -66,7 +66,7 @@ pub struct Words {
 
 /// The replica, its journal, and what waits for it.
 pub struct Node {
-    replica: Replica,
+    core: Box<dyn Stepped>,
     journal: Journal,
     effects: Effects,
     inputs: VecDeque<Input>,
@@ -105,10 +105,10 @@ struct InfoDesk {
 }
 
 impl Node {
-    /// Around a replica that was read back. `effects`: what [`bft_core::replica::Recovery::finish`] wanted.
+    /// Around the core of a replica that was read back. `effects`: what [`bft_core::replica::Recovery::finish`] wanted.
     #[must_use]
     pub fn new(
-        replica: Replica,
+        core: Box<dyn Stepped>,
         journal: Journal,
         effects: Effects,
         words: Words,
@@ -127,9 +127,9 @@ impl Node {
         };
         Self {
             durable: journal.durable(),
-            epoch: replica.config().epoch(),
-            silent_through: replica.silent_through(),
-            replica,
+            epoch: core.replica().config().epoch(),
+            silent_through: core.replica().silent_through(),
+            core,
             journal,
             effects,
             inputs: VecDeque::new(),
@@ -214,13 +214,13 @@ impl Node {
         while let Some(input) = self.next_input() {
             self.step(now, input)?;
         }
-        if self.silent_through.is_some() && self.replica.silent_through().is_none() {
+        if self.silent_through.is_some() && self.core.replica().silent_through().is_none() {
             self.silent_through = None;
-            tracing::info!(stable = self.replica.stable().0, "this replica votes again");
+            tracing::info!(stable = self.core.replica().stable().0, "this replica votes again");
         }
-        let (used, room) = self.replica.pool_fill();
+        let (used, room) = self.core.replica().pool_fill();
         self.brim.look(used, room);
-        self.transfer.look(now.mono, self.replica.transfer_progress());
+        self.transfer.look(now.mono, self.core.replica().transfer_progress());
         if self.deadline.is_some_and(|deadline| now.mono >= deadline) {
             self.deadline = None;
             self.journal.hurry();
@@ -283,7 +283,7 @@ impl Node {
     fn step(&mut self, now: Now, input: Input) -> Result<(), ServerError> {
         self.counters.steps.add(1);
         self.effects.clear();
-        self.replica.step(now, input, &mut self.effects);
+        self.core.step(now, input, &mut self.effects);
         self.carry_out(now)
     }
 
@@ -365,7 +365,7 @@ impl Node {
         }
         desk.waiting.push(to);
         if !std::mem::replace(&mut desk.is_computing, true) {
-            desk.computing_from = self.replica.executed();
+            desk.computing_from = self.core.replica().executed();
             self.orders.push_back(Order::Digest);
         }
     }
@@ -426,6 +426,7 @@ mod tests {
     use bft_core::ids::{ClusterId, ReplicaId, RequestNo, SessionId, View, WallNanos};
     use bft_core::journal::superblock::Directory;
     use bft_core::journal::{Blocks, JournalOptions, SegmentFile, Superblock, scan};
+    use bft_core::replica::Replica;
     use bft_core::wire::canonical::{Tag, signing_bytes};
     use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
     use bft_core::wire::message::Kind;
@@ -478,7 +479,7 @@ mod tests {
         let replica = recovery.finish(NOW, LogPosition(0), Seq(0), &mut effects);
         let words = Words { write_path: "disk".into(), signatures: "pen".into() };
         let mut node =
-            Node::new(replica, journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
+            Node::new(Box::new(replica), journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
         node.start(NOW).unwrap();
         node
     }

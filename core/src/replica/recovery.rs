@@ -121,7 +121,7 @@ impl Recovery {
             executing: Executing::new(&Scalars::default()),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
-            catch_up: CatchUp::new(&tuning),
+            catch_up: CatchUp::new(&tuning, config.n()),
             transfer: Transfer::new(config.n(), me),
             views: Views::new(config.n()),
             batches: Batches::default(),

@@ -136,7 +136,7 @@ impl<'a, L: Local> Host<'a, L> {
             write_path: started.way.words(driver).into(),
             signatures: bft_core::auth::Ed25519::implementation().into(),
         };
-        let node = Node::new(started.replica, started.journal, started.effects, words, shards, counters.clone(), brim);
+        let node = Node::new(started.core, started.journal, started.effects, words, shards, counters.clone(), brim);
         Self {
             local,
             node,
