@@ -16,6 +16,7 @@ pub mod control;
 pub mod counters;
 pub mod data_dir;
 pub mod error;
+pub mod divergence;
 pub mod evidence;
 pub mod execution;
 pub mod incoming;

@@ -52,6 +52,11 @@ pub struct Superblock {
     pub stable: Option<Checkpoint>,
     /// No vote before h reaches this (PROTOCOL §11, AMNESIA-LITE); 0: no damage.
     pub damaged_through: Seq,
+    /// This replica differed from the others and is in quarantine (PROTOCOL §7): it answers nobody and votes for nothing.
+    pub quarantined: bool,
+    /// What it signed for checkpoints and snapshots up to this Seq it does not stand by, and it signs nothing more there;
+    /// 0: there is no such thing.
+    pub disowned_through: Seq,
     /// The newest stable snapshot and the root of its manifest.
     pub snapshot: Option<(Seq, Digest)>,
     /// The first record that is still needed.
@@ -110,6 +115,8 @@ impl fmt::Debug for Superblock {
             promised,
             stable,
             damaged_through,
+            quarantined,
+            disowned_through,
             snapshot,
             journal_start,
             collected,
@@ -127,6 +134,8 @@ impl fmt::Debug for Superblock {
             .field("promised", promised)
             .field("stable", stable)
             .field("damaged_through", damaged_through)
+            .field("quarantined", quarantined)
+            .field("disowned_through", disowned_through)
             .field("snapshot", snapshot)
             .field("journal_start", journal_start)
             .field("collected", collected)
@@ -152,6 +161,8 @@ impl Superblock {
             promised: View(0),
             stable: None,
             damaged_through: Seq(0),
+            quarantined: false,
+            disowned_through: Seq(0),
             snapshot: None,
             journal_start: LogPosition(1),
             collected: Seq(0),
@@ -186,6 +197,8 @@ impl Superblock {
         out.put_u64(self.promised.0);
         put_option(out, self.stable.as_ref(), put_checkpoint);
         out.put_u64(self.damaged_through.0);
+        out.put(&[u8::from(self.quarantined)]);
+        out.put_u64(self.disowned_through.0);
         put_option(out, self.snapshot, |out, (seq, root)| {
             out.put_u64(seq.0);
             out.put(&root.0);
@@ -325,6 +338,14 @@ fn read_checkpoint(reader: &mut Reader<'_>) -> Result<Checkpoint, NotCanonical> 
     })
 }
 
+fn read_flag(reader: &mut Reader<'_>) -> Result<bool, NotCanonical> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(NotCanonical),
+    }
+}
+
 fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
     Ok(Superblock {
         sequence: reader.u64()?,
@@ -338,6 +359,8 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
         promised: View(reader.u64()?),
         stable: read_option(reader, read_checkpoint)?,
         damaged_through: Seq(reader.u64()?),
+        quarantined: read_flag(reader)?,
+        disowned_through: Seq(reader.u64()?),
         snapshot: read_option(reader, |reader| Ok((Seq(reader.u64()?), Digest(reader.array()?))))?,
         journal_start: LogPosition(reader.u64()?),
         collected: Seq(reader.u64()?),

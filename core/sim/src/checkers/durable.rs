@@ -230,6 +230,8 @@ impl Durable {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
             | Message::Evidence(_) => Ok(()),
         }

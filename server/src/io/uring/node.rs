@@ -21,6 +21,7 @@ use crate::clock;
 use crate::control::{Control, Question};
 use crate::counters::{OrderingCounters, ShardCounters};
 use crate::error::ServerError;
+use crate::divergence::DivergenceFolder;
 use crate::evidence::EvidenceFolder;
 use crate::execution::{Execution, ExecutionHandle, ExecutionThread};
 use crate::io::journal::{Completed, JournalRing};
@@ -63,6 +64,7 @@ struct Host<'a> {
     execution: ExecutionHandle,
     snapshots: Arc<SnapshotThread>,
     evidence: EvidenceFolder,
+    divergence: DivergenceFolder,
     snapshots_done: mpsc::Receiver<SnapshotDone>,
     remotes: Vec<RemoteShard>,
     /// For each remote: what must not be lost when its queue is full.
@@ -114,6 +116,7 @@ pub async fn run(
         execution,
         snapshots,
         evidence: EvidenceFolder::new(started.directory.evidence()),
+        divergence: DivergenceFolder::new(started.directory.divergence()),
         snapshots_done,
         remotes,
         urgent,
@@ -125,7 +128,7 @@ pub async fn run(
     };
     local.start(listener)?;
     let outcome = host.serve().await;
-    host.write_evidence();
+    host.write_for_people();
     let ended = host.end_remotes();
     local.end().await?;
     outcome.and(ended)
@@ -291,13 +294,16 @@ impl Host<'_> {
         if let Some(seq) = self.node.outbox.remove_snapshots_below.take() {
             self.snapshots.submit(SnapshotJob::RemoveBelow(seq));
         }
-        self.write_evidence();
+        self.write_for_people();
         Ok(())
     }
 
-    fn write_evidence(&mut self) {
+    fn write_for_people(&mut self) {
         for accusation in self.node.outbox.evidence.drain(..) {
             self.snapshots.submit(SnapshotJob::Evidence { folder: self.evidence.clone(), accusation });
+        }
+        for alarm in self.node.outbox.alarms.drain(..) {
+            self.snapshots.submit(SnapshotJob::Alarm { folder: self.divergence.clone(), alarm });
         }
     }
 
