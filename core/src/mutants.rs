@@ -63,16 +63,16 @@ mutants! {
     M47ExecutedOutOfOrder = "m47",
     /// A replica whose journal was damaged votes before it may.
     M49DamagedVotesEarly = "m49",
-    /// A replica that executed anew after it had differed signs another root where it had signed one.
-    M52SecondRoot = "m52",
     /// The leaf of a batch's tree leaves out the signature.
     M56LeafWithoutSignature = "m56",
     /// A later group in flight is taken as proof that an earlier one was durable.
     M58LaterGroupProves = "m58",
     /// A transferred piece is stored without being compared with the manifest.
     M60ChunkNotCompared = "m60",
-    /// The steps that a peer gives are compared without being proved.
-    M61TrailNotProved = "m61",
+    /// The steps of an execution that a peer gives are believed without being proved.
+    M63TrailNotProved = "m63",
+    /// A replica that went back to an agreed state signs another root where it had signed one.
+    M64SignsWhereDisowned = "m64",
 }
 
 /// Whether this build holds the planted faults.

@@ -52,11 +52,6 @@ pub struct Superblock {
     pub stable: Option<Checkpoint>,
     /// No vote before h reaches this (PROTOCOL §11, AMNESIA-LITE); 0: no damage.
     pub damaged_through: Seq,
-    /// This replica differed from the others and is in quarantine (PROTOCOL §7): it answers nobody and votes for nothing.
-    pub quarantined: bool,
-    /// What it signed for checkpoints and snapshots up to this Seq it does not stand by, and it signs nothing more there;
-    /// 0: there is no such thing.
-    pub disowned_through: Seq,
     /// The newest stable snapshot and the root of its manifest.
     pub snapshot: Option<(Seq, Digest)>,
     /// The first record that is still needed.
@@ -65,6 +60,12 @@ pub struct Superblock {
     pub collected: Seq,
     /// The last position of the newest journal group in the unbroken durable prefix when this was written.
     pub durable_through: LogPosition,
+    /// This replica differed from the others and is in quarantine (PROTOCOL §7): it answers nobody and votes for nothing. In a
+    /// superblock of before there are zeros here, and in the next field: it is not.
+    pub quarantined: bool,
+    /// What it signed for checkpoints and snapshots up to this Seq it does not stand by, and it signs nothing more there;
+    /// 0: there is no such thing.
+    pub disowned_through: Seq,
 }
 
 /// Whose a new directory is: what [`Superblock::first`] starts from.
@@ -197,8 +198,6 @@ impl Superblock {
         out.put_u64(self.promised.0);
         put_option(out, self.stable.as_ref(), put_checkpoint);
         out.put_u64(self.damaged_through.0);
-        out.put(&[u8::from(self.quarantined)]);
-        out.put_u64(self.disowned_through.0);
         put_option(out, self.snapshot, |out, (seq, root)| {
             out.put_u64(seq.0);
             out.put(&root.0);
@@ -206,6 +205,8 @@ impl Superblock {
         out.put_u64(self.journal_start.0);
         out.put_u64(self.collected.0);
         out.put_u64(self.durable_through.0);
+        out.put(&[u8::from(self.quarantined)]);
+        out.put_u64(self.disowned_through.0);
         let used = out.len() - at;
         assert!(used <= CHECK_AT, "a certificate of the largest configuration fits a superblock");
         out.put_zeros(CHECK_AT - used);
@@ -359,11 +360,11 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
         promised: View(reader.u64()?),
         stable: read_option(reader, read_checkpoint)?,
         damaged_through: Seq(reader.u64()?),
-        quarantined: read_flag(reader)?,
-        disowned_through: Seq(reader.u64()?),
         snapshot: read_option(reader, |reader| Ok((Seq(reader.u64()?), Digest(reader.array()?))))?,
         journal_start: LogPosition(reader.u64()?),
         collected: Seq(reader.u64()?),
         durable_through: LogPosition(reader.u64()?),
+        quarantined: read_flag(reader)?,
+        disowned_through: Seq(reader.u64()?),
     })
 }

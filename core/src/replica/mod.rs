@@ -197,7 +197,7 @@ impl Replica {
     /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
     #[must_use]
     pub fn silent_through(&self) -> Option<Seq> {
-        (!self.pbft.remembers_votes()).then_some(self.superblock.damaged_through)
+        (!self.pbft.remembers()).then_some(self.superblock.damaged_through)
     }
 
     /// How far the transfer of a snapshot is, if one is under way.

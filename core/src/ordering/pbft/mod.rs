@@ -124,12 +124,12 @@ impl Pbft {
     /// and is not in quarantine.
     #[must_use]
     pub fn may_vote(&self) -> bool {
-        self.remembers_votes() && !self.is_quarantined
+        self.remembers() && !self.is_quarantined
     }
 
     /// Whether no vote above h can be lost.
     #[must_use]
-    pub fn remembers_votes(&self) -> bool {
+    pub fn remembers(&self) -> bool {
         crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
     }
 
@@ -308,7 +308,7 @@ impl Pbft {
         assert!((1..).zip(&self.window).all(|(i, slot)| slot.seq == self.stable.plus(i)), "the window has no gap");
         assert!(self.early_bytes <= EARLY_BODY_BYTES && self.early.len() as u64 <= self.config.params().window);
         for slot in &self.window {
-            assert!(self.remembers_votes() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
+            assert!(self.remembers() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
             assert!(slot.cert_at.is_none() || slot.accepted.is_some(), "a certificate is of an accepted batch");
             if let (Some(accepted), Some(committed), Some(_)) = (&slot.accepted, &slot.committed, slot.cert_at) {
                 let same_view = accepted.position.view == committed.position.view;
