@@ -210,7 +210,10 @@ impl Alarm {
 impl Report {
     fn write(&self, out: &mut String) -> fmt::Result {
         let Self { replica, epoch, what, seq, here, there, roots, repeated, finding } = self;
-        writeln!(out, "# This replica executed the same order as the others and came to something else. It has stopped")?;
+        writeln!(
+            out,
+            "# This replica executed the same order as the others and came to something else. It has stopped"
+        )?;
         writeln!(out, "# answering and voting, goes back to an agreed state and comes back when it agrees again.")?;
         writeln!(out, "# What to do: docs/operations.md, \"A replica in quarantine\".")?;
         writeln!(out, "kind = \"{}\"\nversion = \"{}\"", what.name(), env!("CARGO_PKG_VERSION"))?;
@@ -256,7 +259,9 @@ impl Finding {
         writeln!(out, "finding = \"{}\"", self.describe())?;
         match self {
             Self::Slot(slot) => slot.write(out),
-            Self::Between { after, through, .. } => writeln!(out, "differs_above = {after}\ndiffers_through = {through}"),
+            Self::Between { after, through, .. } => {
+                writeln!(out, "differs_above = {after}\ndiffers_through = {through}")
+            }
             Self::Pieces { chunks, clients, more } => {
                 writeln!(out, "chunks = {chunks:?}\nclients = {clients:?}\nmore_pieces = {more}")
             }
@@ -270,7 +275,10 @@ impl SlotDiffers {
         writeln!(out, "differs_at = {seq}\nbatch = \"{batch}\"")?;
         for (name, came) in [("here", here), ("there", there)] {
             let Came { exec, reply_root, delta } = came;
-            writeln!(out, "exec_{name} = \"{exec}\"\nreply_root_{name} = \"{reply_root}\"\ndelta_{name} = \"{delta}\"")?;
+            writeln!(
+                out,
+                "exec_{name} = \"{exec}\"\nreply_root_{name} = \"{reply_root}\"\ndelta_{name} = \"{delta}\""
+            )?;
         }
         let Some(Operations { listed, more }) = operations else {
             return writeln!(out, "operations = \"the journal does not keep this batch any more\"");
@@ -287,7 +295,10 @@ impl SlotDiffers {
 impl Disagreement {
     fn write(&self, out: &mut String) -> fmt::Result {
         let Self { replica, epoch, seq, roots } = self;
-        writeln!(out, "# So many replicas came to so many roots that no quorum can agree on this checkpoint: the service is")?;
+        writeln!(
+            out,
+            "# So many replicas came to so many roots that no quorum can agree on this checkpoint: the service is"
+        )?;
         writeln!(out, "# not deterministic. What to do: docs/operations.md, \"A replica in quarantine\".")?;
         writeln!(out, "kind = \"nondeterminism\"\nversion = \"{}\"", env!("CARGO_PKG_VERSION"))?;
         writeln!(out, "replica = {replica}\nepoch = {epoch}\nseq = {seq}")?;

@@ -88,7 +88,8 @@ fn flipped(digest: Digest) -> Digest {
 fn signs_something(effects: &Effects) -> bool {
     let signs = |message: &Message| matches!(message, Message::Checkpoint(_) | Message::Snapshot(_));
     let is_record = |place: &Place| matches!(place, Place::Journal(_));
-    effects.persist.iter().any(|persist| is_record(&persist.place)) || effects.send.iter().any(|outgoing| signs(&outgoing.message))
+    effects.persist.iter().any(|persist| is_record(&persist.place))
+        || effects.send.iter().any(|outgoing| signs(&outgoing.message))
 }
 
 /// It is in quarantine, its superblock is to say so before anything else happens, and nothing is signed.

@@ -21,8 +21,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::brim::Brim;
 use crate::clock;
-use crate::divergence::{QuarantineWatch, tell};
 use crate::counters::{OrderingCounters, ShardCounters};
+use crate::divergence::{QuarantineWatch, tell};
 use crate::error::ServerError;
 use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};

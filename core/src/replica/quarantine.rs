@@ -13,7 +13,9 @@ use super::Replica;
 use super::executing::{Ready, read_batch};
 use super::sessions::Sessions;
 use super::trail::{self, Executed};
-use crate::divergence::{Alarm, Came, Disagreement, Finding, OperationTold, Operations, Report, SlotDiffers, Unnamed, What};
+use crate::divergence::{
+    Alarm, Came, Disagreement, Finding, OperationTold, Operations, Report, SlotDiffers, Unnamed, What,
+};
 use crate::door::{Effects, FileOrder, Lane, Now, To};
 use crate::hash::{Context, hash};
 use crate::ids::{Digest, LogPosition, Nanos, ReplicaId, Seq};
@@ -308,7 +310,8 @@ impl Replica {
 
     /// A certified snapshot that a report asked for.
     pub(super) fn compare_manifest(&mut self, snapshot: &StableSnapshot, out: &mut Effects) {
-        let Some(Inquiry { report, question: Question::Pieces { there, .. }, .. }) = &mut self.quarantine.inquiry else {
+        let Some(Inquiry { report, question: Question::Pieces { there, .. }, .. }) = &mut self.quarantine.inquiry
+        else {
             return;
         };
         if snapshot.certificate.seq == report.seq {
@@ -411,7 +414,8 @@ impl Replica {
             What::Checkpoint | What::Replay => self.checkpoints.votes_at(seq),
             What::Snapshot | What::ReplayedSnapshot => self.snapshots.votes_at(seq),
         };
-        let mut roots: Vec<_> = votes.into_iter().flat_map(|votes| votes.iter()).map(|(id, root, _)| (id, root)).collect();
+        let mut roots: Vec<_> =
+            votes.into_iter().flat_map(|votes| votes.iter()).map(|(id, root, _)| (id, root)).collect();
         let certificate = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq);
         if let Some(certificate) = certificate.filter(|_| matches!(what, What::Checkpoint | What::Replay)) {
             roots.extend(certificate.signatures.iter().map(|(replica, _)| (*replica, certificate.root)));
@@ -439,7 +443,11 @@ impl Replica {
         if newest > named {
             let least = if leads_past { self.quarantine.beyond } else { named };
             self.transfer.seek(least.max(named.next()));
-        } else if named > Seq(0) && !self.quarantine.own_is_damaged && self.executing.is_free() && self.snapshots.is_idle() {
+        } else if named > Seq(0)
+            && !self.quarantine.own_is_damaged
+            && self.executing.is_free()
+            && self.snapshots.is_idle()
+        {
             self.quarantine.phase = Phase::Rereading(named);
             let (seq, root) = self.superblock.snapshot.expect("a snapshot above 0 is named");
             out.files.push(FileOrder::Reread { seq, root });
@@ -472,7 +480,9 @@ impl Replica {
                 let Some(peer) = peers.get(inquiry.asks % peers.len().max(1)) else { return };
                 (To::One(*peer), Message::FetchManifest(Seq(inquiry.report.seq.0 - 1)))
             }
-            Question::Trail { end: None, .. } | Question::Pieces { there: Some(_), .. } | Question::Batch { .. } => return,
+            Question::Trail { end: None, .. } | Question::Pieces { there: Some(_), .. } | Question::Batch { .. } => {
+                return;
+            }
         };
         (inquiry.asked, inquiry.asks) = (Some(now.mono), inquiry.asks + 1);
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
@@ -542,7 +552,8 @@ impl Replica {
         else {
             return;
         };
-        let (mut chunks, mut clients) = (differing(&here.state, &there.state), differing(&here.clients, &there.clients));
+        let (mut chunks, mut clients) =
+            (differing(&here.state, &there.state), differing(&here.clients, &there.clients));
         let all = chunks.len() + clients.len();
         clients.truncate(REPORT_PIECES_MAX / 2);
         chunks.truncate(REPORT_PIECES_MAX - clients.len());

@@ -272,10 +272,7 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::NewView(new_view) => out.append(&new_view.encode()),
         Message::Evidence(evidence) => out.append(&evidence.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
-        Message::FetchSlot(seq)
-        | Message::FetchLog(seq)
-        | Message::FetchManifest(seq)
-        | Message::FetchTrail(seq) => {
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
             write(&shape::Fetch::from(seq), out);
         }
         Message::Slot(slot) => write(&shape::Slot::from(slot), out),

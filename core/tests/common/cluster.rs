@@ -82,7 +82,10 @@ impl Cluster {
         let options = ClientOptions { window: 4, operations_per_request: 1, ..ClientOptions::default() };
         let mut cluster = Self {
             verifier: Verifier::new(Arc::clone(&config), Arc::clone(&client)),
-            hosts: config.replicas().map(|me| start(&config, &schemes, me, Vec::new(), Files::default(), SECOND)).collect(),
+            hosts: config
+                .replicas()
+                .map(|me| start(&config, &schemes, me, Vec::new(), Files::default(), SECOND))
+                .collect(),
             client: ClientCore::new(Arc::clone(&config), client, options, [9; 32]),
             said: ClientEffects::default(),
             done: 0,

@@ -69,7 +69,11 @@ impl Files {
             }
             FileOrder::Check { attempt, part, digest, .. } => {
                 let is_there = self.incoming.contains_key(&digest);
-                FileDone::Checked { attempt, part, state: if is_there { PieceState::Whole } else { PieceState::Missing } }
+                FileDone::Checked {
+                    attempt,
+                    part,
+                    state: if is_there { PieceState::Whole } else { PieceState::Missing },
+                }
             }
             FileOrder::Store { attempt, part, chunk } => {
                 self.incoming.insert(chunk.digest(), chunk);

@@ -76,7 +76,10 @@ impl Divergence {
     /// The first Seq at which it came to something else than sound ones.
     fn first(&self, replica: ReplicaId) -> Option<Seq> {
         let of_it = self.drifting.get(&replica)?;
-        of_it.iter().find(|(seq, digest)| self.right.get(seq).is_some_and(|right| right != *digest)).map(|(seq, _)| *seq)
+        of_it
+            .iter()
+            .find(|(seq, digest)| self.right.get(seq).is_some_and(|right| right != *digest))
+            .map(|(seq, _)| *seq)
     }
 
     fn is_between(&self, report: &Report, first: Option<Seq>, (after, through): (Seq, Seq), why: Unnamed) -> Verdict {

@@ -184,7 +184,8 @@ impl Machine {
             Job::Execute(order) => {
                 let outcome = execute(&mut process.service, &order, &mut process.buffer);
                 let outcome = outcome.expect("the simulated service has no fault");
-                let has_struck = process.service.drifting().is_some_and(|drift| drift.has_struck && drift.at == order.seq);
+                let has_struck =
+                    process.service.drifting().is_some_and(|drift| drift.has_struck && drift.at == order.seq);
                 world.counters.drifts += u64::from(has_struck);
                 world.checks.executed(self.id, trust(self.character), order.seq, &outcome);
                 Some(Input::Executed { seq: order.seq, outcome })

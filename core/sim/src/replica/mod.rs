@@ -20,9 +20,9 @@ use bft_core::snapshot::Manifest;
 use bft_core::wire::request::SignedRequest;
 
 use crate::boot;
+use crate::checkers::divergence::Trust;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images::Writer;
-use crate::checkers::divergence::Trust;
 use crate::ledger::{Drift, Ledger, Wrong};
 use crate::network::Node;
 use crate::options::Options;

@@ -161,10 +161,7 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
             view_changes.iter_mut().for_each(|message| visit_view_change(Arc::make_mut(message), see));
         }
         Message::Status(status) => visit_status(status, see),
-        Message::FetchSlot(seq)
-        | Message::FetchLog(seq)
-        | Message::FetchManifest(seq)
-        | Message::FetchTrail(seq) => {
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
             see(Field::Word(&mut seq.0));
         }
         Message::FetchBody(batch) => {

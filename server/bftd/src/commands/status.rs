@@ -8,6 +8,7 @@ use bft_core::config::ClusterConfig;
 use bft_core::config::strict::HumanDuration;
 use bft_core::ids::ReplicaId;
 use bft_core::wire::message::Info;
+use bft_server::io::Driver;
 use serde_json::{Map, Value, json};
 
 use crate::exit::{Failure, Reason, because};
@@ -177,6 +178,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "transfer": transfer_object(info),
         "state_digest": info.state.map(|(_, digest)| digest.to_string()),
         "state_digest_seq": info.state.map(|(seq, _)| seq.0),
+        "driver": Driver::of_write_path(&info.write_path).map(Driver::name),
         "write_path": info.write_path,
         "durable": !info.write_path.is_empty(),
         "sealed": info.sealed,
