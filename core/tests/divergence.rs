@@ -176,6 +176,8 @@ fn k4_a_liar_does_not_make_the_report_name_another_seq() {
     lies.push(Trail { steps: trail.steps[1..].to_vec(), ..trail.clone() });
     lies.push(Trail { steps: Vec::new(), ..trail.clone() });
     lies.push(Trail { seq: Seq(8), ..trail.clone() });
+    lies.push(Trail { steps: trail.steps.repeat(200), ..trail.clone() });
+    lies.push(Trail { seq: Seq(0), ..trail.clone() });
     for lie in lies {
         say(&mut cluster, lie);
         assert!(reports(&cluster, drifter).is_empty());

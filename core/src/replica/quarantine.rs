@@ -32,8 +32,6 @@ use crate::wire::request::Body;
 /// again.
 const INQUIRY_PATIENCE: u64 = 40;
 const ASK_PATIENCE: u64 = 8;
-/// STATUS intervals between two trails to one peer are at least this many halves.
-const TRAIL_HALVES: u64 = 1;
 
 /// Where a replica in quarantine is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +186,12 @@ impl Replica {
         if self.snapshots.drop_held() {
             self.executing.resume();
         }
+        self.inquire(what, (seq, here, there), out);
+    }
+
+    /// Begins to find out what differs: nothing is given up before that is told, or has taken too long.
+    fn inquire(&mut self, what: What, found: (Seq, Digest, Option<Digest>), out: &mut Effects) {
+        let (seq, here, there) = found;
         let after = match what {
             What::Checkpoint | What::Replay => self.quarantine.agreed,
             What::Snapshot | What::ReplayedSnapshot => self.stable_snapshot(),
@@ -272,7 +276,8 @@ impl Replica {
         seq: Seq,
         out: &mut Effects,
     ) -> Result<(), Ignored> {
-        let interval = TRAIL_HALVES * self.tuning.status_busy / 2;
+        // A small question has a large answer.
+        let interval = self.tuning.status_busy / 2;
         let served = &mut self.quarantine.served[from.index()];
         if served.is_some_and(|served| now.mono.since(served) < interval) {
             return Err(Ignored::Duplicate);
@@ -294,9 +299,11 @@ impl Replica {
         if trail.seq != *seq {
             return Err(Ignored::NotNeeded);
         }
+        if trail.steps.len() as u64 != self.config.params().checkpoint_interval {
+            return Err(Ignored::Conflicting);
+        }
         let execs = trail::fold(trail);
-        let is_whole = trail.steps.len() as u64 == self.config.params().checkpoint_interval;
-        let Some(last) = execs.last().copied().filter(|_| is_whole) else { return Err(Ignored::Conflicting) };
+        let Some(last) = execs.last().copied() else { return Err(Ignored::Conflicting) };
         let is_proved = match *end {
             End::Root(root) => trail::root(trail.seq, trail.chain, last, self.config.digest()) == root,
             End::Exec(exec) => last == exec,

@@ -99,9 +99,10 @@ pub fn chained(exec: Digest, seq: Seq, step: Step) -> Digest {
     hash(Context::Exec, &[&exec.0, &seq.0.to_le_bytes(), &step.reply_root.0, &step.delta.0])
 }
 
-/// The `exec` chain after each step of a trail, in their order.
+/// The `exec` chain after each step of a trail, in their order. It has no more steps than there are Seqs up to its own.
 #[must_use]
 pub fn fold(trail: &Trail) -> Vec<Digest> {
+    assert!(trail.steps.len() as u64 <= trail.seq.0, "its length was compared with the interval");
     let first = trail.seq.0 + 1 - trail.steps.len() as u64;
     let mut exec = trail.exec_before;
     let steps = (first..).map(Seq).zip(&trail.steps);
