@@ -40,8 +40,11 @@ fn a_cluster_made_by_hand_serves_kv_and_tells_its_status() {
     assert_eq!(kv(&["cas", "form", "round", "--expect", "x"]), no(1, "nothing changed: there is no such key"));
     assert_eq!(kv(&["add", "visits", "41"]), ok("41\n"));
     assert_eq!(kv(&["add", "visits", "-43"]), ok("-2\n"));
+    assert_eq!(kv(&["append", "log", "ab"]), ok("2\n"));
+    assert_eq!(kv(&["append", "log", "c"]), ok("3\n"));
+    assert_eq!(kv(&["get", "log"]), ok("abc\n"));
     assert_eq!(kv(&["add", "colour", "1"]), no(64, "the value is not a counter: it has not 8 bytes"));
-    assert_eq!(kv(&["count"]), ok("3\n"));
+    assert_eq!(kv(&["count"]), ok("4\n"));
     assert_eq!(kv(&["delete", "shape"]), ok("ok\n"));
     assert_eq!(kv(&["delete", "shape"]), ok("ok: there was no such key\n"));
     assert_eq!(kv(&["put", &"k".repeat(1025), "v"]), no(64, "the key is longer than 1024 bytes"));
@@ -59,7 +62,7 @@ fn a_cluster_made_by_hand_serves_kv_and_tells_its_status() {
     assert_eq!(object(&["put", "shape", "round"]), (0, json!({ "existed": false })));
     assert_eq!(object(&["cas", "shape", "x", "--absent"]).1["swapped"], false);
     assert_eq!(object(&["add", "visits", "0"]), (0, json!({ "sum": -2 })));
-    assert_eq!(object(&["count"]), (0, json!({ "keys": 3 })));
+    assert_eq!(object(&["count"]), (0, json!({ "keys": 4 })));
 
     // Calls at a time, with the same client.toml: each is a client of its own.
     let add =
