@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod data_dir;
+pub mod divergence;
 pub mod error;
 pub mod evidence;
 pub mod execution;

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use bft_core::divergence::Alarm;
 use bft_core::door::{Answer, Effects, FileOrder, InfoTo, Input, Lane, Now, Outgoing, To};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
@@ -20,6 +21,7 @@ use bytes::{Bytes, BytesMut};
 use crate::brim::Brim;
 use crate::clock;
 use crate::counters::{OrderingCounters, ShardCounters};
+use crate::divergence::{QuarantineWatch, tell};
 use crate::error::ServerError;
 use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
@@ -53,6 +55,8 @@ pub struct Outbox {
     pub remove_snapshots_below: Option<Seq>,
     /// To be written where people find it.
     pub evidence: Vec<Accusation>,
+    /// The same.
+    pub alarms: Vec<Alarm>,
 }
 
 /// What INFO says about how this process works.
@@ -85,6 +89,7 @@ pub struct Node {
     epoch: Epoch,
     /// After damage: the Seq at which the replica may vote again.
     silent_through: Option<Seq>,
+    quarantine: QuarantineWatch,
     encoded: BytesMut,
     desk: InfoDesk,
     telling: Telling,
@@ -129,6 +134,7 @@ impl Node {
             durable: journal.durable(),
             epoch: core.replica().config().epoch(),
             silent_through: core.replica().silent_through(),
+            quarantine: QuarantineWatch::default(),
             core,
             journal,
             effects,
@@ -218,6 +224,7 @@ impl Node {
             self.silent_through = None;
             tracing::info!(stable = self.core.replica().stable().0, "this replica votes again");
         }
+        self.quarantine.look(self.core.replica().quarantine());
         let (used, room) = self.core.replica().pool_fill();
         self.brim.look(used, room);
         self.transfer.look(now.mono, self.core.replica().transfer_progress());
@@ -294,6 +301,8 @@ impl Node {
             self.telling.tell(now.mono, &accusation.accused);
             self.outbox.evidence.push(accusation);
         }
+        effects.alarms.iter().for_each(tell);
+        self.outbox.alarms.append(&mut effects.alarms);
         if let Some(halt) = effects.halt.take() {
             return Err(ServerError::Halted(halt));
         }
@@ -561,7 +570,7 @@ mod tests {
     fn a_halt_ends_everything_at_once() {
         let mut node = primary();
         sent(&mut node);
-        let halt = bft_core::door::Halt::ReplayDiverged { seq: Seq(9) };
+        let halt = bft_core::door::Halt::TwoPrepared { seq: Seq(9), view: View(1) };
         node.effects.halt = Some(halt.clone());
         node.effects.remove_snapshots_below = Some(Seq(8));
         let error = node.carry_out(NOW).unwrap_err();

@@ -335,6 +335,7 @@ impl Replica {
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
+        self.on_loaded_report(at, record, out);
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
             let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");
