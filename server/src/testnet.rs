@@ -25,6 +25,7 @@ use bft_core::config::{Admission, ClusterConfig, ConfigInvalid, Member, Protocol
 use bft_core::ids::{ClusterId, Epoch, ReplicaId};
 use bft_core::journal::JournalOptions;
 
+use crate::Io;
 use crate::config::{ClientsSection, LogFormat, LogSection, ServiceSection, VERSION};
 use crate::data_dir::{self, DataDirError, flush_folder};
 use crate::shard::refusals::LONGEST;
@@ -77,6 +78,8 @@ pub struct TestnetOptions {
     pub listen: Listen,
     /// The protocol's parameters.
     pub params: ProtocolParams,
+    /// Who moves the replicas' bytes.
+    pub io: Io,
     /// What executes.
     pub service: ServiceSection,
     /// How the journals are written.
@@ -124,6 +127,7 @@ impl TestnetOptions {
             addresses,
             listen,
             params: ProtocolParams::default(),
+            io: Io::default(),
             service: ServiceSection { name: "kv".into(), config: String::new() },
             journal: JournalOptions::default(),
             clients: ClientsSection::default(),
@@ -222,7 +226,7 @@ timeout = \"10s\"
 ";
 
 fn replica_file(me: ReplicaId, options: &TestnetOptions) -> String {
-    let TestnetOptions { addresses, listen, service, journal, clients, log, params: _ } = options;
+    let TestnetOptions { addresses, listen, io, service, journal, clients, log, params: _ } = options;
     let address = &addresses[me.index()];
     let listen = match listen {
         Listen::Address => address.clone(),
@@ -254,6 +258,8 @@ listen = {listen}
 cores = 1
 # Whether those threads stay on their cores: only where nothing else runs there.
 pin = false
+# Who moves the bytes: \"uring\", \"epoll\", or \"auto\": io_uring, and epoll where it is refused.
+io = \"{io}\"
 
 [service]
 name = {name}
@@ -280,6 +286,7 @@ format = \"{format}\"
 level = {level}
 ",
         listen = quoted(&listen),
+        io = io.name(),
         name = quoted(&service.name),
         refusal_max = HumanDuration(LONGEST),
         requests = clients.requests_per_second,

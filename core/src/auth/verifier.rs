@@ -188,13 +188,15 @@ impl Verifier {
             Message::NewView(new_view) => self.new_view(new_view)?,
             Message::Body(batch) => self.body(&batch.header, &batch.body)?,
             Message::Manifest(snapshot) => self.stable_snapshot(snapshot)?,
-            // A CHUNK is compared with the manifest by whoever asked for it.
+            // A CHUNK is compared with the manifest, a TRAIL with the checkpoint's root, by whoever asked for it.
             Message::FetchSlot(_)
             | Message::FetchBody(_)
             | Message::FetchLog(_)
             | Message::FetchManifest(_)
             | Message::FetchChunk(_)
-            | Message::Chunk(_) => {}
+            | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_) => {}
             Message::Recall(recall) => {
                 self.epoch(recall.epoch)?;
                 [&recall.voted, &recall.certified].into_iter().try_for_each(|map| self.map(map))?;

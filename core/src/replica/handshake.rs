@@ -140,8 +140,8 @@ impl Replica {
         }
     }
 
-    /// Whether this replica may sign anything at all.
-    pub(super) fn may_sign(&self) -> bool {
+    /// Whether this replica may sign anything at all, as far as its start goes.
+    pub(super) fn is_sworn_in(&self) -> bool {
         !self.handshake.is_open() && self.superblock.learner.is_none()
     }
 

@@ -142,6 +142,7 @@ impl FrameLimits {
             Kind::Recalled => self.new_view + limits::RECALLED_FRAME_SLACK as u32,
             Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
             Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
+            Kind::Trail => limits::TRAIL_FRAME_BYTES as u32,
             Kind::Evidence => limits::EVIDENCE_BYTES as u32,
             Kind::Busy
             | Kind::InfoQuery
@@ -157,6 +158,7 @@ impl FrameLimits {
             | Kind::FetchLog
             | Kind::FetchManifest
             | Kind::FetchChunk
+            | Kind::FetchTrail
             | Kind::Recall => limits::SMALL_FRAME_BYTES as u32,
         }
     }
@@ -187,6 +189,8 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Manifest
         | Kind::FetchChunk
         | Kind::Chunk
+        | Kind::FetchTrail
+        | Kind::Trail
         | Kind::Evidence
         | Kind::Recall
         | Kind::Recalled => &[PeerRole::Replica],
@@ -215,6 +219,8 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchManifest
         | Kind::Manifest
         | Kind::FetchChunk
+        | Kind::FetchTrail
+        | Kind::Trail
         | Kind::Evidence
         | Kind::Recall
         | Kind::Recalled => false,

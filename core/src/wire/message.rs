@@ -41,6 +41,8 @@ pub enum Kind {
     Manifest = 39,
     FetchChunk = 40,
     Chunk = 41,
+    FetchTrail = 42,
+    Trail = 43,
     Evidence = 65,
     Recall = 66,
     Recalled = 67,
@@ -48,7 +50,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -73,6 +75,8 @@ impl Kind {
         Self::Manifest,
         Self::FetchChunk,
         Self::Chunk,
+        Self::FetchTrail,
+        Self::Trail,
         Self::Evidence,
         Self::Recall,
         Self::Recalled,
@@ -349,6 +353,29 @@ pub struct Chunk {
     pub bytes: Option<ChunkBytes>,
 }
 
+/// What the execution of one Seq came to, as it goes into the `exec` chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Step {
+    /// The Merkle root over the digests of the replies.
+    pub reply_root: Digest,
+    /// What the service said that the batch changed, hashed.
+    pub delta: Digest,
+}
+
+/// Every step of one checkpoint's interval. Whether it is the one that led to the checkpoint, the checkpoint's root tells:
+/// the steps, chained, end in a value that the root binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trail {
+    /// The checkpoint.
+    pub seq: Seq,
+    /// The chain over all batches up to it.
+    pub chain: Digest,
+    /// The `exec` chain at the checkpoint before it.
+    pub exec_before: Digest,
+    /// Of the Seqs after that one, ascending, up to `seq`.
+    pub steps: Vec<Step>,
+}
+
 /// What a replica tells about itself to whoever asks: `bftd status`, the bench, a client that opens a session.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Info {
@@ -521,6 +548,9 @@ pub enum Message {
     Manifest(StableSnapshot),
     FetchChunk(FetchChunk),
     Chunk(Chunk),
+    /// Asks for the trail to this checkpoint.
+    FetchTrail(Seq),
+    Trail(Trail),
     /// Proof that a replica broke the protocol. May be relayed by anyone.
     Evidence(Arc<Evidence>),
     /// Asks, at a start: do you hold something under my signature that I do not know of?
@@ -557,6 +587,8 @@ impl Message {
             | Self::Manifest(_)
             | Self::FetchChunk(_)
             | Self::Chunk(_)
+            | Self::FetchTrail(_)
+            | Self::Trail(_)
             | Self::Evidence(_)
             | Self::Recall(_)
             | Self::Recalled(_) => None,
@@ -591,6 +623,8 @@ impl Message {
             Self::Manifest(_) => Kind::Manifest,
             Self::FetchChunk(_) => Kind::FetchChunk,
             Self::Chunk(_) => Kind::Chunk,
+            Self::FetchTrail(_) => Kind::FetchTrail,
+            Self::Trail(_) => Kind::Trail,
             Self::Evidence(_) => Kind::Evidence,
             Self::Recall(_) => Kind::Recall,
             Self::Recalled(_) => Kind::Recalled,

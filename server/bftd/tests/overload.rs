@@ -1,14 +1,21 @@
 //! More than there is room for, on real processes. Clients beyond the sessions are told so and come in when there is room;
 //! one that brings more than its rate gets all of it done in time; the others notice nothing.
 
+#[macro_use]
 mod support;
 
 use std::time::Duration;
 
 use bft_client::{Client, ClientConfig, Completions, NotSent, Outcome, Submit, Wait};
+use bft_server::Io;
 use bft_server::children::LocalCluster;
 use bft_services::kv::{Operation, Reply};
 use support::{INTERVAL, Observer, PATIENCE, program};
+
+over_each_driver!(
+    mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one,
+    pf4_a_client_over_its_rate_gets_all_done_and_slows_nobody_else,
+);
 
 const SESSIONS: u32 = 3;
 
@@ -24,10 +31,10 @@ fn counter(outcome: &Outcome) -> i64 {
     }
 }
 
-#[test]
-fn mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one() {
+fn mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one(io: Io) {
     let dir = tempfile::tempdir().unwrap();
     let cluster = LocalCluster::create(&dir.path().join("net"), 4, program(), |options| {
+        options.io = io;
         options.params.sessions_max = SESSIONS;
         options.params.checkpoint_interval = INTERVAL;
         options.params.window = 2 * INTERVAL;
@@ -77,11 +84,11 @@ fn mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one() {
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
 
-#[test]
-fn pf4_a_client_over_its_rate_gets_all_done_and_slows_nobody_else() {
+fn pf4_a_client_over_its_rate_gets_all_done_and_slows_nobody_else(io: Io) {
     const OPERATIONS: usize = 60;
     let dir = tempfile::tempdir().unwrap();
     let cluster = LocalCluster::create(&dir.path().join("net"), 4, program(), |options| {
+        options.io = io;
         options.clients.requests_per_second = 20;
         options.journal.segment_bytes = 4 << 20;
     });

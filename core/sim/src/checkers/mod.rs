@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bft_core::auth::Scheme;
 use bft_core::client::Unknown;
 use bft_core::config::ClusterConfig;
+use bft_core::divergence::Alarm;
 use bft_core::door::{Execute, Executed, Persist, Place};
 use bft_core::evidence::{Accusation, Accused};
 use bft_core::ids::{LogPosition, Nanos, PublicKey, ReplicaId, Seq};
@@ -19,10 +20,13 @@ use bft_core::wire::message::Message;
 use crate::ledger::Entry;
 use crate::world::Life;
 
+use divergence::Trust;
+
 pub mod agreement;
 pub mod asked;
 pub mod certificates;
 pub mod convergence;
+pub mod divergence;
 pub mod durability;
 pub mod durable;
 pub mod evidence;
@@ -50,6 +54,8 @@ pub enum Oracle {
     Certificates,
     /// Nobody correct is accused; who is heard to contradict itself is (I9).
     Evidence,
+    /// Who differs is found and named, and nobody else (K4).
+    Divergence,
     /// What a client was told outlasts everything (I15).
     Durability,
     /// When the faults end, everything is finished and all are equal (I17).
@@ -60,7 +66,7 @@ pub enum Oracle {
 
 impl Oracle {
     /// Every oracle.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Agreement,
         Self::Execution,
         Self::Validity,
@@ -69,6 +75,7 @@ impl Oracle {
         Self::Signatures,
         Self::Certificates,
         Self::Evidence,
+        Self::Divergence,
         Self::Durability,
         Self::Convergence,
         Self::Assertion,
@@ -86,6 +93,7 @@ impl Oracle {
             Self::Signatures => "signatures",
             Self::Certificates => "certificates",
             Self::Evidence => "evidence",
+            Self::Divergence => "divergence",
             Self::Durability => "durability",
             Self::Convergence => "convergence",
             Self::Assertion => "assertion",
@@ -135,6 +143,7 @@ pub struct Checks {
     asked: asked::Asked,
     certificates: certificates::Certificates,
     evidence: evidence::Evidences,
+    divergence: divergence::Divergence,
     durability: durability::Durability,
 }
 
@@ -162,6 +171,7 @@ impl Checks {
             signatures: signatures::Signatures::new(config),
             asked: asked::Asked::new(config),
             evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
+            divergence: divergence::Divergence::default(),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
             durability: durability::Durability::new(config, villains),
         }
@@ -362,6 +372,19 @@ impl Checks {
     /// A life of a replica begins with the state of `seq`.
     pub fn state_at(&mut self, replica: ReplicaId, seq: Seq) {
         self.execution.state_at(replica, seq);
+        self.divergence.state_at(replica);
+    }
+
+    /// A core tells that something differs.
+    pub fn alarmed(&mut self, replica: ReplicaId, trust: Trust, alarm: &Alarm) {
+        let verdict = self.divergence.told(replica, trust, alarm);
+        self.judge(Oracle::Divergence, replica, verdict);
+    }
+
+    /// At the end, of a replica that is in order and knows of this checkpoint.
+    pub fn has_noticed(&mut self, replica: ReplicaId, stable: Seq) {
+        let verdict = self.divergence.noticed(replica, stable);
+        self.judge(Oracle::Divergence, replica, verdict);
     }
 
     /// A core asked for a batch to be executed.
@@ -384,8 +407,12 @@ impl Checks {
     }
 
     /// A service executed a batch.
-    pub fn executed(&mut self, replica: ReplicaId, seq: Seq, outcome: &Executed) {
+    pub fn executed(&mut self, replica: ReplicaId, trust: Trust, seq: Seq, outcome: &Executed) {
         if self.doubled.contains(replica) {
+            return;
+        }
+        self.divergence.executed(replica, trust, seq, outcome);
+        if trust == Trust::Drifts {
             return;
         }
         let verdict = self.exactly_once.executed(seq, outcome);

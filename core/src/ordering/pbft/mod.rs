@@ -41,6 +41,8 @@ pub struct Pbft {
     /// H_dmg: a journal was lost here in which votes up to this Seq may have stood. Silent until h reaches it.
     silent_through: Seq,
     standing: Standing,
+    /// The replica around this does not trust its machine: silent until it does.
+    is_quarantined: bool,
     window: VecDeque<Slot>,
     /// PRE-PREPAREs of the next window, the first for each Seq (V11).
     early: BTreeMap<Seq, PrePrepare>,
@@ -109,6 +111,7 @@ impl Pbft {
             stable,
             silent_through: Seq(0),
             standing: Standing::Asking,
+            is_quarantined: false,
             window,
             early: BTreeMap::new(),
             early_bytes: 0,
@@ -140,11 +143,12 @@ impl Pbft {
         crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
     }
 
-    /// Whether it does, and its peers know of none that it lacks (D11): only then does it vote, propose and change views.
+    /// Whether this replica votes, proposes and changes views: only who remembers every vote it may have cast above h (D7), of
+    /// whom its peers know none that it lacks (D11), and who is not in quarantine.
     #[must_use]
     pub fn may_vote(&self) -> bool {
         let unasked = crate::mutant!(M62VotesUnasked, false, self.standing == Standing::Asking);
-        self.remembers() && (self.standing == Standing::Voter || unasked)
+        self.remembers() && !self.is_quarantined && (self.standing == Standing::Voter || unasked)
     }
 
     /// What this replica's signature is good for.
@@ -163,6 +167,21 @@ impl Pbft {
         assert_eq!(self.standing, Standing::Asking, "a start is over once, and a learner votes no more");
         self.standing = Standing::Voter;
         (0..self.window.len()).for_each(|index| self.advance_slot(index, out));
+    }
+
+    /// Nothing is voted for, proposed or changed from now on. What was voted for before stays true.
+    pub fn quarantine(&mut self) {
+        self.is_quarantined = true;
+        self.early.clear();
+        self.early_bytes = 0;
+    }
+
+    /// Takes part again: what became prepared meanwhile is committed.
+    pub fn release(&mut self, out: &mut Outbox<'_>) {
+        self.is_quarantined = false;
+        for index in 0..self.window.len() {
+            self.advance_slot(index, out);
+        }
     }
 
     /// The view that this replica is in, or the one it goes to.

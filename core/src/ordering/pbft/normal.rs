@@ -34,7 +34,7 @@ pub enum Ignored {
     Conflicting,
     /// Of a kind that this version knows and does not act on.
     NotActedOn,
-    /// Asks for a vote of a replica that must be silent: after damage, at its start, or as a learner.
+    /// Asks for a vote of a replica that must be silent: after damage, at its start, in quarantine, or as a learner.
     Silent,
     NotNeeded,
 }
@@ -296,7 +296,7 @@ impl Pbft {
     /// Does what a slot has become ready for.
     pub(super) fn advance_slot(&mut self, index: usize, out: &mut Outbox<'_>) {
         let slot = &self.window[index];
-        if self.may_vote() && slot.cert_at.is_none() && slot.is_prepared(&self.config) {
+        if slot.cert_at.is_none() && slot.is_prepared(&self.config) && self.may_vote() {
             self.prepared(index, out);
         }
         let primary = self.primary();
