@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod data_dir;
+pub mod divergence;
 pub mod error;
 pub mod evidence;
 pub mod execution;
@@ -26,6 +27,7 @@ pub mod progress;
 pub mod shard;
 pub mod snapshots;
 mod start;
+pub mod stepping;
 pub mod testnet;
 
 use std::net::TcpListener;
@@ -38,6 +40,7 @@ use bft_core::ids::ReplicaId;
 use bft_core::journal::JournalOptions;
 use bft_core::service::Service;
 use serde::Deserialize;
+use stepping::Seat;
 
 pub use control::Control;
 pub use error::{IoUringRefused, ServerError};
@@ -122,8 +125,19 @@ impl Io {
 /// Runs a replica. Returns `Ok` when it was stopped, everything flushed and the journal closed; an error when it could
 /// not start or had to stop. The calling thread runs the core.
 pub fn run(config: ServerConfig, service: Box<dyn Service>, control: Control) -> Result<(), ServerError> {
+    run_seated(config, service, control, stepping::plain())
+}
+
+/// The same, with `seat` deciding who is stepped. For those who put something before a replica to see what becomes of a
+/// cluster; whoever runs a replica calls [`run`].
+pub fn run_seated(
+    config: ServerConfig,
+    service: Box<dyn Service>,
+    control: Control,
+    seat: Seat,
+) -> Result<(), ServerError> {
     let ended = EndedAtDrop(&control);
-    let outcome = io::run(config, service, &control);
+    let outcome = io::run(config, service, &control, seat);
     drop(ended);
     outcome
 }

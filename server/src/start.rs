@@ -27,6 +27,7 @@ use crate::io::journal::JournalDisk;
 use crate::io::probe::{self, WritePath};
 use crate::io::segments::{Segments, segment_files};
 use crate::snapshots::SnapshotFolder;
+use crate::stepping::{Seat, Stepped};
 
 /// A replica that was read back, and what belongs to it.
 pub struct Started {
@@ -40,8 +41,8 @@ pub struct Started {
     pub manifest: Option<Manifest>,
     /// The service, opened.
     pub service: Box<dyn Service>,
-    /// The replica.
-    pub replica: Replica,
+    /// The replica, or what stands before it.
+    pub core: Box<dyn Stepped>,
     /// Its journal.
     pub journal: Journal,
     /// The journal's files, and who carries its blocks to them.
@@ -58,6 +59,7 @@ pub fn start(
     mut service: Box<dyn Service>,
     driver: Driver,
     bell: &Arc<Doorbell>,
+    seat: Seat,
 ) -> Result<Started, ServerError> {
     let scheme: Arc<dyn Scheme> = Arc::new(Ed25519::new(&config.secret_key, crate::entropy()));
     let member = config.cluster.member(config.me);
@@ -99,7 +101,8 @@ pub fn start(
     let journal = Journal::new(directory.superblock(), tail, config.journal);
     let mut effects = Effects::default();
     let replica = recovery.finish(clock::now(), last, service_at, &mut effects);
-    Ok(Started { directory, way, snapshots, manifest, service, replica, journal, disk, effects, scheme })
+    let core = seat(replica, &mut effects);
+    Ok(Started { directory, way, snapshots, manifest, service, core, journal, disk, effects, scheme })
 }
 
 /// A replica at its newest stable snapshot, to be fed with records.

@@ -262,7 +262,7 @@ listen = {listen}
 cores = 1
 # Whether those threads stay on their cores: only where nothing else runs there.
 pin = false
-# Who moves the bytes: \"uring\", \"epoll\", or \"auto\": io_uring, and epoll where it is refused, which is slower.
+# Who moves the bytes: \"uring\", \"epoll\", or \"auto\": io_uring, and epoll where it is refused.
 io = \"{io}\"
 
 [service]

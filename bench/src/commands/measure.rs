@@ -36,7 +36,7 @@ const CLOSE: Duration = Duration::from_secs(1);
 const INFO: Duration = Duration::from_secs(10);
 const INFO_LOOK: Duration = Duration::from_millis(500);
 /// Sleeps until `until`, unless it is told to stop: then the replicas that are children die with this process.
-fn sleep_until(stop: &Stop, load: &Load, until: u64) -> Result<(), Failure> {
+pub fn sleep_until(stop: &Stop, load: &Load, until: u64) -> Result<(), Failure> {
     loop {
         stop.check()?;
         let left = Duration::from_nanos(until.saturating_sub(load.now()));

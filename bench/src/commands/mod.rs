@@ -8,3 +8,4 @@ pub mod measure;
 pub mod replica;
 pub mod run;
 pub mod transfer;
+pub mod villains;

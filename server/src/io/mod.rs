@@ -35,6 +35,7 @@ use crate::io::doorbell::Doorbell;
 use crate::io::journal::Device;
 use crate::shard::ShardSetup;
 use crate::start::start;
+use crate::stepping::Seat;
 use cores::Cores;
 use host::Core;
 use mesh::{Inbox, Place};
@@ -88,11 +89,11 @@ impl Driver {
 }
 
 /// Runs a replica until it is stopped or fails. Executor 0 runs on the calling thread.
-pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control) -> Result<(), ServerError> {
+pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control, seat: Seat) -> Result<(), ServerError> {
     let driver = probe::driver(config.io, config.cores)?;
     let cores = Cores::of_this_thread()?;
     let bell = control.bell();
-    let started = start(&config, service, driver, &bell)?;
+    let started = start(&config, service, driver, &bell, seat)?;
     let ServerConfig { cluster, me, listener, cores: granted, pin, rules, .. } = config;
     let instance = started.directory.superblock().instance;
     let identity = LocalIdentity::replica(cluster.clone(), started.scheme.clone(), me, instance)

@@ -141,6 +141,8 @@ impl Shard {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
             | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
         }
