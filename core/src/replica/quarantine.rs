@@ -164,7 +164,7 @@ impl Replica {
     /// stands by its state.
     pub(super) fn may_sign(&self, seq: Seq) -> bool {
         let stands_by = !self.superblock.quarantined && seq > self.superblock.disowned_through;
-        seq > self.superblock.damaged_through && crate::mutant!(M64SignsWhereDisowned, stands_by, true)
+        seq > self.superblock.damaged_through && stands_by
     }
 
     /// This replica came to `here` at `seq`, and a blocking set, or it itself before, came to `there`.
@@ -308,7 +308,7 @@ impl Replica {
             End::Root(root) => trail::root(trail.seq, trail.chain, last, self.config.digest()) == root,
             End::Exec(exec) => last == exec,
         };
-        if !crate::mutant!(M63TrailNotProved, is_proved, true) {
+        if !is_proved {
             return Err(Ignored::Conflicting);
         }
         self.compare_trail(trail, &execs, out);
