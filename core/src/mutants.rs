@@ -69,14 +69,8 @@ mutants! {
     M58LaterGroupProves = "m58",
     /// A transferred piece is stored without being compared with the manifest.
     M60ChunkNotCompared = "m60",
-    /// Whatever somebody shows under a replica's signature proves that its disk went back.
-    M61OldSignatureProves = "m61",
     /// A replica that starts votes before a quorum has said what it holds of it.
     M62VotesUnasked = "m62",
-    /// The steps of an execution that a peer gives are believed without being proved.
-    M63TrailNotProved = "m63",
-    /// A replica that went back to an agreed state signs another root where it had signed one.
-    M64SignsWhereDisowned = "m64",
 }
 
 /// Whether this build holds the planted faults.

@@ -164,8 +164,7 @@ impl Replica {
     /// said what they hold of this replica (D11), and it stands by its state.
     pub(super) fn may_sign(&self, seq: Seq) -> bool {
         let stands_by = !self.superblock.quarantined && seq > self.superblock.disowned_through;
-        let is_known = self.is_sworn_in() && seq > self.superblock.damaged_through;
-        is_known && crate::mutant!(M64SignsWhereDisowned, stands_by, true)
+        self.is_sworn_in() && seq > self.superblock.damaged_through && stands_by
     }
 
     /// This replica came to `here` at `seq`, and a blocking set, or it itself before, came to `there`.
@@ -309,7 +308,7 @@ impl Replica {
             End::Root(root) => trail::root(trail.seq, trail.chain, last, self.config.digest()) == root,
             End::Exec(exec) => last == exec,
         };
-        if !crate::mutant!(M63TrailNotProved, is_proved, true) {
+        if !is_proved {
             return Err(Ignored::Conflicting);
         }
         self.compare_trail(trail, &execs, out);

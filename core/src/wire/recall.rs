@@ -122,7 +122,7 @@ impl Recall {
     }
 
     fn lacks_vote(&self, view: View, seq: Seq, is_opened: bool) -> bool {
-        let says_something = crate::mutant!(M61OldSignatureProves, seq > self.through && view >= self.view, true);
+        let says_something = seq > self.through && view >= self.view;
         let map = if is_opened { &self.certified } else { &self.voted };
         says_something && (view != self.view || !self.has(map, seq))
     }
