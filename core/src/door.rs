@@ -416,7 +416,9 @@ impl TryFrom<Message> for Answer {
             | Message::Chunk(_)
             | Message::FetchTrail(_)
             | Message::Trail(_)
-            | Message::Evidence(_) => Err(message.kind()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Err(message.kind()),
         }
     }
 }

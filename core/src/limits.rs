@@ -174,6 +174,8 @@ pub const REPLY_FRAME_SLACK: usize = KIB;
 /// A NEW-VIEW: REPLICAS_MAX VIEW-CHANGEs of a default window of prepared certificates, or fewer of a longer one. A
 /// configuration whose NEW-VIEW could pass it is refused.
 pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
+/// What a RECALLED's payload adds to the NEW-VIEW that it may show.
+pub const RECALLED_FRAME_SLACK: usize = 32;
 /// Certificates and bodies in one LOG.
 pub const LOG_FRAME_BYTES: usize = 2 * MIB;
 /// A stable snapshot's certificate and manifest.

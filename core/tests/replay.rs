@@ -62,6 +62,11 @@ fn replay(cluster: &TestCluster, signed: Option<Record>, change: impl FnOnce(&mu
     }
     let mut effects = Effects::default();
     let mut replica = recovery.finish(NOW, last, Seq(0), &mut effects);
+    let answer = common::nothing_is_held(effects.send.iter().map(|outgoing| &outgoing.message)).expect("it asks");
+    for from in cluster.config.replicas().filter(|peer| *peer != me).take(2) {
+        let message = cluster.verifier().check(from, answer.clone()).expect("well-formed");
+        replica.step(NOW, Input::Message { from, message }, &mut effects);
+    }
     assert_eq!(effects.load, [LogPosition(1)], "the body is read back");
     assert_eq!(replica.executed(), Seq(0));
     effects.clear();

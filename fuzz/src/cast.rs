@@ -14,6 +14,7 @@ use bft_core::wire::message::{
     Info, Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot,
     Status, Step, Trail, ViewChange,
 };
+use bft_core::wire::recall::{Held, Phase, Recall, Recalled};
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request, result_digest};
 use bft_services::kv::Operation;
 
@@ -133,7 +134,26 @@ impl Cast {
                 steps: vec![Step { reply_root: Digest([5; 32]), delta: Digest([6; 32]) }; interval as usize],
             }),
             Message::Evidence(Arc::new(self.evidence(seq).swap_remove(0))),
+            Message::Recall(self.recall(seq)),
+            Message::Recalled(Recalled {
+                epoch: position.epoch,
+                start: seq.0,
+                held: Some(Held::Vote {
+                    replica: self.speaker,
+                    position,
+                    ballot: self.ballot(&position, self.speaker),
+                    nonce: Some(self.nonce(&position, self.speaker)),
+                }),
+            }),
         ]
+    }
+
+    /// What a replica asks that remembers nothing above `seq`.
+    fn recall(&self, seq: Seq) -> Recall {
+        let words = (self.config.params().window as usize).div_ceil(64);
+        let (epoch, view, phase) = (self.config.epoch(), View(0), Phase::Begun);
+        let (voted, certified) = (vec![0; words], vec![0; words]);
+        Recall { epoch, start: seq.0, view, phase, through: seq, stable: seq, voted, certified }
     }
 
     /// One piece of evidence of every kind and form against the speaker, at `seq`.

@@ -125,6 +125,10 @@ counters! {
     amnesias: Must = "starts after damage",
     /// Replicas that were silent after damage and vote again.
     voting_again: Must = "voting again",
+    /// Disks that were put back to an earlier state of themselves.
+    put_back: Must = "disks put back",
+    /// Replicas that found that out by what others hold, and vote no more.
+    learners: Must = "learners",
     /// Snapshots of others that a replica went on from.
     transfers: Must = "transfers",
     /// Pieces of snapshots that were fetched.

@@ -279,6 +279,7 @@ impl Run {
                 self.machines[which].pause(self.world.now + outage);
             }
             Fault::Exile => self.exile(),
+            Fault::PutBack => self.put_back(outage),
             Fault::ClientRestart => {
                 let which = self.striker.below(self.clients.len());
                 self.world.counters.client_restarts += 1;
@@ -360,6 +361,19 @@ impl Run {
         }
         self.world.counters.exiles += 1;
         self.world.after(outage, Event::Watch { replica: id, looks: WATCH_LOOKS });
+    }
+
+    /// First a state of every disk is kept; later one of them is put back to it.
+    fn put_back(&mut self, outage: u64) {
+        let which = self.striker.below(self.machines.len());
+        if !self.machines[which].has_image() {
+            let sound = |machine: &&mut Machine| machine.character() == Character::Correct && !machine.is_silent();
+            return self.machines.iter_mut().filter(sound).for_each(Machine::keep_image);
+        }
+        if self.crash_machine(which, Crash::Killed, outage) {
+            self.note(Fault::PutBack, || format!("the disk of r{which} is put back"));
+            self.machines[which].put_back(&mut self.world);
+        }
     }
 
     /// Strikes a replica that transfers a snapshot, sooner or later.

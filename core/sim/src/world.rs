@@ -340,7 +340,9 @@ impl Led {
             | Message::Chunk(_)
             | Message::FetchTrail(_)
             | Message::Trail(_)
-            | Message::Evidence(_) => false,
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => false,
         }
     }
 }

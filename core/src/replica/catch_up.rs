@@ -403,6 +403,7 @@ impl Replica {
             return false;
         }
         self.pbft.judge_committed(&certificate);
+        self.compare_with_memory(&certificate, out);
         let news = match self.pbft.slot(seq) {
             Some(slot) if self.catch_up.is_lost(seq) && slot.is_committed_as(digest) => {
                 let batch = certificate.position.batch();

@@ -32,7 +32,8 @@ pub struct Checkpoints {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Own {
     root: Digest,
-    /// `None`: nothing is signed: what was before the journal was damaged is not known (D7), or is not stood by (K4).
+    /// `None`: nothing is signed: what was before the journal was damaged is not known (D7), or is not stood by (K4); or this
+    /// replica may sign nothing, yet or any more (D11).
     vote: Option<OwnVote>,
 }
 
@@ -96,8 +97,21 @@ impl Replica {
         }
         if !self.may_sign(seq) {
             self.checkpoints.own.insert(seq, Own { root, vote: None });
-            return self.compare_with_others(seq, out);
+        } else {
+            self.vote_for_checkpoint(seq, root, out);
         }
+        self.compare_with_others(seq, out);
+    }
+
+    /// What was executed before a quorum had said what it holds of this replica is signed now.
+    pub(super) fn sign_checkpoints(&mut self, out: &mut Effects) {
+        let own = self.checkpoints.own.range((Bound::Excluded(self.pbft.stable()), Bound::Unbounded));
+        let unsigned = own.filter(|(seq, own)| own.vote.is_none() && self.may_sign(**seq));
+        let unsigned: Vec<_> = unsigned.map(|(seq, own)| (*seq, own.root)).collect();
+        unsigned.into_iter().for_each(|(seq, root)| self.vote_for_checkpoint(seq, root, out));
+    }
+
+    fn vote_for_checkpoint(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
         let record = Record::CkptVote { epoch: self.config.epoch(), seq, root };
         let at = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
         let signature = self.sign_checkpoint(seq, root);
@@ -105,7 +119,6 @@ impl Replica {
         self.checkpoints.own.insert(seq, Own { root, vote: Some(vote) });
         let message = Message::Checkpoint(self.own_checkpoint(seq, root, signature));
         Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
-        self.compare_with_others(seq, out);
     }
 
     /// A CHECKPOINT of one replica, or a certificate of a quorum.
@@ -194,7 +207,7 @@ impl Replica {
 
     /// Sends `peer`, whose last stable checkpoint is `stable`, what it needs to come to ours.
     pub(super) fn retransmit_checkpoints(&mut self, peer: ReplicaId, stable: Seq, out: &mut Effects) {
-        let stands_by = !self.superblock.quarantined;
+        let stands_by = !self.superblock.quarantined && self.is_sworn_in();
         let own = self.checkpoints.own.range((Bound::Excluded(stable), Bound::Unbounded)).filter(|_| stands_by);
         let own = own.filter_map(|(seq, own)| Some((*seq, own.root, own.vote.filter(|vote| vote.counted)?.signature)));
         let own: Vec<_> = own.map(|(seq, root, signature)| self.own_checkpoint(seq, root, signature)).collect();

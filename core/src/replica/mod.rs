@@ -7,7 +7,7 @@
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `quarantine`: what a replica does that came to something else than the others; `trail`: where it began to;
-//! * `accusations`: what was proved against others;
+//! * `accusations`: what was proved against others; `handshake`: what a start asks before the first vote;
 //! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers;
 //! * `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
@@ -19,9 +19,9 @@ use crate::auth::{Scheme, Verified, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Answer, Effects, Halt, Input, Lane, LinkState, Now, To, Tuning};
 use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, SessionId};
-use crate::journal::superblock::Superblock;
+use crate::journal::superblock::{Learner, Superblock};
 use crate::ordering::Outbox;
-use crate::ordering::pbft::{Ignored, Pbft};
+use crate::ordering::pbft::{Ignored, Pbft, Standing};
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{Busy, Info, Message, Reply, Status};
 use crate::wire::request::{Body, SignedRequest};
@@ -34,6 +34,7 @@ mod counters;
 mod executing;
 mod fairness;
 mod forwarding;
+mod handshake;
 mod idle;
 pub mod index;
 mod pool;
@@ -57,6 +58,7 @@ use checkpoints::Checkpoints;
 use executing::Executing;
 use fairness::Fairness;
 use forwarding::Forwarding;
+use handshake::Handshake;
 use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
@@ -100,6 +102,7 @@ pub struct Replica {
     batches: Batches,
     accusations: Accusations,
     forwarding: Forwarding,
+    handshake: Handshake,
     fairness: Fairness,
     index: JournalIndex,
     superblock: Superblock,
@@ -194,10 +197,23 @@ impl Replica {
         self.superblock.snapshot.map_or(Seq(0), |(seq, _)| seq)
     }
 
-    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
+    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: no damage keeps
+    /// it from voting.
     #[must_use]
     pub fn silent_through(&self) -> Option<Seq> {
         (!self.pbft.remembers()).then_some(self.superblock.damaged_through)
+    }
+
+    /// Why it votes no more, if it does not.
+    #[must_use]
+    pub fn learner(&self) -> Option<Learner> {
+        self.superblock.learner
+    }
+
+    /// Whether it has just started and waits for what a quorum holds of it.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.handshake.is_open()
     }
 
     /// How far the transfer of a snapshot is, if one is under way.
@@ -243,6 +259,13 @@ impl Replica {
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
         assert!(self.pbft.view() >= self.superblock.promised);
+        let standing = match (self.superblock.learner, self.handshake.is_open()) {
+            (Some(_), false) => Standing::Learner,
+            (None, true) => Standing::Asking,
+            (None, false) => Standing::Voter,
+            (Some(_), true) => unreachable!("a learner asks for nothing"),
+        };
+        assert_eq!(self.pbft.standing(), standing, "nobody votes unasked, or as a learner (D11)");
     }
 
     fn on_message(&mut self, now: Now, from: ReplicaId, message: Verified<Message>, out: &mut Effects) {
@@ -264,6 +287,8 @@ impl Replica {
             Message::Slot(slot) => self.on_log(now, from, vec![slot], out),
             Message::Log(slots) => self.on_log(now, from, slots, out),
             Message::Evidence(evidence) => self.on_evidence(evidence, out),
+            Message::Recall(question) => self.on_recall(now, from, &question, out),
+            Message::Recalled(answer) => self.on_recalled(from, &answer, out),
             Message::ViewChange(view_change) => self.on_view_change(&view_change),
             Message::NewView(new_view) => self.on_new_view(new_view, out),
             Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),
@@ -382,6 +407,7 @@ impl Replica {
             self.restore_bodies(now, out);
             self.seek_when_far_behind(now);
             self.forward_when_due(now, out);
+            self.ask_peers(out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
                 Lane::Control,
@@ -426,6 +452,7 @@ impl Replica {
             || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
             || self.transfer.is_active()
+            || self.handshake.is_open()
             || self.superblock.quarantined
             || self.checkpoints.has_unstable(self.pbft.stable())
     }
@@ -457,6 +484,8 @@ impl Replica {
     fn info(&self) -> Info {
         let mut counters = self.counters.named();
         counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
+        counters.push(("asking".into(), self.is_asking().into()));
+        counters.push(("learner".into(), self.superblock.learner.map_or(0, |learner| learner.number().into())));
         counters.push(("quarantined_through".into(), self.quarantine().map_or(0, |quarantine| quarantine.through.0)));
         Info {
             replica: self.me,

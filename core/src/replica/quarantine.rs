@@ -160,11 +160,11 @@ impl Replica {
         self.superblock.quarantined.then_some(InQuarantine { phase, through, repeated })
     }
 
-    /// Whether a checkpoint or snapshot at `seq` may be signed: nothing else can have been signed there, and this replica
-    /// stands by its state.
+    /// Whether a checkpoint or snapshot at `seq` may be signed: nothing else can have been signed there, its peers have
+    /// said what they hold of this replica (D11), and it stands by its state.
     pub(super) fn may_sign(&self, seq: Seq) -> bool {
         let stands_by = !self.superblock.quarantined && seq > self.superblock.disowned_through;
-        seq > self.superblock.damaged_through && stands_by
+        self.is_sworn_in() && seq > self.superblock.damaged_through && stands_by
     }
 
     /// This replica came to `here` at `seq`, and a blocking set, or it itself before, came to `there`.

@@ -13,6 +13,7 @@ use super::counters::Counters;
 use super::executing::Executing;
 use super::fairness::Fairness;
 use super::forwarding::Forwarding;
+use super::handshake::Handshake;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
@@ -134,6 +135,7 @@ impl Recovery {
             batches: Batches::default(),
             accusations: Accusations::default(),
             forwarding: Forwarding::default(),
+            handshake: Handshake::new(config.n()),
             fairness: Fairness::new(config.params(), config.n()),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
@@ -210,6 +212,7 @@ impl Recovery {
         replica.mark_open_requests();
         replica.restore_promise(out);
         replica.tell_evidence(out);
+        replica.begin_handshake(now, out);
         replica.on_durable(last, out);
         replica.execute_ready(out);
         replica.status_when_due(now, out);
@@ -219,7 +222,7 @@ impl Recovery {
 
 impl Replica {
     /// A NEW-VIEW may have reached the disk before its promise did: the promise first. Without a NEW-VIEW the replica is on
-    /// its way to the view that it promised, and says so again; after damage, as soon as it may speak.
+    /// its way to the view that it promised, and says so again as soon as it may speak.
     fn restore_promise(&mut self, out: &mut Effects) {
         let view = self.pbft.view();
         if self.superblock.promised < view {
@@ -227,12 +230,7 @@ impl Replica {
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
             self.views_need = outbox.persist_superblock(self.superblock.clone());
         }
-        if self.pbft.is_normal() {
-            return;
-        }
-        if self.pbft.may_vote() {
-            self.pbft.make_view_change(self.superblock.stable.clone());
-        } else {
+        if !self.pbft.is_normal() {
             self.pbft.promise(LogPosition(0));
         }
     }

@@ -50,7 +50,7 @@ pub struct Snapshots {
 #[derive(Clone, Copy, Debug)]
 struct Own {
     root: Digest,
-    /// `None`: nothing is signed, for the reasons that checkpoints have.
+    /// `None`: nothing is signed, for the reasons that checkpoints have. What others agree on counts for it all the same.
     vote: Option<OwnVote>,
     /// Whether the files are there in this life of the process.
     written: bool,
@@ -233,6 +233,14 @@ impl Replica {
         }
     }
 
+    /// What was written before a quorum had said what it holds of this replica is signed now.
+    pub(super) fn sign_snapshots(&mut self, out: &mut Effects) {
+        let own = self.snapshots.own.range((Bound::Excluded(self.stable_snapshot()), Bound::Unbounded));
+        let unsigned = own.filter(|(seq, own)| own.vote.is_none() && self.may_sign(**seq));
+        let unsigned: Vec<_> = unsigned.map(|(seq, own)| (*seq, own.root)).collect();
+        unsigned.into_iter().for_each(|(seq, root)| self.vote_for_snapshot(seq, root, out));
+    }
+
     /// A SNAPSHOT of one replica, or several.
     pub(super) fn on_snapshot_vote(&mut self, vote: &SnapshotVote, out: &mut Effects) -> Result<(), Ignored> {
         let SnapshotVote { seq, root, ref signatures, .. } = *vote;
@@ -289,7 +297,7 @@ impl Replica {
     /// Sends `peer`, whose newest stable snapshot is `snapshot`, own votes for later ones.
     pub(super) fn retransmit_snapshot_votes(&mut self, peer: ReplicaId, snapshot: Seq, out: &mut Effects) {
         let durable = self.durable;
-        if self.superblock.quarantined {
+        if self.superblock.quarantined || !self.is_sworn_in() {
             return;
         }
         let above = (Bound::Excluded(snapshot), Bound::Unbounded);
@@ -344,7 +352,7 @@ impl Replica {
     fn snapshot_stable_when_voted(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
         let Some(votes) = self.snapshots.votes.get(&seq) else { return };
         let own = self.snapshots.own.get(&seq).filter(|own| own.written && own.root == root);
-        let own_counts = own.is_some() && votes.get(self.me).is_some();
+        let own_counts = own.is_some_and(|own| own.vote.is_none() || votes.get(self.me).is_some());
         let weights = self.config.weights();
         let newer = seq > self.stable_snapshot() && self.snapshots.pending.is_none();
         if !own_counts || !newer || self.quarantine.is_suspect() || !weights.is_quorum(votes.voters(root)) {

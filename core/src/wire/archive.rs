@@ -1,4 +1,5 @@
-//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE, a NEW-VIEW and EVIDENCE are their canonical bytes; every other
+//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE, a NEW-VIEW, EVIDENCE, RECALL
+//! and RECALLED are their canonical bytes; every other
 //! payload is one rkyv archive of a plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
 //! results as slices of the payload. Nothing here is ever hashed or signed (X7): archives are not canonical.
 //!
@@ -23,6 +24,7 @@ use rkyv::{Portable, Serialize};
 
 use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
+use super::recall::{Recall, Recalled};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
 use crate::evidence::Evidence;
 use crate::ids::Epoch;
@@ -170,6 +172,8 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         Kind::FetchTrail => Message::FetchTrail(access::<shape::ArchivedFetch>(kind, payload)?.native()),
         Kind::Trail => Message::Trail(access::<shape::ArchivedTrail>(kind, payload)?.native()?),
         Kind::Evidence => Message::Evidence(Arc::new(canonical(kind, payload, Evidence::decode)?)),
+        Kind::Recall => Message::Recall(canonical(kind, payload, Recall::decode)?),
+        Kind::Recalled => Message::Recalled(canonical(kind, payload, Recalled::decode)?),
     })
 }
 
@@ -180,6 +184,9 @@ fn assert_bounds(message: &Message) {
         Message::Status(status) => {
             let maps = [&status.proposed, &status.prepared, &status.committed];
             maps.into_iter().for_each(|map| MAP_WORDS.assert(map.len()));
+        }
+        Message::Recall(recall) => {
+            [&recall.voted, &recall.certified].into_iter().for_each(|map| MAP_WORDS.assert(map.len()))
         }
         Message::Slot(slot) => SIGNERS.assert(slot.certificate.commits.len()),
         Message::Log(slots) => {
@@ -216,7 +223,8 @@ fn assert_bounds(message: &Message) {
         | Message::FetchManifest(_)
         | Message::FetchChunk(_)
         | Message::FetchTrail(_)
-        | Message::Evidence(_) => {}
+        | Message::Evidence(_)
+        | Message::Recalled(_) => {}
     }
 }
 
@@ -237,6 +245,7 @@ fn payload_estimate(message: &Message) -> usize {
         Message::Chunk(chunk) => FIXED + chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len()),
         Message::Trail(trail) => FIXED + 64 * trail.steps.len(),
         Message::Evidence(evidence) => evidence.bytes_at_most(),
+        Message::Recalled(recalled) => recalled.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
@@ -251,7 +260,8 @@ fn payload_estimate(message: &Message) -> usize {
         | Message::FetchLog(_)
         | Message::FetchManifest(_)
         | Message::FetchChunk(_)
-        | Message::FetchTrail(_) => FIXED,
+        | Message::FetchTrail(_)
+        | Message::Recall(_) => FIXED,
     }
 }
 
@@ -271,6 +281,8 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::ViewChange(view_change) => out.append(&view_change.encode()),
         Message::NewView(new_view) => out.append(&new_view.encode()),
         Message::Evidence(evidence) => out.append(&evidence.encode()),
+        Message::Recall(recall) => out.append(&recall.encode()),
+        Message::Recalled(recalled) => out.append(&recalled.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
         Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
             write(&shape::Fetch::from(seq), out);

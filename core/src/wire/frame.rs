@@ -139,6 +139,7 @@ impl FrameLimits {
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
+            Kind::Recalled => self.new_view + limits::RECALLED_FRAME_SLACK as u32,
             Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
             Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
             Kind::Trail => limits::TRAIL_FRAME_BYTES as u32,
@@ -157,7 +158,8 @@ impl FrameLimits {
             | Kind::FetchLog
             | Kind::FetchManifest
             | Kind::FetchChunk
-            | Kind::FetchTrail => limits::SMALL_FRAME_BYTES as u32,
+            | Kind::FetchTrail
+            | Kind::Recall => limits::SMALL_FRAME_BYTES as u32,
         }
     }
 }
@@ -189,7 +191,9 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Chunk
         | Kind::FetchTrail
         | Kind::Trail
-        | Kind::Evidence => &[PeerRole::Replica],
+        | Kind::Evidence
+        | Kind::Recall
+        | Kind::Recalled => &[PeerRole::Replica],
     }
 }
 
@@ -217,7 +221,9 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchChunk
         | Kind::FetchTrail
         | Kind::Trail
-        | Kind::Evidence => false,
+        | Kind::Evidence
+        | Kind::Recall
+        | Kind::Recalled => false,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::recall::{Recall, Recalled};
 use super::request::{Body, SignedRequest};
 use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
@@ -43,11 +44,13 @@ pub enum Kind {
     FetchTrail = 42,
     Trail = 43,
     Evidence = 65,
+    Recall = 66,
+    Recalled = 67,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -75,6 +78,8 @@ impl Kind {
         Self::FetchTrail,
         Self::Trail,
         Self::Evidence,
+        Self::Recall,
+        Self::Recalled,
     ];
 
     /// The kind of this number; `None` for one that this version does not know.
@@ -548,6 +553,9 @@ pub enum Message {
     Trail(Trail),
     /// Proof that a replica broke the protocol. May be relayed by anyone.
     Evidence(Arc<Evidence>),
+    /// Asks, at a start: do you hold something under my signature that I do not know of?
+    Recall(Recall),
+    Recalled(Recalled),
 }
 
 impl Message {
@@ -581,7 +589,9 @@ impl Message {
             | Self::Chunk(_)
             | Self::FetchTrail(_)
             | Self::Trail(_)
-            | Self::Evidence(_) => None,
+            | Self::Evidence(_)
+            | Self::Recall(_)
+            | Self::Recalled(_) => None,
         }
     }
 
@@ -616,6 +626,8 @@ impl Message {
             Self::FetchTrail(_) => Kind::FetchTrail,
             Self::Trail(_) => Kind::Trail,
             Self::Evidence(_) => Kind::Evidence,
+            Self::Recall(_) => Kind::Recall,
+            Self::Recalled(_) => Kind::Recalled,
         }
     }
 }

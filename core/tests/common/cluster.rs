@@ -101,6 +101,7 @@ impl Cluster {
             config,
         };
         for replica in cluster.config.replicas() {
+            cluster.carry_out(replica);
             cluster.greet(replica);
         }
         cluster

@@ -144,7 +144,9 @@ impl Shard {
             | Message::FetchTrail(_)
             | Message::Trail(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Err(Rejected::NotAllowed.into()),
         }
     }
 

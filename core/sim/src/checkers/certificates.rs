@@ -89,7 +89,9 @@ impl Certificates {
             | Message::Chunk(_)
             | Message::FetchTrail(_)
             | Message::Trail(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 

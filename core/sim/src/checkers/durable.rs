@@ -236,7 +236,9 @@ impl Durable {
             | Message::FetchTrail(_)
             | Message::Trail(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 
@@ -393,6 +395,7 @@ mod tests {
             journal_start: LogPosition(journal_start),
             collected: Seq(0),
             durable_through: LogPosition(0),
+            learner: None,
         }
     }
 

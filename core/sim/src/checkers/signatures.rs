@@ -92,7 +92,9 @@ impl Signatures {
             | Message::FetchTrail(_)
             | Message::Trail(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 

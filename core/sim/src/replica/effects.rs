@@ -75,7 +75,9 @@ impl Machine {
         if process.steps.is_multiple_of(STEPS_BETWEEN_CHECKS) {
             process.replica.check_invariants();
         }
+        let is_learner = process.replica.learner().is_some();
         self.note_silence(world, silent_through);
+        self.note_learner(world, is_learner);
         self.carry_out(world, effects);
     }
 
@@ -110,7 +112,7 @@ impl Machine {
             let delay = self.disk_delay(world);
             self.later(world, delay, InLife::Loaded(at));
         }
-        if !matches!(self.character, Character::Villain | Character::Twin) {
+        if self.character.is_judged() {
             for accusation in &effects.evidence {
                 world.counters.evidence += 1;
                 world.checks.accused(self.id, accusation, world.cluster.villains);

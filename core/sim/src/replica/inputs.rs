@@ -10,7 +10,7 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Character, Job, Machine, Rot, UnderWay, trust};
+use super::{Job, Machine, Rot, UnderWay, trust};
 use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
@@ -53,7 +53,8 @@ impl Machine {
     /// Who is faulty is judged by nobody.
     fn take(&mut self, world: &mut World, from: ReplicaId, message: Verified<Message>) {
         let (id, life) = (self.id, self.life);
-        let is_judged = !matches!(self.character, Character::Villain | Character::Twin);
+        let is_judged = self.character.is_judged();
+        world.checks.arrives(id, from, &message);
         let ordering = self.running().replica.ordering();
         let proved = is_judged.then(|| world.checks.hears(id, life, ordering, &message)).flatten();
         self.step(world, Input::Message { from, message });

@@ -89,6 +89,19 @@ pub enum Character {
     Drifter,
     /// It is one of two that act under one name, each as it should.
     Twin,
+    /// Nothing was, until its disk was put back to an earlier state of itself.
+    PutBack,
+}
+
+impl Character {
+    /// Whether what it says of others, and what others say of it, is judged.
+    #[must_use]
+    pub fn is_judged(self) -> bool {
+        match self {
+            Self::Correct | Self::Drifter => true,
+            Self::Villain | Self::Twin | Self::PutBack => false,
+        }
+    }
 }
 
 /// A machine: a disk, clocks, and perhaps a running process.
@@ -104,6 +117,10 @@ pub struct Machine {
     rot: Rot,
     /// It lost votes and casts none, as far as is known.
     is_silent: bool,
+    /// It votes no more, as far as is known.
+    is_learner: bool,
+    /// An earlier state of its disk.
+    image: Option<Disk>,
     character: Character,
     villain: Option<Twin>,
     /// What goes wrong in its service, between two processes.
@@ -181,6 +198,8 @@ impl Machine {
             gone: None,
             rot: Rot::Unharmed,
             is_silent: false,
+            is_learner: false,
+            image: None,
             character,
             villain: (character == Character::Villain).then(|| twin(id, world)),
             drift: (character == Character::Drifter).then(|| drift(&mut seed.child("drift").rng())),
@@ -381,7 +400,7 @@ impl Process {
 fn trust(character: Character) -> Trust {
     match character {
         Character::Drifter => Trust::Drifts,
-        Character::Correct | Character::Villain | Character::Twin => Trust::Sound,
+        Character::Correct | Character::Villain | Character::Twin | Character::PutBack => Trust::Sound,
     }
 }
 

@@ -109,6 +109,10 @@ fn describe(message: &Message) -> String {
             let (view, seq) = evidence.proof.place();
             format!("EVIDENCE {} {view:?} {seq}", evidence.proof.kind().name())
         }
+        Message::Recall(question) => {
+            format!("RECALL {:?} {:?} above {}", question.view, question.phase, question.through)
+        }
+        Message::Recalled(answer) => format!("RECALLED {:?}", answer.held.as_ref().map(|held| held.place())),
         Message::Reply(reply) => format!("REPLY {}/{} {:?}", reply.session, reply.req_no, reply.code),
         Message::Busy(_) | Message::InfoQuery { .. } | Message::Info(_) | Message::ClientJoin(_) => {
             format!("{:?}", message.kind())
@@ -167,6 +171,8 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
             world.trace.number(view.0);
             world.trace.number(seq.0);
         }
+        Message::Recall(question) => world.trace.number(question.through.0),
+        Message::Recalled(answer) => world.trace.number(answer.held.is_some().into()),
         Message::Request(_)
         | Message::Slot(_)
         | Message::Log(_)

@@ -183,6 +183,12 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
                 see(Field::Replica(replica));
             }
         }
+        Message::Recall(question) => {
+            see(Field::Word(&mut question.start));
+            see(Field::Word(&mut question.view.0));
+            see(Field::Word(&mut question.through.0));
+        }
+        Message::Recalled(answer) => see(Field::Word(&mut answer.start)),
         Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)
@@ -298,6 +304,8 @@ fn seal(means: &mut Means, message: &mut Message) {
         | Message::FetchTrail(_)
         | Message::Trail(_)
         | Message::Evidence(_)
+        | Message::Recall(_)
+        | Message::Recalled(_)
         | Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)

@@ -18,6 +18,7 @@ use crate::wire::request::Body;
 mod misbehaviour;
 pub mod new_view;
 mod normal;
+mod recall;
 pub mod retransmit;
 pub mod slot;
 mod view_change;
@@ -39,6 +40,7 @@ pub struct Pbft {
     stable: Seq,
     /// H_dmg: a journal was lost here in which votes up to this Seq may have stood. Silent until h reaches it.
     silent_through: Seq,
+    standing: Standing,
     /// The replica around this does not trust its machine: silent until it does.
     is_quarantined: bool,
     window: VecDeque<Slot>,
@@ -53,6 +55,8 @@ pub struct Pbft {
     highest_prepared: Seq,
     /// The highest Seq voted for in the current view: now, at the last own STATUS, and at the one before.
     voted_through: Seq,
+    /// The lowest Seq voted for since this replica started, in whatever view.
+    voted_from: Option<Seq>,
     settling: Seq,
     settled: Seq,
     /// Slots with a proposal that are not committed yet.
@@ -64,6 +68,17 @@ pub struct Pbft {
     waiting: VecDeque<(LogPosition, Seq, Milestone)>,
     /// What was proved against others in this step.
     proofs: Vec<Proof>,
+}
+
+/// What a replica's signature is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has just started: its peers may hold something that it signed and does not know of.
+    Asking,
+    /// It votes, unless it is silent after damage.
+    Voter,
+    /// It signs nothing any more: what it once signed is lost.
+    Learner,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +110,7 @@ impl Pbft {
             views,
             stable,
             silent_through: Seq(0),
+            standing: Standing::Asking,
             is_quarantined: false,
             window,
             early: BTreeMap::new(),
@@ -103,6 +119,7 @@ impl Pbft {
             proposed_time: 0,
             highest_prepared: Seq(0),
             voted_through: stable,
+            voted_from: None,
             settling: stable,
             settled: stable,
             open: 0,
@@ -120,17 +137,36 @@ impl Pbft {
         self
     }
 
-    /// Whether this replica votes, proposes and changes views: only who remembers every vote it may have cast above h (D7),
-    /// and is not in quarantine.
-    #[must_use]
-    pub fn may_vote(&self) -> bool {
-        self.remembers() && !self.is_quarantined
-    }
-
-    /// Whether no vote above h can be lost.
+    /// Whether this replica remembers every vote it may have cast above h, as far as its own disk can tell (D7).
     #[must_use]
     pub fn remembers(&self) -> bool {
         crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
+    }
+
+    /// Whether this replica votes, proposes and changes views: only who remembers every vote it may have cast above h (D7), of
+    /// whom its peers know none that it lacks (D11), and who is not in quarantine.
+    #[must_use]
+    pub fn may_vote(&self) -> bool {
+        let unasked = crate::mutant!(M62VotesUnasked, false, self.standing == Standing::Asking);
+        self.remembers() && !self.is_quarantined && (self.standing == Standing::Voter || unasked)
+    }
+
+    /// What this replica's signature is good for.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// It votes no more, ever.
+    pub fn learn_only(&mut self) {
+        self.standing = Standing::Learner;
+    }
+
+    /// Its peers know of nothing that it lacks: what waited for this is done.
+    pub fn begin_to_vote(&mut self, out: &mut Outbox<'_>) {
+        assert_eq!(self.standing, Standing::Asking, "a start is over once, and a learner votes no more");
+        self.standing = Standing::Voter;
+        (0..self.window.len()).for_each(|index| self.advance_slot(index, out));
     }
 
     /// Nothing is voted for, proposed or changed from now on. What was voted for before stays true.

@@ -34,7 +34,7 @@ pub enum Ignored {
     Conflicting,
     /// Of a kind that this version knows and does not act on.
     NotActedOn,
-    /// Asks for a vote of a replica that must be silent: after damage, or in quarantine.
+    /// Asks for a vote of a replica that must be silent: after damage, at its start, in quarantine, or as a learner.
     Silent,
     NotNeeded,
 }
@@ -268,6 +268,7 @@ impl Pbft {
         let body = Some(body);
         let accepted = Accepted { position, proposal: ballot, header, body, own, vote_at, vote_is_durable: false };
         self.voted_through = self.voted_through.max(position.seq);
+        self.voted_from = Some(self.voted_from.map_or(position.seq, |first| first.min(position.seq)));
         self.change(index, |slot| slot.accept(accepted));
         self.advance_slot(index, out);
         vote_at

@@ -18,6 +18,7 @@ use crate::wire::message::{
     CommitCertificate, FetchChunk, Info, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote,
     StableSnapshot, Status, Step, Trail,
 };
+use crate::wire::recall::{Held, Phase};
 use crate::wire::request::{Body, FLAG_CLOSE, encode_request, result_digest};
 
 pub(in crate::wire) const BOUNDS: RequestBounds =
@@ -125,6 +126,8 @@ pub(in crate::wire) fn examples() -> Vec<Message> {
         Message::FetchTrail(Seq(128)),
         Message::Trail(trail(3)),
         Message::Evidence(Arc::new(evidence(7))),
+        Message::Recall(recall(2)),
+        Message::Recalled(recalled(Some(position))),
     ]
 }
 
@@ -138,6 +141,25 @@ fn trail(steps: u8) -> Trail {
     let step = |step| Step { reply_root: Digest([step; 32]), delta: Digest([step ^ 0xff; 32]) };
     let (chain, exec_before) = (Digest([7; 32]), Digest([8; 32]));
     Trail { seq: Seq(128), chain, exec_before, steps: (0..steps).map(step).collect() }
+}
+
+fn recall(words: usize) -> Recall {
+    Recall {
+        epoch: Epoch(2),
+        start: 0x0123_4567_89ab_cdef,
+        view: View(5),
+        phase: Phase::Begun,
+        through: Seq(900),
+        stable: Seq(896),
+        voted: vec![0xff; words],
+        certified: vec![0x0f; words],
+    }
+}
+
+fn recalled(position: Option<Position>) -> Recalled {
+    let ballot = slot(1, 0).certificate.proposal;
+    let vote = |position| Held::Vote { replica: ReplicaId(3), position, ballot, nonce: Some(Digest([12; 32])) };
+    Recalled { epoch: Epoch(2), start: 0x0123_4567_89ab_cdef, held: position.map(vote) }
 }
 
 fn chunk(bytes: Option<&'static [u8]>) -> Chunk {
@@ -419,6 +441,11 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
             }
         ),
         any::<u64>().prop_map(|seq| Message::Evidence(Arc::new(evidence(seq)))),
+        (0..4usize).prop_map(|words| Message::Recall(recall(words))),
+        option::of(positions()).prop_map(|at| {
+            let at = at.map(|at| Position { epoch: Epoch(2), ..at });
+            Message::Recalled(recalled(at))
+        }),
     ]
 }
 
