@@ -69,6 +69,10 @@ mutants! {
     M58LaterGroupProves = "m58",
     /// A transferred piece is stored without being compared with the manifest.
     M60ChunkNotCompared = "m60",
+    /// The steps of an execution that a peer gives are believed without being proved.
+    M63TrailNotProved = "m63",
+    /// A replica that went back to an agreed state signs another root where it had signed one.
+    M64SignsWhereDisowned = "m64",
 }
 
 /// Whether this build holds the planted faults.

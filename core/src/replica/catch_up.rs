@@ -60,6 +60,8 @@ pub struct CatchUp {
     /// Peers that no longer keep `missing`.
     refused_by: ReplicaSet,
     serving: BTreeMap<ReplicaId, Serving>,
+    /// When each peer was last sent what its STATUS showed it to lack.
+    resent: Vec<Option<Nanos>>,
 }
 
 /// An answer that waits for the journal.
@@ -80,9 +82,9 @@ struct Part {
 }
 
 impl CatchUp {
-    /// Nothing missing yet.
+    /// Nothing missing yet, among `n` replicas.
     #[must_use]
-    pub fn new(tuning: &Tuning) -> Self {
+    pub fn new(tuning: &Tuning, n: usize) -> Self {
         Self {
             highest: Seq(0),
             backlog: BTreeMap::new(),
@@ -95,6 +97,7 @@ impl CatchUp {
             tried: ReplicaSet::EMPTY,
             refused_by: ReplicaSet::EMPTY,
             serving: BTreeMap::new(),
+            resent: vec![None; n],
         }
     }
 
@@ -182,6 +185,15 @@ impl CatchUp {
         !asked_lately && !self.refused_by.contains(peer)
     }
 
+    /// Whether `peer` is sent again what its STATUS shows it to lack: not for one that comes sooner than a replica says so
+    /// twice, or a few small messages could call for a hundred others each, as fast as they are sent (PF4).
+    fn may_resend(&mut self, peer: ReplicaId, now: Now, tuning: &Tuning) -> bool {
+        let resent = &mut self.resent[peer.index()];
+        let may = resent.is_none_or(|at| now.mono.since(at) >= tuning.status_busy / 2);
+        *resent = if may { Some(now.mono) } else { *resent };
+        may
+    }
+
     /// How long an answer may take before `peer` is asked, in nanoseconds: while somebody else who has it was never
     /// asked, a peer that was comes after all of them, however early it speaks.
     fn patience_before(&self, peer: ReplicaId, tuning: &Tuning) -> u64 {
@@ -241,9 +253,11 @@ impl Replica {
             return Err(Ignored::OtherView);
         }
         self.on_status_of_view(now, from, status, out);
-        self.pbft.retransmit(from, status, &mut Outbox::new(out, &mut self.last, &mut self.index));
-        self.retransmit_checkpoints(from, status.stable, out);
-        self.retransmit_snapshot_votes(from, status.snapshot, out);
+        if self.catch_up.may_resend(from, now, &self.tuning) {
+            self.pbft.retransmit(from, status, &mut Outbox::new(out, &mut self.last, &mut self.index));
+            self.retransmit_checkpoints(from, status.stable, out);
+            self.retransmit_snapshot_votes(from, status.snapshot, out);
+        }
         self.catch_up.highest = self.catch_up.highest.max(status.executed);
         self.transfer.claims(from, status.snapshot);
         self.fairness.claims(from, status.executed);
@@ -321,6 +335,7 @@ impl Replica {
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
+        self.on_loaded_report(at, record, out);
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
             let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");
@@ -526,7 +541,7 @@ mod tests {
     #[test]
     fn t3_a_peer_that_speaks_first_and_gives_nothing_does_not_keep_the_others_from_being_asked() {
         let tuning = Tuning::default();
-        let mut catch_up = CatchUp::new(&tuning);
+        let mut catch_up = CatchUp::new(&tuning, 3);
         let (first, second, missing) = (ReplicaId(1), ReplicaId(2), Seq(5));
         let at = |nth: u64| Now { mono: Nanos(nth * tuning.status_idle), ..Now::default() };
         catch_up.note_missing(missing, at(0));
