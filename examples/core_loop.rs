@@ -104,6 +104,10 @@ fn main() {
         let (client_key, state) = (client.key(), LinkState::Up);
         queue.push_back((replica, Input::Client { client: client_key, link: LinkId(1), state }));
         client.on_link(now().mono, replica, LinkState::Up, &mut effects);
+        // Before its first vote each asks the others what they hold of it: as soon as a link to one of them comes up.
+        queue.extend(
+            config.replicas().filter(|peer| *peer != replica).map(|peer| (replica, Input::Link { peer, state })),
+        );
     }
     for tag in 1..=100u64 {
         client.submit(Bytes::from(vec![0; tag as usize]), tag, None).expect("the client's queue holds a hundred");

@@ -75,6 +75,9 @@ impl World {
         for replica in self.config.replicas() {
             self.queue.push_back((replica, Input::Client { client, link, state }));
             self.client.on_link(at(self.now).mono, replica, state, &mut self.effects);
+            // Before its first vote each asks the others what they hold of it.
+            let peers = self.config.replicas().filter(|peer| *peer != replica);
+            self.queue.extend(peers.map(|peer| (replica, Input::Link { peer, state })));
         }
         self.order(1, Bytes::from_static(&[7; 16]));
     }

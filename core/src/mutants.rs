@@ -69,6 +69,8 @@ mutants! {
     M58LaterGroupProves = "m58",
     /// A transferred piece is stored without being compared with the manifest.
     M60ChunkNotCompared = "m60",
+    /// A replica that starts votes before a quorum has said what it holds of it.
+    M62VotesUnasked = "m62",
 }
 
 /// Whether this build holds the planted faults.

@@ -171,6 +171,10 @@ impl Cluster {
             let client = cluster.client.key();
             cluster.queue.push_back((replica, Input::Client { client, link: LinkId(1), state: LinkState::Up }));
             cluster.client.on_link(now().mono, replica, LinkState::Up, &mut cluster.said);
+            // A link that comes up makes each ask the others what they hold of it.
+            let peers = cluster.config.replicas().filter(|peer| *peer != replica);
+            let state = LinkState::Up;
+            cluster.queue.extend(peers.map(|peer| (replica, Input::Link { peer, state })));
         }
         cluster
     }

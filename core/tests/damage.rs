@@ -74,6 +74,11 @@ impl<'a> Host<'a> {
         let (persisted, sent, loads) = (Vec::new(), Vec::new(), Vec::new());
         let mut host = Self { cluster, me, replica, now: SECOND, last, persisted, sent, loads };
         host.note(effects);
+        // Nobody holds anything that it does not know of.
+        let answer = common::nothing_is_held(host.sent.iter()).expect("it asks");
+        let others: Vec<_> = cluster.config.replicas().filter(|other| *other != me).collect();
+        others[..2].iter().for_each(|peer| host.hear(*peer, answer.clone()));
+        assert!(!host.replica.is_asking());
         host
     }
 

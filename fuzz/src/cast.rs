@@ -12,8 +12,9 @@ use bft_core::wire::canonical::{self, Tag, commit_nonce, opening, signing_bytes}
 use bft_core::wire::message::{
     Ballot, BatchBody, Busy, Checkpoint, Chunk, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, FetchChunk,
     Info, Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot,
-    Status, ViewChange,
+    Status, Step, Trail, ViewChange,
 };
+use bft_core::wire::recall::{Held, Phase, Recall, Recalled};
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request, result_digest};
 use bft_services::kv::Operation;
 
@@ -125,8 +126,34 @@ impl Cast {
             Message::Manifest(self.stable_snapshot(checkpoint)),
             Message::FetchChunk(FetchChunk { seq: checkpoint, piece: PIECE }),
             Message::Chunk(Chunk { seq: checkpoint, piece: PIECE, bytes: Some(ChunkBytes::new(CHUNK.into())) }),
+            Message::FetchTrail(checkpoint),
+            Message::Trail(Trail {
+                seq: checkpoint,
+                chain: Digest([3; 32]),
+                exec_before: Digest([4; 32]),
+                steps: vec![Step { reply_root: Digest([5; 32]), delta: Digest([6; 32]) }; interval as usize],
+            }),
             Message::Evidence(Arc::new(self.evidence(seq).swap_remove(0))),
+            Message::Recall(self.recall(seq)),
+            Message::Recalled(Recalled {
+                epoch: position.epoch,
+                start: seq.0,
+                held: Some(Held::Vote {
+                    replica: self.speaker,
+                    position,
+                    ballot: self.ballot(&position, self.speaker),
+                    nonce: Some(self.nonce(&position, self.speaker)),
+                }),
+            }),
         ]
+    }
+
+    /// What a replica asks that remembers nothing above `seq`.
+    fn recall(&self, seq: Seq) -> Recall {
+        let words = (self.config.params().window as usize).div_ceil(64);
+        let (epoch, view, phase) = (self.config.epoch(), View(0), Phase::Begun);
+        let (voted, certified) = (vec![0; words], vec![0; words]);
+        Recall { epoch, start: seq.0, view, phase, through: seq, stable: seq, voted, certified }
     }
 
     /// One piece of evidence of every kind and form against the speaker, at `seq`.

@@ -86,7 +86,8 @@ pub fn message(data: &[u8]) {
     let decoded = decode(kind, &again, bounds).expect("what was encoded decodes");
     assert_eq!(decoded, message);
     assert_eq!(encoded(&decoded), first, "one message has one encoding");
-    if [Kind::Request, Kind::ViewChange, Kind::NewView, Kind::Evidence].contains(&kind) {
+    let canonical = [Kind::Request, Kind::ViewChange, Kind::NewView, Kind::Evidence, Kind::Recall, Kind::Recalled];
+    if canonical.contains(&kind) {
         assert_eq!(again, payload);
     }
     judge(sender, message);

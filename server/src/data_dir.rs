@@ -7,6 +7,7 @@
 //! journal-damaged-<instance>/  what a start found damaged, as it was
 //! snapshots/      <seq>/ (crate::snapshots)
 //! evidence/       made when there is some (crate::evidence)
+//! divergence/     made when there is a report (crate::divergence)
 //! ```
 //!
 //! [`DataDir`] is the directory of a replica that runs, [`StoppedDir`] one to be looked into.
@@ -21,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use bft_core::config::ClusterConfig;
 use bft_core::ids::{ClusterId, Epoch, PublicKey, ReplicaId};
-use bft_core::journal::superblock::Directory;
+use bft_core::journal::superblock::{Directory, Learner};
 use bft_core::journal::{
     BLOCK_BYTES, CopyInvalid, Damage, Repair, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock,
 };
@@ -35,6 +36,7 @@ const SUPERBLOCK: &str = "superblock";
 const JOURNAL: &str = "journal";
 const SNAPSHOTS: &str = "snapshots";
 const EVIDENCE: &str = "evidence";
+const DIVERGENCE: &str = "divergence";
 
 /// Why a directory can not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -58,9 +60,16 @@ pub enum DataDirError {
     /// No superblock.
     #[error(
         "{0} holds no replica: it has no superblock. A new replica's directory is made with its cluster (`bftd testnet`). If \
-         this replica ran before, find the directory it ran in: on an empty one it would break what it promised"
+         this replica ran before, find the directory it ran in: on an empty one it would break what it promised. If that is \
+         lost, `bftd run --learner` starts it on an empty one for good as a learner, which never votes again"
     )]
     NoSuperblock(PathBuf),
+    /// To be a learner's, and it is a voter's.
+    #[error(
+        "{0} holds a replica that votes: --learner is for one whose directory is lost, and takes its vote for good. Start it \
+         without"
+    )]
+    Voter(PathBuf),
     /// A damaged one.
     #[error("{path}: {source}")]
     Damaged {
@@ -139,6 +148,37 @@ pub fn create(
     public_key: PublicKey,
     entropy: &[u8; 48],
 ) -> Result<(), DataDirError> {
+    create_as(path, config, me, public_key, entropy, None)
+}
+
+/// Makes the directory of a replica whose own was lost, unless it is there already: it will never vote under this key again,
+/// because nobody knows what it has signed with it (D12).
+pub fn create_learner(
+    path: &Path,
+    config: &ClusterConfig,
+    me: ReplicaId,
+    public_key: PublicKey,
+    entropy: &[u8; 48],
+) -> Result<(), DataDirError> {
+    match StoppedDir::open(path) {
+        Err(DataDirError::NoSuperblock(_)) => {
+            create_as(path, config, me, public_key, entropy, Some(Learner::LostDirectory))
+        }
+        opened => match opened?.superblock()?.0.learner {
+            Some(_) => Ok(()),
+            None => Err(DataDirError::Voter(path.to_owned())),
+        },
+    }
+}
+
+fn create_as(
+    path: &Path,
+    config: &ClusterConfig,
+    me: ReplicaId,
+    public_key: PublicKey,
+    entropy: &[u8; 48],
+    learner: Option<Learner>,
+) -> Result<(), DataDirError> {
     fs::create_dir_all(path).map_err(failed("create", path))?;
     if fs::read_dir(path).map_err(failed("read", path))?.next().is_some() {
         return Err(DataDirError::NotEmpty(path.to_owned()));
@@ -148,7 +188,7 @@ pub fn create(
         fs::create_dir(&folder).and_then(|()| flush_folder(&folder)).map_err(failed("create", &folder))?;
     }
     let (directory_id, directory_key) = entropy.split_first_chunk().expect("48 bytes are more than 16");
-    let superblock = Superblock::first(&Directory {
+    let first = Superblock::first(&Directory {
         cluster_id: config.cluster_id(),
         replica: me,
         public_key,
@@ -156,6 +196,7 @@ pub fn create(
         directory_id: *directory_id,
         directory_key: directory_key.try_into().expect("48 bytes are 16 and 32"),
     });
+    let superblock = Superblock { learner, ..first };
     let unnamed = path.join("superblock.part");
     let written = File::create_new(&unnamed)
         .and_then(|mut file| file.write_all(&superblock.encode_file()).and_then(|()| file.sync_all()))
@@ -268,6 +309,26 @@ impl DataDir {
     pub fn evidence(&self) -> PathBuf {
         self.path.join(EVIDENCE)
     }
+
+    /// The folder of reports of divergences, which need not be there.
+    #[must_use]
+    pub fn divergence(&self) -> PathBuf {
+        self.path.join(DIVERGENCE)
+    }
+}
+
+/// Writes a file that is for people: under its name it is whole and flushed. Its folder is made with the first file in it.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    if !folder.exists() {
+        fs::create_dir(folder)?;
+        folder.parent().map_or(Ok(()), flush_folder)?;
+    }
+    let part = path.with_extension("part");
+    let mut file = File::create(&part)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    fs::rename(&part, path)?;
+    flush_folder(folder)
 }
 
 fn lock(path: &Path) -> Result<File, DataDirError> {
@@ -447,6 +508,23 @@ mod tests {
         let error = open(dir.path()).unwrap_err();
         assert!(matches!(error, DataDirError::NoSuperblock(_)) && error.to_string().contains("bftd testnet"));
         assert!(!dir.path().join(LOCK).exists(), "nothing is left in a directory that is none of ours");
+    }
+
+    #[test]
+    fn d12_a_lost_directory_is_replaced_by_that_of_a_learner_and_by_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let create_learner = |path: &Path| create_learner(path, &config(1, 0), ReplicaId(1), key(2), &[9; 48]);
+        let voter = created(dir.path());
+        assert!(matches!(create_learner(&voter), Err(DataDirError::Voter(_))));
+        assert_eq!(open(&voter).unwrap().superblock().learner, None);
+        let path = dir.path().join("lost");
+        create_learner(&path).unwrap();
+        assert_eq!(open(&path).unwrap().superblock().learner, Some(Learner::LostDirectory));
+        create_learner(&path).unwrap();
+        assert_eq!(open(&path).unwrap().superblock().instance, 2, "what is there stays");
+        fs::write(dir.path().join("r1").join("other"), b"x").unwrap();
+        fs::remove_file(voter.join(SUPERBLOCK)).unwrap();
+        assert!(matches!(create_learner(&voter), Err(DataDirError::NotEmpty(_))), "what is left of it may be needed");
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod data_dir;
+pub mod divergence;
 pub mod error;
 pub mod evidence;
 pub mod execution;
@@ -151,6 +152,14 @@ impl Drop for EndedAtDrop<'_> {
 }
 
 /// Fresh bytes from the system.
+/// What a new directory is named and keyed with.
+#[must_use]
+pub fn directory_entropy() -> [u8; 48] {
+    let mut bytes = [0; 48];
+    getrandom::fill(&mut bytes).expect("the system gives entropy");
+    bytes
+}
+
 fn entropy() -> [u8; 32] {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).expect("the system gives entropy");

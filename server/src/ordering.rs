@@ -8,9 +8,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use bft_core::divergence::Alarm;
 use bft_core::door::{Answer, Effects, FileOrder, InfoTo, Input, Lane, Now, Outgoing, To};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
+use bft_core::journal::superblock::Learner;
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
 use bft_core::wire::archive::encode;
@@ -20,6 +22,7 @@ use bytes::{Bytes, BytesMut};
 use crate::brim::Brim;
 use crate::clock;
 use crate::counters::{OrderingCounters, ShardCounters};
+use crate::divergence::{QuarantineWatch, tell};
 use crate::error::ServerError;
 use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
@@ -53,6 +56,8 @@ pub struct Outbox {
     pub remove_snapshots_below: Option<Seq>,
     /// To be written where people find it.
     pub evidence: Vec<Accusation>,
+    /// The same.
+    pub alarms: Vec<Alarm>,
 }
 
 /// What INFO says about how this process works.
@@ -85,6 +90,9 @@ pub struct Node {
     epoch: Epoch,
     /// After damage: the Seq at which the replica may vote again.
     silent_through: Option<Seq>,
+    /// Whether people were told that it votes no more.
+    is_learner: bool,
+    quarantine: QuarantineWatch,
     encoded: BytesMut,
     desk: InfoDesk,
     telling: Telling,
@@ -129,6 +137,8 @@ impl Node {
             durable: journal.durable(),
             epoch: core.replica().config().epoch(),
             silent_through: core.replica().silent_through(),
+            is_learner: false,
+            quarantine: QuarantineWatch::default(),
             core,
             journal,
             effects,
@@ -156,6 +166,7 @@ impl Node {
                 "the journal was damaged: this replica follows, and does not vote"
             );
         }
+        self.tell_of_learner();
         self.carry_out(now)
     }
 
@@ -218,6 +229,8 @@ impl Node {
             self.silent_through = None;
             tracing::info!(stable = self.core.replica().stable().0, "this replica votes again");
         }
+        self.tell_of_learner();
+        self.quarantine.look(self.core.replica().quarantine());
         let (used, room) = self.core.replica().pool_fill();
         self.brim.look(used, room);
         self.transfer.look(now.mono, self.core.replica().transfer_progress());
@@ -276,6 +289,25 @@ impl Node {
         self.journal.is_idle()
     }
 
+    /// Says once in a life that this replica votes no more, and why.
+    fn tell_of_learner(&mut self) {
+        let Some(learner) = self.core.replica().learner().filter(|_| !self.is_learner) else { return };
+        self.is_learner = true;
+        match learner {
+            Learner::LostDirectory => tracing::error!(
+                "this replica's directory was lost: it is a learner. It follows and answers, and never votes again under \
+                 this key; the cluster counts it as faulty"
+            ),
+            Learner::WentBack { view, seq } => tracing::error!(
+                view = view.0,
+                seq = seq.0,
+                "this replica's disk went back in time: others hold its signature for this view and Seq, and it does not \
+                 know of it. It is a learner: it follows and answers, and never votes again under this key; the cluster \
+                 counts it as faulty. Who put back a copy of its directory?"
+            ),
+        }
+    }
+
     fn next_input(&mut self) -> Option<Input> {
         self.inputs.pop_front().or_else(|| self.requests.pop_front())
     }
@@ -294,6 +326,8 @@ impl Node {
             self.telling.tell(now.mono, &accusation.accused);
             self.outbox.evidence.push(accusation);
         }
+        effects.alarms.iter().for_each(tell);
+        self.outbox.alarms.append(&mut effects.alarms);
         if let Some(halt) = effects.halt.take() {
             return Err(ServerError::Halted(halt));
         }
@@ -427,10 +461,12 @@ mod tests {
     use bft_core::journal::superblock::Directory;
     use bft_core::journal::{Blocks, JournalOptions, SegmentFile, Superblock, scan};
     use bft_core::replica::Replica;
+    use bft_core::wire::archive::decode;
     use bft_core::wire::canonical::{Tag, signing_bytes};
     use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
     use bft_core::wire::message::Kind;
     use bft_core::wire::opening::Opening;
+    use bft_core::wire::recall::{Recall, Recalled};
     use bft_core::wire::request::{RequestBounds, SignedRequest, encode_request};
 
     use super::*;
@@ -481,6 +517,18 @@ mod tests {
         let mut node =
             Node::new(Box::new(replica), journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
         node.start(NOW).unwrap();
+        let question = sent_messages(&mut node).into_iter().find_map(|message| match message {
+            Message::Recall(question) => Some(question),
+            _ => None,
+        });
+        let Recall { epoch, start, .. } = question.expect("it asks its peers");
+        // Nobody holds anything that it does not know of.
+        let verifier = Verifier::new(node.core.replica().config().clone(), scheme(100));
+        let answer = verifier.check(me, Message::Recalled(Recalled { epoch, start, held: None })).unwrap();
+        for from in node.core.replica().config().clone().replicas().filter(|peer| *peer != me).take(2) {
+            node.input(Input::Message { from, message: answer.clone() });
+        }
+        node.turn(NOW).unwrap();
         node
     }
 
@@ -498,10 +546,17 @@ mod tests {
         Input::Requests(requests)
     }
 
-    fn sent(node: &mut Node) -> Vec<Kind> {
+    fn sent_messages(node: &mut Node) -> Vec<Message> {
         let mut cutter = FrameCutter::new(PeerRole::Replica, FrameLimits::new(&config()));
         node.outbox.frames.drain(..).for_each(|(_, _, frame)| cutter.push(&frame));
-        std::iter::from_fn(|| cutter.next().unwrap()).map(|(header, _)| header.kind).collect()
+        let bounds = RequestBounds::from(config().params());
+        std::iter::from_fn(|| cutter.next().unwrap())
+            .map(|(header, payload)| decode(header.kind, &payload, bounds).unwrap())
+            .collect()
+    }
+
+    fn sent(node: &mut Node) -> Vec<Kind> {
+        sent_messages(node).iter().map(Message::kind).collect()
     }
 
     #[test]
@@ -561,7 +616,7 @@ mod tests {
     fn a_halt_ends_everything_at_once() {
         let mut node = primary();
         sent(&mut node);
-        let halt = bft_core::door::Halt::ReplayDiverged { seq: Seq(9) };
+        let halt = bft_core::door::Halt::TwoPrepared { seq: Seq(9), view: View(1) };
         node.effects.halt = Some(halt.clone());
         node.effects.remove_snapshots_below = Some(Seq(8));
         let error = node.carry_out(NOW).unwrap_err();

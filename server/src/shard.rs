@@ -145,6 +145,8 @@ pub struct Shard {
     next_link: u64,
     peers: Vec<Option<LinkId>>,
     instances: Instances,
+    /// When the last link of each replica went down.
+    gone: Vec<Nanos>,
     /// Where replicas connect from: never refused by address, or one enemy on a replica's host would cut it off.
     replica_addresses: BTreeMap<ReplicaId, IpAddr>,
     refusals: Refusals,
@@ -209,6 +211,7 @@ impl Shard {
             next_link: u64::from(setup.index) << 48,
             peers: vec![None; members],
             instances: Instances::new(members),
+            gone: vec![Nanos(0); members],
             replica_addresses,
             refusals: Refusals::new(setup.rules.refusal_max),
             rates: Rates::new(setup.rules.rates),
@@ -340,6 +343,7 @@ impl Shard {
         }
         let Some(peer) = up.peer.replica else { return };
         self.instances.down(peer, link);
+        self.gone[peer.index()] = self.ticked;
         if self.peers[peer.index()] == Some(link) {
             self.peers[peer.index()] = None;
             tracing::info!(replica = peer.0, "link down");

@@ -28,8 +28,8 @@ use bft_core::journal::JournalOptions;
 use crate::Io;
 use crate::config::{ClientsSection, LogFormat, LogSection, ServiceSection, VERSION};
 use crate::data_dir::{self, DataDirError, flush_folder};
-use crate::entropy;
 use crate::shard::refusals::LONGEST;
+use crate::{directory_entropy, entropy};
 
 /// The port of the first replica where nobody names one.
 pub const BASE_PORT: u16 = 4710;
@@ -204,11 +204,7 @@ impl Testnet {
         write(&dir.join("key.pem"), key.to_pem().as_bytes(), SECRET)?;
         write(&dir.join("cluster.toml"), write_cluster(&self.cluster).as_bytes(), READABLE)?;
         write(&self.config(me), replica_file(me, options).as_bytes(), READABLE)?;
-        let (id_and_half, rest) = (entropy(), entropy());
-        let mut directory = [0; 48];
-        directory[..32].copy_from_slice(&id_and_half);
-        directory[32..].copy_from_slice(&rest[..16]);
-        data_dir::create(&dir.join("data"), &self.cluster, me, key.public_key(), &directory)?;
+        data_dir::create(&dir.join("data"), &self.cluster, me, key.public_key(), &directory_entropy())?;
         flush_folder(&dir).map_err(failed("flush", &dir))
     }
 }
@@ -262,7 +258,7 @@ listen = {listen}
 cores = 1
 # Whether those threads stay on their cores: only where nothing else runs there.
 pin = false
-# Who moves the bytes: \"uring\", \"epoll\", or \"auto\": io_uring, and epoll where it is refused, which is slower.
+# Who moves the bytes: \"uring\", \"epoll\", or \"auto\": io_uring, and epoll where it is refused.
 io = \"{io}\"
 
 [service]

@@ -7,7 +7,9 @@ use bft_core::ids::{LinkId, ReplicaId};
 /// Why a further link of a replica is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Duplicate {
-    /// A lower instance than one that was here before.
+    /// A lower instance than one that was here before. If nothing of that was heard for longer than a replica is ever
+    /// silent, the disk may have been put back and no other process be left: [`Instances::forget`] the higher one and ask
+    /// again. What such a replica may do is decided by what others hold of it, at its start.
     #[error(
         "replica {replica} comes with instance {instance} after {highest} was here: an older process that still runs, \
          or a disk put back to an older state"
@@ -69,6 +71,18 @@ impl Instances {
         Ok(older)
     }
 
+    /// No link of `replica` counts, and no instance of it is higher than the next.
+    pub fn forget(&mut self, replica: ReplicaId) {
+        assert!(self.is_away(replica), "who is here is not forgotten");
+        self.known[replica.index()] = Known::default();
+    }
+
+    /// Whether no link of `replica` counts.
+    #[must_use]
+    pub fn is_away(&self, replica: ReplicaId) -> bool {
+        self.known[replica.index()].link.is_none()
+    }
+
     /// `link` of `replica` has ended. Nothing happens if another one counts by now.
     pub fn down(&mut self, replica: ReplicaId, link: LinkId) {
         let known = &mut self.known[replica.index()];
@@ -110,6 +124,18 @@ mod tests {
         instances.down(R, LinkId(10));
         let stale = Duplicate::Stale { replica: R, instance: 4, highest: 5 };
         assert_eq!(instances.up(R, 4, LinkId(11)), Err(stale));
+    }
+
+    #[test]
+    fn d11_a_disk_that_was_put_back_is_let_in_when_the_newer_process_is_forgotten() {
+        let mut instances = Instances::new(4);
+        assert_eq!(instances.up(R, 5, LinkId(10)), Ok(None));
+        assert!(!instances.is_away(R));
+        instances.down(R, LinkId(10));
+        assert!(instances.is_away(R));
+        instances.forget(R);
+        assert_eq!(instances.up(R, 4, LinkId(11)), Ok(None));
+        assert_eq!(instances.up(R, 5, LinkId(12)), Ok(Some(LinkId(11))), "should the newer one come again, it counts");
     }
 
     #[test]

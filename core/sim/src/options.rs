@@ -54,7 +54,7 @@ pub enum Fault {
     DiskFull,
     /// Some replicas attack, by one of the strategies of [`crate::villains`].
     Villain,
-    /// A backup's service is not deterministic after a restart.
+    /// A replica's service is not deterministic.
     Drift,
     /// The primary of the highest view is not scheduled until the others have left it.
     Dethrone,
@@ -62,11 +62,13 @@ pub enum Fault {
     HostileClient,
     /// A replica is down, or hears nobody, for so long that the others drop what it lacks.
     Exile,
+    /// The disk of a replica is put back to an earlier state of itself, superblock included.
+    PutBack,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Drop,
         Self::Double,
         Self::Reorder,
@@ -89,6 +91,7 @@ impl Fault {
         Self::Dethrone,
         Self::HostileClient,
         Self::Exile,
+        Self::PutBack,
     ];
 
     /// Whether it strikes at moments, rather than all the time.
@@ -116,15 +119,16 @@ impl Fault {
             | Self::ClientRestart
             | Self::ClockJump
             | Self::Dethrone
-            | Self::Exile => true,
+            | Self::Exile
+            | Self::PutBack => true,
         }
     }
 
     /// How many seeds in a thousand turn it on.
     fn frequency(self) -> u32 {
         match self {
-            // Takes one replica out for good, and so hides what others would do.
-            Self::Drift => 150,
+            // Each takes one replica out, for a while or for good, and so hides what others would do.
+            Self::Drift | Self::PutBack => 150,
             Self::SlowDisk
             | Self::BitRot
             | Self::Misdirected

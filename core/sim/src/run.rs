@@ -36,6 +36,8 @@ const EVENTS_MAX: u64 = 6_000_000;
 /// How often a replica that was away is looked at, and after what time.
 const WATCH_LOOKS: u32 = 100;
 const WATCH_INTERVAL: u64 = 5 * MILLISECOND;
+/// How often somebody looks after replicas that wait to be started again.
+const OPERATOR_INTERVAL: u64 = 5 * SECOND;
 /// How often the end is looked for.
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
@@ -97,6 +99,8 @@ struct Run {
     rounds: Rounds,
     phase: Phase,
     events: u64,
+    /// When somebody looks next after replicas that wait to be started again.
+    operator_at: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +126,7 @@ impl Run {
         let rng = Seed::root(world.options.seed).child("run").rng();
         let striker = Striker::new(&world);
         let rounds = Rounds::default();
-        Self { world, machines, clients, striker, rng, rounds, phase: Phase::Safety, events: 0 }
+        Self { world, machines, clients, striker, rng, rounds, phase: Phase::Safety, events: 0, operator_at: 0 }
     }
 
     fn play_out(&mut self) {
@@ -275,6 +279,7 @@ impl Run {
                 self.machines[which].pause(self.world.now + outage);
             }
             Fault::Exile => self.exile(),
+            Fault::PutBack => self.put_back(outage),
             Fault::ClientRestart => {
                 let which = self.striker.below(self.clients.len());
                 self.world.counters.client_restarts += 1;
@@ -356,6 +361,19 @@ impl Run {
         }
         self.world.counters.exiles += 1;
         self.world.after(outage, Event::Watch { replica: id, looks: WATCH_LOOKS });
+    }
+
+    /// First a state of every disk is kept; later one of them is put back to it.
+    fn put_back(&mut self, outage: u64) {
+        let which = self.striker.below(self.machines.len());
+        if !self.machines[which].has_image() {
+            let sound = |machine: &&mut Machine| machine.character() == Character::Correct && !machine.is_silent();
+            return self.machines.iter_mut().filter(sound).for_each(Machine::keep_image);
+        }
+        if self.crash_machine(which, Crash::Killed, outage) {
+            self.note(Fault::PutBack, || format!("the disk of r{which} is put back"));
+            self.machines[which].put_back(&mut self.world);
+        }
     }
 
     /// Strikes a replica that transfers a snapshot, sooner or later.
@@ -484,6 +502,7 @@ impl Run {
             self.world.after(0, Event::Machine(node, ToMachine::Start));
         }
         self.clients.iter_mut().for_each(Client::hurry);
+        self.operator_at = self.world.now + OPERATOR_INTERVAL;
         self.phase = Phase::Liveness { until: self.world.now + LIVENESS_BOUND };
         self.world.after(POLL_INTERVAL, Event::Poll);
     }
@@ -503,7 +522,23 @@ impl Run {
         } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
             self.phase = Phase::Over;
         } else {
+            self.start_again();
             self.world.after(POLL_INTERVAL, Event::Poll);
+        }
+    }
+
+    /// An operator starts a replica again that cannot come out of its quarantine by itself, as its log says.
+    fn start_again(&mut self) {
+        if self.world.now < self.operator_at {
+            return;
+        }
+        self.operator_at = self.world.now + OPERATOR_INTERVAL;
+        for node in self.nodes() {
+            if self.machines[node.0].waits_for_its_operator() {
+                self.machines[node.0].crash(&mut self.world, Crash::Stopped);
+                self.went_down(node);
+                self.world.after(MILLISECOND, Event::Machine(node, ToMachine::Start));
+            }
         }
     }
 
@@ -525,7 +560,10 @@ impl Run {
                 continue;
             };
             self.world.trace.digest(&state);
-            if machine.is_judged() {
+            if let Some(stable) = machine.stable_in_order() {
+                self.world.checks.has_noticed(machine.id(), stable);
+            }
+            if machine.is_judged() && !machine.is_secretly_wrong() {
                 standings.push(Standing { state, ..standing });
             }
             states.push((machine.id(), executed, entries));

@@ -338,7 +338,11 @@ impl Led {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Evidence(_) => false,
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => false,
         }
     }
 }

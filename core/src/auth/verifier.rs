@@ -16,6 +16,7 @@ use crate::wire::message::{
     Ballot, BatchHeader, Checkpoint, ClientCertificate, CommitCertificate, CommittedSlot, Message, NewView, Position,
     PrePrepare, Prepare, PreparedCertificate, SnapshotVote, StableSnapshot, ViewChange,
 };
+use crate::wire::recall::Held;
 use crate::wire::request::{Body, RequestBounds, RequestEntry, RequestMalformed, SignedRequest};
 
 /// Why something from outside was refused. The link that delivered it is at fault, never a claimed signer (A1).
@@ -187,13 +188,23 @@ impl Verifier {
             Message::NewView(new_view) => self.new_view(new_view)?,
             Message::Body(batch) => self.body(&batch.header, &batch.body)?,
             Message::Manifest(snapshot) => self.stable_snapshot(snapshot)?,
-            // A CHUNK is compared with the manifest by whoever asked for it.
+            // A CHUNK is compared with the manifest, a TRAIL with the checkpoint's root, by whoever asked for it.
             Message::FetchSlot(_)
             | Message::FetchBody(_)
             | Message::FetchLog(_)
             | Message::FetchManifest(_)
             | Message::FetchChunk(_)
-            | Message::Chunk(_) => {}
+            | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_) => {}
+            Message::Recall(recall) => {
+                self.epoch(recall.epoch)?;
+                [&recall.voted, &recall.certified].into_iter().try_for_each(|map| self.map(map))?;
+            }
+            Message::Recalled(recalled) => {
+                self.epoch(recalled.epoch)?;
+                recalled.held.as_ref().map_or(Ok(()), |held| self.held(held))?;
+            }
             Message::Evidence(evidence) => drop(evidence.verify(self).map_err(|_| Rejected::BadEvidence)?),
             Message::InfoQuery { .. }
             | Message::Reply(_)
@@ -463,6 +474,34 @@ impl Verifier {
     /// `replica` is a member: [`Self::ascending`] has said so.
     fn claim(&self, replica: ReplicaId, bytes: SigningBytes, signature: Signature) -> Claim {
         Claim { public_key: self.config.members()[replica.index()].public_key, bytes, signature }
+    }
+
+    /// Whether a member signed what is shown, and opened what it is said to have opened; nothing else of it matters to its
+    /// signer.
+    fn held(&self, held: &Held) -> Result<(), Rejected> {
+        let claim = match held {
+            Held::Vote { replica, position, ballot, nonce } => {
+                self.position(position)?;
+                self.ascending(std::iter::once(*replica), None)?;
+                nonce.as_ref().map_or(Ok(()), |nonce| self.opens(nonce, ballot.commitment))?;
+                if *replica == self.config.primary(position.view) {
+                    self.proposal_claim(position, ballot)
+                } else {
+                    self.prepare_claim(position, *replica, ballot)
+                }
+            }
+            Held::ViewChange(message) => {
+                self.epoch(message.epoch)?;
+                self.ascending(std::iter::once(message.replica), None)?;
+                self.claim(message.replica, message.signing_bytes(self.cluster()), message.signature)
+            }
+            Held::NewView(message) => {
+                self.epoch(message.epoch)?;
+                let primary = self.config.primary(message.view);
+                self.claim(primary, message.signing_bytes(self.cluster()), message.signature)
+            }
+        };
+        self.all(&[claim])
     }
 
     /// At least one signature, of members in ascending order; what is to be checked of them is added to `claims`.

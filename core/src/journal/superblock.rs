@@ -23,6 +23,9 @@ const MAGIC: &[u8; 8] = b"bftsuper";
 const COPIES: usize = 4;
 /// Where the check lies in a copy.
 const CHECK_AT: usize = BLOCK_BYTES - 16;
+/// What [`Learner`] is in a copy.
+const LOST_DIRECTORY: u16 = 1;
+const WENT_BACK: u16 = 2;
 /// The length of the superblock's file.
 pub const SUPERBLOCK_FILE_BYTES: usize = COPIES * BLOCK_BYTES;
 
@@ -60,6 +63,49 @@ pub struct Superblock {
     pub collected: Seq,
     /// The last position of the newest journal group in the unbroken durable prefix when this was written.
     pub durable_through: LogPosition,
+    /// This replica differed from the others and is in quarantine (PROTOCOL §7): it answers nobody and votes for nothing. In a
+    /// superblock of before there are zeros here, and in the next field: it is not.
+    pub quarantined: bool,
+    /// What it signed for checkpoints and snapshots up to this Seq it does not stand by, and it signs nothing more there;
+    /// 0: there is no such thing.
+    pub disowned_through: Seq,
+    /// Why it votes no more, if it does not. The last field: in a superblock of before there are zeros here, which say `None`.
+    pub learner: Option<Learner>,
+}
+
+/// Why a replica votes no more under its key: what it signed with it is lost (D11, D12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learner {
+    /// Its directory was lost, and this one was made in its place.
+    LostDirectory,
+    /// Its disk went back in time: this is something that it signed and does not know of. Seq 0: a VIEW-CHANGE or NEW-VIEW.
+    WentBack {
+        /// The view of it.
+        view: View,
+        /// The Seq of it.
+        seq: Seq,
+    },
+}
+
+impl Learner {
+    /// What stands for it in a superblock and in INFO; 0 stands for none.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::LostDirectory => LOST_DIRECTORY,
+            Self::WentBack { .. } => WENT_BACK,
+        }
+    }
+
+    /// What was lost, for people.
+    #[must_use]
+    pub fn describe(number: u64) -> Option<&'static str> {
+        match u16::try_from(number).ok()? {
+            LOST_DIRECTORY => Some("its directory was lost, and it started on an empty one"),
+            WENT_BACK => Some("its disk went back in time: others hold what it signed and does not know of"),
+            _ => None,
+        }
+    }
 }
 
 /// Whose a new directory is: what [`Superblock::first`] starts from.
@@ -110,10 +156,13 @@ impl fmt::Debug for Superblock {
             promised,
             stable,
             damaged_through,
+            quarantined,
+            disowned_through,
             snapshot,
             journal_start,
             collected,
             durable_through,
+            learner,
         } = self;
         f.debug_struct("Superblock")
             .field("sequence", sequence)
@@ -127,10 +176,13 @@ impl fmt::Debug for Superblock {
             .field("promised", promised)
             .field("stable", stable)
             .field("damaged_through", damaged_through)
+            .field("quarantined", quarantined)
+            .field("disowned_through", disowned_through)
             .field("snapshot", snapshot)
             .field("journal_start", journal_start)
             .field("collected", collected)
             .field("durable_through", durable_through)
+            .field("learner", learner)
             .finish()
     }
 }
@@ -152,10 +204,13 @@ impl Superblock {
             promised: View(0),
             stable: None,
             damaged_through: Seq(0),
+            quarantined: false,
+            disowned_through: Seq(0),
             snapshot: None,
             journal_start: LogPosition(1),
             collected: Seq(0),
             durable_through: LogPosition(0),
+            learner: None,
         }
     }
 
@@ -193,6 +248,9 @@ impl Superblock {
         out.put_u64(self.journal_start.0);
         out.put_u64(self.collected.0);
         out.put_u64(self.durable_through.0);
+        out.put(&[u8::from(self.quarantined)]);
+        out.put_u64(self.disowned_through.0);
+        put_option(out, self.learner, put_learner);
         let used = out.len() - at;
         assert!(used <= CHECK_AT, "a certificate of the largest configuration fits a superblock");
         out.put_zeros(CHECK_AT - used);
@@ -306,6 +364,24 @@ fn nothing_to_start_from(decoded: &[Result<Superblock, CopyInvalid>]) -> Superbl
     }
 }
 
+fn put_learner(out: &mut BlockBuf, learner: Learner) {
+    let (view, seq) = match learner {
+        Learner::LostDirectory => (View(0), Seq(0)),
+        Learner::WentBack { view, seq } => (view, seq),
+    };
+    out.put_u16(learner.number());
+    out.put_u64(view.0);
+    out.put_u64(seq.0);
+}
+
+fn read_learner(reader: &mut Reader<'_>) -> Result<Learner, NotCanonical> {
+    match (reader.u16()?, View(reader.u64()?), Seq(reader.u64()?)) {
+        (LOST_DIRECTORY, View(0), Seq(0)) => Ok(Learner::LostDirectory),
+        (WENT_BACK, view, seq) => Ok(Learner::WentBack { view, seq }),
+        (_, _, _) => Err(NotCanonical),
+    }
+}
+
 fn put_checkpoint(out: &mut BlockBuf, checkpoint: &Checkpoint) {
     let Checkpoint { epoch, seq, root, epoch_end, signatures } = checkpoint;
     out.put_u64(epoch.0);
@@ -325,6 +401,14 @@ fn read_checkpoint(reader: &mut Reader<'_>) -> Result<Checkpoint, NotCanonical> 
     })
 }
 
+fn read_flag(reader: &mut Reader<'_>) -> Result<bool, NotCanonical> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(NotCanonical),
+    }
+}
+
 fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
     Ok(Superblock {
         sequence: reader.u64()?,
@@ -342,5 +426,8 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
         journal_start: LogPosition(reader.u64()?),
         collected: Seq(reader.u64()?),
         durable_through: LogPosition(reader.u64()?),
+        quarantined: read_flag(reader)?,
+        disowned_through: Seq(reader.u64()?),
+        learner: read_option(reader, read_learner)?,
     })
 }

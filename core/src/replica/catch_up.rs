@@ -335,6 +335,7 @@ impl Replica {
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
+        self.on_loaded_report(at, record, out);
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
             let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");
@@ -402,6 +403,7 @@ impl Replica {
             return false;
         }
         self.pbft.judge_committed(&certificate);
+        self.compare_with_memory(&certificate, out);
         let news = match self.pbft.slot(seq) {
             Some(slot) if self.catch_up.is_lost(seq) && slot.is_committed_as(digest) => {
                 let batch = certificate.position.batch();

@@ -6,7 +6,8 @@
 //! * `forwarding`: what a backup passes on to its primary;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
-//! * `accusations`: what was proved against others;
+//! * `quarantine`: what a replica does that came to something else than the others; `trail`: where it began to;
+//! * `accusations`: what was proved against others; `handshake`: what a start asks before the first vote;
 //! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers;
 //! * `index`: where records lie; `recovery`: from the journal
 //!   back to all of this.
@@ -18,9 +19,9 @@ use crate::auth::{Scheme, Verified, Verifier};
 use crate::config::ClusterConfig;
 use crate::door::{Answer, Effects, Halt, Input, Lane, LinkState, Now, To, Tuning};
 use crate::ids::{LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, SessionId};
-use crate::journal::superblock::Superblock;
+use crate::journal::superblock::{Learner, Superblock};
 use crate::ordering::Outbox;
-use crate::ordering::pbft::{Ignored, Pbft};
+use crate::ordering::pbft::{Ignored, Pbft, Standing};
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{Busy, Info, Message, Reply, Status};
 use crate::wire::request::{Body, SignedRequest};
@@ -33,16 +34,20 @@ mod counters;
 mod executing;
 mod fairness;
 mod forwarding;
+mod handshake;
 mod idle;
 pub mod index;
 mod pool;
+mod quarantine;
 mod recovery;
 pub mod sessions;
 mod snapshots;
+mod trail;
 mod transfer;
 mod views;
 
 pub use counters::Counters;
+pub use quarantine::{InQuarantine, QuarantinePhase};
 pub use recovery::{RecoverError, Recovery, own_up};
 pub use transfer::Progress;
 
@@ -53,11 +58,14 @@ use checkpoints::Checkpoints;
 use executing::Executing;
 use fairness::Fairness;
 use forwarding::Forwarding;
+use handshake::Handshake;
 use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
+use quarantine::Quarantine;
 use sessions::Sessions;
 use snapshots::Snapshots;
+use trail::Trails;
 use transfer::Transfer;
 use views::Views;
 
@@ -84,6 +92,8 @@ pub struct Replica {
     /// Used while a batch is made, empty in between.
     taken: Vec<SignedRequest>,
     executing: Executing,
+    trails: Trails,
+    quarantine: Quarantine,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
     catch_up: CatchUp,
@@ -92,6 +102,7 @@ pub struct Replica {
     batches: Batches,
     accusations: Accusations,
     forwarding: Forwarding,
+    handshake: Handshake,
     fairness: Fairness,
     index: JournalIndex,
     superblock: Superblock,
@@ -145,7 +156,7 @@ impl Replica {
             Input::Executed { seq, outcome } => self.on_executed(seq, &outcome, out),
             Input::Snapshot { seq, outcome } => self.on_snapshot_written(seq, outcome, out),
             Input::Loaded { at, record } => self.on_loaded(at, record.as_ref(), out),
-            Input::File(done) => self.on_file(done, out),
+            Input::File(done) => self.on_file(now, done, out),
             Input::Installed { seq } => self.on_installed(seq, out),
             Input::InfoQuery { to } => {
                 let info = self.info();
@@ -155,6 +166,7 @@ impl Replica {
         }
         self.accuse_proved(out);
         self.execute_ready(out);
+        self.advance_quarantine(now, out);
         self.advance_transfer(now, out);
         self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
@@ -185,10 +197,23 @@ impl Replica {
         self.superblock.snapshot.map_or(Seq(0), |(seq, _)| seq)
     }
 
-    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
+    /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: no damage keeps
+    /// it from voting.
     #[must_use]
     pub fn silent_through(&self) -> Option<Seq> {
-        (!self.pbft.may_vote()).then_some(self.superblock.damaged_through)
+        (!self.pbft.remembers()).then_some(self.superblock.damaged_through)
+    }
+
+    /// Why it votes no more, if it does not.
+    #[must_use]
+    pub fn learner(&self) -> Option<Learner> {
+        self.superblock.learner
+    }
+
+    /// Whether it has just started and waits for what a quorum holds of it.
+    #[must_use]
+    pub fn is_asking(&self) -> bool {
+        self.handshake.is_open()
     }
 
     /// How far the transfer of a snapshot is, if one is under way.
@@ -228,10 +253,19 @@ impl Replica {
         self.pool.check();
         self.catch_up.check(&self.tuning);
         self.transfer.check();
+        self.trails.check();
+        assert!(self.superblock.quarantined || self.pbft.may_vote() || self.silent_through().is_some());
         self.accusations.check();
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
         assert!(self.pbft.view() >= self.superblock.promised);
+        let standing = match (self.superblock.learner, self.handshake.is_open()) {
+            (Some(_), false) => Standing::Learner,
+            (None, true) => Standing::Asking,
+            (None, false) => Standing::Voter,
+            (Some(_), true) => unreachable!("a learner asks for nothing"),
+        };
+        assert_eq!(self.pbft.standing(), standing, "nobody votes unasked, or as a learner (D11)");
     }
 
     fn on_message(&mut self, now: Now, from: ReplicaId, message: Verified<Message>, out: &mut Effects) {
@@ -253,6 +287,8 @@ impl Replica {
             Message::Slot(slot) => self.on_log(now, from, vec![slot], out),
             Message::Log(slots) => self.on_log(now, from, slots, out),
             Message::Evidence(evidence) => self.on_evidence(evidence, out),
+            Message::Recall(question) => self.on_recall(now, from, &question, out),
+            Message::Recalled(answer) => self.on_recalled(from, &answer, out),
             Message::ViewChange(view_change) => self.on_view_change(&view_change),
             Message::NewView(new_view) => self.on_new_view(new_view, out),
             Message::FetchBody(batch) => self.on_fetch_body(from, batch, out),
@@ -261,6 +297,8 @@ impl Replica {
             Message::Manifest(snapshot) => self.on_manifest(snapshot, out),
             Message::FetchChunk(fetch) => self.on_fetch_chunk(from, fetch, out),
             Message::Chunk(chunk) => self.on_chunk(now, from, chunk, out),
+            Message::FetchTrail(seq) => self.on_fetch_trail(now, from, seq, out),
+            Message::Trail(trail) => self.on_trail(&trail, out),
             Message::Reply(_)
             | Message::Busy(_)
             | Message::InfoQuery { .. }
@@ -369,6 +407,7 @@ impl Replica {
             self.restore_bodies(now, out);
             self.seek_when_far_behind(now);
             self.forward_when_due(now, out);
+            self.ask_peers(out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
                 Lane::Control,
@@ -413,6 +452,8 @@ impl Replica {
             || self.pbft.in_flight() > 0
             || self.catch_up.is_behind(self.executing.last)
             || self.transfer.is_active()
+            || self.handshake.is_open()
+            || self.superblock.quarantined
             || self.checkpoints.has_unstable(self.pbft.stable())
     }
 
@@ -424,7 +465,8 @@ impl Replica {
         detail: Detail,
         out: &mut Effects,
     ) {
-        let Some(link) = self.clients.get(&entry.client) else { return };
+        // Whose state may be wrong answers nobody.
+        let Some(link) = self.clients.get(&entry.client).filter(|_| !self.superblock.quarantined) else { return };
         let mine = entry.req_no.0 % self.config.n() as u64 == u64::from(self.me.0);
         let in_full = detail == Detail::Full || mine || reply.results.len() <= RESULTS_ALWAYS_SENT;
         let reply = Reply {
@@ -442,6 +484,9 @@ impl Replica {
     fn info(&self) -> Info {
         let mut counters = self.counters.named();
         counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
+        counters.push(("asking".into(), self.is_asking().into()));
+        counters.push(("learner".into(), self.superblock.learner.map_or(0, |learner| learner.number().into())));
+        counters.push(("quarantined_through".into(), self.quarantine().map_or(0, |quarantine| quarantine.through.0)));
         Info {
             replica: self.me,
             epoch: self.config.epoch(),

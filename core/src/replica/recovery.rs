@@ -13,11 +13,14 @@ use super::counters::Counters;
 use super::executing::Executing;
 use super::fairness::Fairness;
 use super::forwarding::Forwarding;
+use super::handshake::Handshake;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
+use super::quarantine::Quarantine;
 use super::sessions::Sessions;
 use super::snapshots::Snapshots;
+use super::trail::Trails;
 use super::transfer::Transfer;
 use super::views::Views;
 use crate::auth::{Scheme, Verifier};
@@ -108,8 +111,11 @@ impl Recovery {
         };
         let body_bytes = tuning.body_bytes.max(params.batch_bytes_max as usize);
         let view = superblock.promised;
-        let pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes)
+        let mut pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes)
             .silent_through(superblock.damaged_through);
+        if superblock.quarantined {
+            pbft.quarantine();
+        }
         let replica = Replica {
             me,
             verifier: Verifier::new(Arc::clone(&config), Arc::clone(&scheme)),
@@ -119,6 +125,8 @@ impl Recovery {
             pool: Pool::new(pool),
             taken: Vec::new(),
             executing: Executing::new(&Scalars::default()),
+            trails: Trails::new(params.checkpoint_interval, (Seq(0), Scalars::default().exec)),
+            quarantine: Quarantine::new(config.n(), superblock.quarantined),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
             catch_up: CatchUp::new(&tuning, config.n()),
@@ -127,6 +135,7 @@ impl Recovery {
             batches: Batches::default(),
             accusations: Accusations::default(),
             forwarding: Forwarding::default(),
+            handshake: Handshake::new(config.n()),
             fairness: Fairness::new(config.params(), config.n()),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
@@ -153,6 +162,8 @@ impl Recovery {
         replica.sessions = Sessions::restore(replica.config.params(), clients);
         replica.executing = Executing::new(&manifest.scalars);
         replica.snapshots = Snapshots::new(Some(manifest));
+        replica.trails.restart((manifest.scalars.seq, manifest.scalars.exec));
+        replica.quarantine.agreed(manifest.scalars.seq);
     }
 
     /// The next record, in LogPosition order, from the superblock's journal start on.
@@ -201,6 +212,7 @@ impl Recovery {
         replica.mark_open_requests();
         replica.restore_promise(out);
         replica.tell_evidence(out);
+        replica.begin_handshake(now, out);
         replica.on_durable(last, out);
         replica.execute_ready(out);
         replica.status_when_due(now, out);
@@ -210,7 +222,7 @@ impl Recovery {
 
 impl Replica {
     /// A NEW-VIEW may have reached the disk before its promise did: the promise first. Without a NEW-VIEW the replica is on
-    /// its way to the view that it promised, and says so again; after damage, as soon as it may speak.
+    /// its way to the view that it promised, and says so again as soon as it may speak.
     fn restore_promise(&mut self, out: &mut Effects) {
         let view = self.pbft.view();
         if self.superblock.promised < view {
@@ -218,12 +230,7 @@ impl Replica {
             let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
             self.views_need = outbox.persist_superblock(self.superblock.clone());
         }
-        if self.pbft.is_normal() {
-            return;
-        }
-        if self.pbft.may_vote() {
-            self.pbft.make_view_change(self.superblock.stable.clone());
-        } else {
+        if !self.pbft.is_normal() {
             self.pbft.promise(LogPosition(0));
         }
     }

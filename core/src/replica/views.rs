@@ -170,6 +170,9 @@ impl Replica {
         if view < self.pbft.view() {
             return Err(Ignored::OtherView);
         }
+        if self.config.primary(view) == self.me {
+            self.compare_own_new_view(&message, out);
+        }
         self.judge_members(&message);
         if view > self.pbft.view() {
             self.leave_for(view, out);

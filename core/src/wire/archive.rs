@@ -1,4 +1,5 @@
-//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE, a NEW-VIEW and EVIDENCE are their canonical bytes; every other
+//! Payloads: messages to and from bytes. A REQUEST, a VIEW-CHANGE, a NEW-VIEW, EVIDENCE, RECALL
+//! and RECALLED are their canonical bytes; every other
 //! payload is one rkyv archive of a plain struct, which lies in `shape`. Decoding checks the archive, copies the few fixed fields, and keeps bodies and
 //! results as slices of the payload. Nothing here is ever hashed or signed (X7): archives are not canonical.
 //!
@@ -23,6 +24,7 @@ use rkyv::{Portable, Serialize};
 
 use super::frame::{AlignedBuffer, FrameBuffer, FrameHeader};
 use super::message::{CommittedSlot, Kind, Message, NewView, ViewChange};
+use super::recall::{Recall, Recalled};
 use super::request::{RequestBounds, RequestMalformed, SignedRequest};
 use crate::evidence::Evidence;
 use crate::ids::Epoch;
@@ -91,6 +93,7 @@ const CHUNKS: Vector = Vector { what: "chunks of a snapshot", most: limits::SNAP
 const CLIENTS: Vector = Vector { what: "pieces of a client table", most: limits::SNAPSHOT_CLIENTS_MAX as usize };
 const CHUNK_BYTES: Vector = Vector { what: "bytes of a CHUNK", most: limits::CHUNK_BYTES_MAX };
 const COUNTERS: Vector = Vector { what: "counters of an INFO", most: limits::INFO_COUNTERS_MAX };
+const TRAIL_STEPS: Vector = Vector { what: "steps of a TRAIL", most: limits::TRAIL_STEPS_MAX };
 const TEXT_BYTES: Vector = Vector { what: "bytes of a text of an INFO", most: limits::INFO_TEXT_BYTES_MAX };
 
 impl Vector {
@@ -166,7 +169,11 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         }
         Kind::FetchChunk => Message::FetchChunk(access::<shape::ArchivedFetchChunk>(kind, payload)?.native()?),
         Kind::Chunk => Message::Chunk(access::<shape::ArchivedChunk<'_>>(kind, payload)?.native(payload)?),
+        Kind::FetchTrail => Message::FetchTrail(access::<shape::ArchivedFetch>(kind, payload)?.native()),
+        Kind::Trail => Message::Trail(access::<shape::ArchivedTrail>(kind, payload)?.native()?),
         Kind::Evidence => Message::Evidence(Arc::new(canonical(kind, payload, Evidence::decode)?)),
+        Kind::Recall => Message::Recall(canonical(kind, payload, Recall::decode)?),
+        Kind::Recalled => Message::Recalled(canonical(kind, payload, Recalled::decode)?),
     })
 }
 
@@ -177,6 +184,9 @@ fn assert_bounds(message: &Message) {
         Message::Status(status) => {
             let maps = [&status.proposed, &status.prepared, &status.committed];
             maps.into_iter().for_each(|map| MAP_WORDS.assert(map.len()));
+        }
+        Message::Recall(recall) => {
+            [&recall.voted, &recall.certified].into_iter().for_each(|map| MAP_WORDS.assert(map.len()))
         }
         Message::Slot(slot) => SIGNERS.assert(slot.certificate.commits.len()),
         Message::Log(slots) => {
@@ -195,6 +205,7 @@ fn assert_bounds(message: &Message) {
             CLIENTS.assert(snapshot.manifest.clients.len());
         }
         Message::Chunk(chunk) => CHUNK_BYTES.assert(chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len())),
+        Message::Trail(trail) => TRAIL_STEPS.assert(trail.steps.len()),
         Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)
@@ -211,7 +222,9 @@ fn assert_bounds(message: &Message) {
         | Message::FetchLog(_)
         | Message::FetchManifest(_)
         | Message::FetchChunk(_)
-        | Message::Evidence(_) => {}
+        | Message::FetchTrail(_)
+        | Message::Evidence(_)
+        | Message::Recalled(_) => {}
     }
 }
 
@@ -230,7 +243,9 @@ fn payload_estimate(message: &Message) -> usize {
         Message::NewView(new_view) => new_view.bytes_at_most(),
         Message::Manifest(snapshot) => FIXED + snapshot.manifest.encoded_len(),
         Message::Chunk(chunk) => FIXED + chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len()),
+        Message::Trail(trail) => FIXED + 64 * trail.steps.len(),
         Message::Evidence(evidence) => evidence.bytes_at_most(),
+        Message::Recalled(recalled) => recalled.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
         | Message::Info(_)
@@ -244,7 +259,9 @@ fn payload_estimate(message: &Message) -> usize {
         | Message::FetchBody(_)
         | Message::FetchLog(_)
         | Message::FetchManifest(_)
-        | Message::FetchChunk(_) => FIXED,
+        | Message::FetchChunk(_)
+        | Message::FetchTrail(_)
+        | Message::Recall(_) => FIXED,
     }
 }
 
@@ -264,8 +281,10 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::ViewChange(view_change) => out.append(&view_change.encode()),
         Message::NewView(new_view) => out.append(&new_view.encode()),
         Message::Evidence(evidence) => out.append(&evidence.encode()),
+        Message::Recall(recall) => out.append(&recall.encode()),
+        Message::Recalled(recalled) => out.append(&recalled.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => {
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
             write(&shape::Fetch::from(seq), out);
         }
         Message::Slot(slot) => write(&shape::Slot::from(slot), out),
@@ -278,6 +297,7 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         }
         Message::FetchChunk(fetch) => write(&shape::FetchChunk::from(fetch), out),
         Message::Chunk(chunk) => write(&shape::Chunk::from(chunk), out),
+        Message::Trail(trail) => write(&shape::Trail::from(trail), out),
     }
 }
 

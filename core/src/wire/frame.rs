@@ -139,8 +139,10 @@ impl FrameLimits {
             Kind::Log => self.log,
             Kind::ViewChange => self.view_change,
             Kind::NewView => self.new_view,
+            Kind::Recalled => self.new_view + limits::RECALLED_FRAME_SLACK as u32,
             Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
             Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
+            Kind::Trail => limits::TRAIL_FRAME_BYTES as u32,
             Kind::Evidence => limits::EVIDENCE_BYTES as u32,
             Kind::Busy
             | Kind::InfoQuery
@@ -155,7 +157,9 @@ impl FrameLimits {
             | Kind::FetchBody
             | Kind::FetchLog
             | Kind::FetchManifest
-            | Kind::FetchChunk => limits::SMALL_FRAME_BYTES as u32,
+            | Kind::FetchChunk
+            | Kind::FetchTrail
+            | Kind::Recall => limits::SMALL_FRAME_BYTES as u32,
         }
     }
 }
@@ -185,7 +189,11 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Manifest
         | Kind::FetchChunk
         | Kind::Chunk
-        | Kind::Evidence => &[PeerRole::Replica],
+        | Kind::FetchTrail
+        | Kind::Trail
+        | Kind::Evidence
+        | Kind::Recall
+        | Kind::Recalled => &[PeerRole::Replica],
     }
 }
 
@@ -211,7 +219,11 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchManifest
         | Kind::Manifest
         | Kind::FetchChunk
-        | Kind::Evidence => false,
+        | Kind::FetchTrail
+        | Kind::Trail
+        | Kind::Evidence
+        | Kind::Recall
+        | Kind::Recalled => false,
     }
 }
 

@@ -5,6 +5,7 @@ pub mod canonical;
 pub mod frame;
 pub mod message;
 pub mod opening;
+pub mod recall;
 pub mod request;
 mod view_change;
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 pub mod cluster;
+mod files;
 
 use std::sync::Arc;
 
@@ -11,13 +12,24 @@ use bft_core::hash::{Context, hash};
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::wire::canonical::{self, SigningBytes, Tag, commit_nonce, opening};
 use bft_core::wire::message::{
-    Ballot, BatchHeader, Checkpoint, Commit, CommitCertificate, CommittedSlot, Position, PrePrepare, Prepare,
+    Ballot, BatchHeader, Checkpoint, Commit, CommitCertificate, CommittedSlot, Message, Position, PrePrepare, Prepare,
     PreparedCertificate, SnapshotVote,
 };
+use bft_core::wire::recall::Recalled;
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request};
 
 /// The name of the cluster that [`TestCluster::new`] makes.
 pub const CLUSTER: ClusterId = ClusterId([0xC1; 32]);
+
+/// What a peer that holds nothing answers to the question of a start, if it is among these.
+pub fn nothing_is_held<'a>(mut sent: impl Iterator<Item = &'a Message>) -> Option<Message> {
+    sent.find_map(|message| match message {
+        Message::Recall(question) => {
+            Some(Message::Recalled(Recalled { epoch: question.epoch, start: question.start, held: None }))
+        }
+        _ => None,
+    })
+}
 
 /// The scheme of whoever is called `name`; the same at every call.
 pub fn scheme(name: &str) -> Ed25519 {

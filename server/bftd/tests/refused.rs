@@ -74,7 +74,7 @@ fn a_replica_that_chooses_epoll_says_why_and_what_it_costs_and_status_tells() {
         let words = cluster.child(ReplicaId(0)).said().unwrap();
         let lines: Vec<_> = words.lines().filter(|line| line.contains("io_uring is refused here")).collect();
         assert_eq!(lines.len(), 1, "{words}");
-        for told in ["epoll", "io_uring_setup", "Operation not permitted", "takes longer and costs more CPU time"] {
+        for told in ["epoll", "io_uring_setup", "Operation not permitted", "two hops between threads more"] {
             assert!(lines[0].contains(told), "{told}: {}", lines[0]);
         }
         let client = cluster.testnet().client_config();

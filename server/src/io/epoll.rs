@@ -1,6 +1,5 @@
 //! The driver without io_uring: for each shard an event loop on epoll (mio), and a thread that writes the journal. What a
-//! turn does is the same as on a ring; what costs more is that every read, and every wait for one, is a system call, and
-//! that a durable write takes two hops between threads.
+//! turn does is the same as on a ring; a durable write takes two hops between threads more.
 
 mod dial;
 mod socket;

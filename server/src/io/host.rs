@@ -16,6 +16,7 @@ use crate::clock;
 use crate::control::{Control, Question};
 use crate::counters::{OrderingCounters, ShardCounters};
 use crate::data_dir::DataDir;
+use crate::divergence::DivergenceFolder;
 use crate::error::ServerError;
 use crate::evidence::EvidenceFolder;
 use crate::execution::{Execution, ExecutionHandle, ExecutionThread};
@@ -90,6 +91,7 @@ pub struct Host<'a, L> {
     execution: ExecutionHandle,
     snapshots: Arc<SnapshotThread>,
     evidence: EvidenceFolder,
+    divergence: DivergenceFolder,
     snapshots_done: mpsc::Receiver<SnapshotDone>,
     remotes: Vec<RemoteShard>,
     control: &'a Control,
@@ -144,6 +146,7 @@ impl<'a, L: Local> Host<'a, L> {
             execution,
             snapshots,
             evidence: EvidenceFolder::new(started.directory.evidence()),
+            divergence: DivergenceFolder::new(started.directory.divergence()),
             snapshots_done,
             remotes,
             control,
@@ -185,7 +188,7 @@ impl<'a, L: Local> Host<'a, L> {
 
     /// What comes after the last turn, also after one that failed.
     pub fn end(&mut self) -> Result<(), ServerError> {
-        self.write_evidence();
+        self.write_for_people();
         self.remotes.iter().for_each(RemoteShard::stop);
         let mut ended = Ok(());
         for remote in &mut self.remotes {
@@ -296,13 +299,16 @@ impl<'a, L: Local> Host<'a, L> {
         if let Some(seq) = self.node.outbox.remove_snapshots_below.take() {
             self.snapshots.submit(SnapshotJob::RemoveBelow(seq));
         }
-        self.write_evidence();
+        self.write_for_people();
         Ok(())
     }
 
-    fn write_evidence(&mut self) {
+    fn write_for_people(&mut self) {
         for accusation in self.node.outbox.evidence.drain(..) {
             self.snapshots.submit(SnapshotJob::Evidence { folder: self.evidence.clone(), accusation });
+        }
+        for alarm in self.node.outbox.alarms.drain(..) {
+            self.snapshots.submit(SnapshotJob::Alarm { folder: self.divergence.clone(), alarm });
         }
     }
 

@@ -108,8 +108,8 @@ pub fn driver(asked: Io, cores: usize) -> Result<Driver, IoUringRefused> {
                     driver = Driver::Epoll.name(),
                     refused = what,
                     %source,
-                    "io_uring is refused here: epoll moves the bytes, and a thread writes the journal. All works, but each \
-                     operation takes longer and costs more CPU time"
+                    "io_uring is refused here: epoll moves the bytes, and a thread writes the journal. All works; each \
+                     durable write costs two hops between threads more"
                 );
                 return Ok(Driver::Epoll);
             }

@@ -165,6 +165,16 @@ impl Shard {
                 self.close(older);
                 self.instances.up(peer, instance, link)?
             }
+            Err(Duplicate::Stale { .. }) if self.is_long_gone(now, peer) => {
+                // A disk that was put back, and nobody else is left of this replica: it asks what is held of it (D11).
+                tracing::warn!(
+                    replica = peer.0,
+                    instance,
+                    "comes with a lower instance than before: its disk went back"
+                );
+                self.instances.forget(peer);
+                self.instances.up(peer, instance, link)?
+            }
             up => up?,
         };
         if let Some(older) = older {
@@ -175,6 +185,10 @@ impl Shard {
         self.peers[peer.index()] = Some(link);
         self.arrivals.push(Arrival::Input(Input::Link { peer, state: LinkState::Up }));
         Ok(())
+    }
+
+    fn is_long_gone(&self, now: Nanos, peer: ReplicaId) -> bool {
+        self.instances.is_away(peer) && now.since(self.gone[peer.index()]) > STALE_SILENCE
     }
 
     pub(super) fn client_up(&mut self, link: LinkId, client: PublicKey) {

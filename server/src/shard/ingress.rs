@@ -141,8 +141,12 @@ impl Shard {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Err(Rejected::NotAllowed.into()),
         }
     }
 

@@ -19,6 +19,8 @@ use crate::world::World;
 const DISK: &str = "48m";
 /// What a replica says that has no room.
 const COMPLAINT: &str = "no room for the journal";
+/// So many batches behind: more than a replica ever is on this machine that only waits for the others.
+const STANDS_STILL: u64 = 100;
 /// What is written to fill journals.
 const VALUE_BYTES: usize = 16 << 10;
 const KEYS: u64 = 16;
@@ -61,21 +63,31 @@ fn fill(stage: &mut Stage<'_>, victim: ReplicaId) -> Result<Told, Failure> {
     stage
         .world
         .wait("a replica that finds no room", |_| fs::read_to_string(&log).is_ok_and(|log| log.contains(COMPLAINT)))?;
-    let full = stage.load.now();
-    let first = stage.first_commit(full)?;
+    // The segment that it writes has room yet.
+    let said = stage.load.now();
+    stage.world.wait("a replica that stands still for want of room", |world| lag(world, victim) >= STANDS_STILL)?;
+    let stood = Duration::from_nanos(stage.load.now() - said);
+    let first = stage.first_commit(stage.load.now())?;
     stage.sleep(stage.span)?;
-    let without = stage.first_commit(stage.load.now())?;
     fs::remove_file(&ballast).map_err(because(Reason::Failed))?;
     drop(filler);
     let back = stage.catch_up(victim)?;
     let figures = format!(
-        "{} MiB of ballast; commits {} and {} after it said so and later; caught up in {} once there was room",
+        "{} MiB of ballast; it stood still {} after it said so, first commit without it {} later; caught up in {} once \
+         there was room",
         bytes >> 20,
+        ms(stood),
         ms(first),
-        ms(without),
         ms(back)
     );
     Ok(told(figures))
+}
+
+/// How many batches it is behind the furthest; 0 if it does not say.
+fn lag(world: &World<'_>, replica: ReplicaId) -> u64 {
+    let infos = world.infos();
+    let furthest = infos.iter().flatten().map(|info| info.executed.0).max().unwrap_or(0);
+    infos[replica.index()].as_ref().map_or(0, |info| furthest - info.executed.0)
 }
 
 /// Writes until there is no more room; says how much.

@@ -87,7 +87,11 @@ impl Certificates {
             | Message::FetchManifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bft_core::auth::Scheme;
 use bft_core::client::Unknown;
 use bft_core::config::ClusterConfig;
+use bft_core::divergence::Alarm;
 use bft_core::door::{Execute, Executed, Persist, Place};
 use bft_core::evidence::{Accusation, Accused};
 use bft_core::ids::{LogPosition, Nanos, PublicKey, ReplicaId, Seq};
@@ -19,9 +20,13 @@ use bft_core::wire::message::Message;
 use crate::ledger::Entry;
 use crate::world::Life;
 
+use divergence::Trust;
+
 pub mod agreement;
+pub mod asked;
 pub mod certificates;
 pub mod convergence;
+pub mod divergence;
 pub mod durability;
 pub mod durable;
 pub mod evidence;
@@ -49,6 +54,8 @@ pub enum Oracle {
     Certificates,
     /// Nobody correct is accused; who is heard to contradict itself is (I9).
     Evidence,
+    /// Who differs is found and named, and nobody else (K4).
+    Divergence,
     /// What a client was told outlasts everything (I15).
     Durability,
     /// When the faults end, everything is finished and all are equal (I17).
@@ -59,7 +66,7 @@ pub enum Oracle {
 
 impl Oracle {
     /// Every oracle.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Agreement,
         Self::Execution,
         Self::Validity,
@@ -68,6 +75,7 @@ impl Oracle {
         Self::Signatures,
         Self::Certificates,
         Self::Evidence,
+        Self::Divergence,
         Self::Durability,
         Self::Convergence,
         Self::Assertion,
@@ -85,6 +93,7 @@ impl Oracle {
             Self::Signatures => "signatures",
             Self::Certificates => "certificates",
             Self::Evidence => "evidence",
+            Self::Divergence => "divergence",
             Self::Durability => "durability",
             Self::Convergence => "convergence",
             Self::Assertion => "assertion",
@@ -124,14 +133,17 @@ pub struct Checks {
     now: u64,
     violation: Option<Violation>,
     doubled: ReplicaSet,
+    put_back: ReplicaSet,
     agreement: agreement::Agreement,
     execution: execution::Execution,
     validity: validity::Validity,
     exactly_once: exactly_once::ExactlyOnce,
     durable: durable::Durable,
     signatures: signatures::Signatures,
+    asked: asked::Asked,
     certificates: certificates::Certificates,
     evidence: evidence::Evidences,
+    divergence: divergence::Divergence,
     durability: durability::Durability,
 }
 
@@ -150,13 +162,16 @@ impl Checks {
             now: 0,
             violation: None,
             doubled: doubled.iter().copied().collect(),
+            put_back: ReplicaSet::EMPTY,
             agreement: agreement::Agreement::default(),
             execution: execution::Execution::new(n),
             validity: validity::Validity::default(),
             exactly_once: exactly_once::ExactlyOnce::default(),
             durable: durable::Durable::new(config),
             signatures: signatures::Signatures::new(config),
+            asked: asked::Asked::new(config),
             evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
+            divergence: divergence::Divergence::default(),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
             durability: durability::Durability::new(config, villains),
         }
@@ -190,8 +205,8 @@ impl Checks {
 
     /// A core asked for a record to be made durable.
     pub fn persisted(&mut self, replica: ReplicaId, persist: &Persist) {
-        if self.doubled.contains(replica) {
-            return self.persisted_by_twin(replica, persist);
+        if !self.is_bound(replica) {
+            return self.persisted_unbound(replica, persist);
         }
         self.durable.persisted(replica, persist);
         match &persist.place {
@@ -208,8 +223,14 @@ impl Checks {
         }
     }
 
-    /// The halves number their records alike: what one of them asked for counts as held.
-    fn persisted_by_twin(&mut self, replica: ReplicaId, persist: &Persist) {
+    /// Whether a replica is held to what its disk once held: one of two under one name is not, nor one whose disk was put
+    /// back. Of either nothing is expected but certificates that hold.
+    fn is_bound(&self, replica: ReplicaId) -> bool {
+        !self.doubled.contains(replica) && !self.put_back.contains(replica)
+    }
+
+    /// The halves number their records alike, and so does a disk that went back: what was asked for counts as held.
+    fn persisted_unbound(&mut self, replica: ReplicaId, persist: &Persist) {
         if let Place::Journal(Record::Cert(certificate)) = &persist.place {
             self.durability.certified(replica, certificate.position.seq, certificate.header.merkle_root);
         }
@@ -226,7 +247,7 @@ impl Checks {
 
     /// Everything up to `upto` is on the replica's stable storage.
     pub fn durable(&mut self, replica: ReplicaId, upto: LogPosition) {
-        if self.doubled.contains(replica) {
+        if !self.is_bound(replica) {
             return;
         }
         self.evidence.durable(replica, upto);
@@ -239,6 +260,10 @@ impl Checks {
     /// A message leaves a replica.
     pub fn released(&mut self, replica: ReplicaId, message: &Message) {
         if !self.doubled.contains(replica) {
+            let verdict = self.asked.released(replica, message);
+            self.judge(Oracle::Signatures, replica, verdict);
+        }
+        if self.is_bound(replica) {
             let verdict = self.durable.released(replica, message);
             self.judge(Oracle::Durable, replica, verdict);
             let verdict = self.signatures.released(message);
@@ -250,7 +275,7 @@ impl Checks {
 
     /// A core tells of evidence.
     pub fn accused(&mut self, replica: ReplicaId, accusation: &Accusation, villains: ReplicaSet) {
-        let faulty = self.doubled.iter().fold(villains, ReplicaSet::with);
+        let faulty = self.doubled.iter().chain(self.put_back.iter()).fold(villains, ReplicaSet::with);
         let verdict = self.evidence.told(replica, accusation, faulty);
         self.judge(Oracle::Evidence, replica, verdict);
     }
@@ -268,7 +293,7 @@ impl Checks {
 
     /// A core lets go of its journal below `position`.
     pub fn journal_dropped(&mut self, replica: ReplicaId, position: LogPosition) {
-        if self.doubled.contains(replica) {
+        if !self.is_bound(replica) {
             return;
         }
         let verdict = self.durable.journal_dropped(replica, position);
@@ -277,11 +302,30 @@ impl Checks {
 
     /// A core lets go of its snapshots below `seq`.
     pub fn snapshots_removed(&mut self, replica: ReplicaId, seq: Seq) {
-        if self.doubled.contains(replica) {
+        if !self.is_bound(replica) {
             return;
         }
         let verdict = self.durable.snapshots_removed(replica, seq);
         self.judge(Oracle::Durable, replica, verdict);
+    }
+
+    /// The disk of a replica was put back to an earlier state of itself.
+    pub fn put_back(&mut self, replica: ReplicaId) {
+        self.put_back.insert(replica);
+    }
+
+    /// A replica found that it signed what it does not know of. Nobody does whose disk kept what it held.
+    pub fn learns(&mut self, replica: ReplicaId) {
+        self.asked.learns(replica);
+        if self.is_bound(replica) {
+            let text = "becomes a learner, and its disk never went back".into();
+            self.judge(Oracle::Signatures, replica, Err(text));
+        }
+    }
+
+    /// A message that arrived is about to be taken.
+    pub fn arrives(&mut self, replica: ReplicaId, from: ReplicaId, message: &Message) {
+        self.asked.hears(replica, from, message);
     }
 
     /// A replica lost what its journal had not made durable.
@@ -301,6 +345,10 @@ impl Checks {
         if self.doubled.contains(replica) {
             return;
         }
+        self.asked.starts(replica, superblock.learner.is_some());
+        if !self.is_bound(replica) {
+            return;
+        }
         let verdict = self.evidence.recovered(replica, records);
         self.judge(Oracle::Evidence, replica, verdict);
         let certified = match self.durable.recovered(replica, superblock, records) {
@@ -314,7 +362,7 @@ impl Checks {
 
     /// What a disk holds for certain is compared with what was reported durable.
     pub fn audited(&mut self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) {
-        if self.doubled.contains(replica) {
+        if !self.is_bound(replica) {
             return;
         }
         let verdict = self.durable.audited(replica, superblock, records);
@@ -324,6 +372,19 @@ impl Checks {
     /// A life of a replica begins with the state of `seq`.
     pub fn state_at(&mut self, replica: ReplicaId, seq: Seq) {
         self.execution.state_at(replica, seq);
+        self.divergence.state_at(replica);
+    }
+
+    /// A core tells that something differs.
+    pub fn alarmed(&mut self, replica: ReplicaId, trust: Trust, alarm: &Alarm) {
+        let verdict = self.divergence.told(replica, trust, alarm);
+        self.judge(Oracle::Divergence, replica, verdict);
+    }
+
+    /// At the end, of a replica that is in order and knows of this checkpoint.
+    pub fn has_noticed(&mut self, replica: ReplicaId, stable: Seq) {
+        let verdict = self.divergence.noticed(replica, stable);
+        self.judge(Oracle::Divergence, replica, verdict);
     }
 
     /// A core asked for a batch to be executed.
@@ -346,8 +407,12 @@ impl Checks {
     }
 
     /// A service executed a batch.
-    pub fn executed(&mut self, replica: ReplicaId, seq: Seq, outcome: &Executed) {
+    pub fn executed(&mut self, replica: ReplicaId, trust: Trust, seq: Seq, outcome: &Executed) {
         if self.doubled.contains(replica) {
+            return;
+        }
+        self.divergence.executed(replica, trust, seq, outcome);
+        if trust == Trust::Drifts {
             return;
         }
         let verdict = self.exactly_once.executed(seq, outcome);

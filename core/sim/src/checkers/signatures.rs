@@ -89,8 +89,12 @@ impl Signatures {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
-            | Message::Evidence(_) => Ok(()),
+            | Message::Evidence(_)
+            | Message::Recall(_)
+            | Message::Recalled(_) => Ok(()),
         }
     }
 

@@ -10,7 +10,7 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Character, Job, Machine, Rot, UnderWay};
+use super::{Job, Machine, Rot, UnderWay, trust};
 use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
@@ -53,7 +53,8 @@ impl Machine {
     /// Who is faulty is judged by nobody.
     fn take(&mut self, world: &mut World, from: ReplicaId, message: Verified<Message>) {
         let (id, life) = (self.id, self.life);
-        let is_judged = !matches!(self.character, Character::Villain | Character::Twin);
+        let is_judged = self.character.is_judged();
+        world.checks.arrives(id, from, &message);
         let ordering = self.running().replica.ordering();
         let proved = is_judged.then(|| world.checks.hears(id, life, ordering, &message)).flatten();
         self.step(world, Input::Message { from, message });
@@ -184,7 +185,10 @@ impl Machine {
             Job::Execute(order) => {
                 let outcome = execute(&mut process.service, &order, &mut process.buffer);
                 let outcome = outcome.expect("the simulated service has no fault");
-                world.checks.executed(self.id, order.seq, &outcome);
+                let has_struck =
+                    process.service.drifting().is_some_and(|drift| drift.has_struck && drift.at == order.seq);
+                world.counters.drifts += u64::from(has_struck);
+                world.checks.executed(self.id, trust(self.character), order.seq, &outcome);
                 Some(Input::Executed { seq: order.seq, outcome })
             }
             Job::Snapshot(order) => {
@@ -213,6 +217,7 @@ impl Machine {
             world.checks.report(Oracle::Durable, format!("{:?}: {why}", self.id));
             return None;
         }
+        process.writer.forget_last();
         world.checks.state_at(self.id, seq);
         world.counters.restarts_from_snapshot += u64::from(process.started_from == Some(seq));
         Some(Input::Installed { seq })

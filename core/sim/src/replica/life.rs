@@ -8,6 +8,7 @@ use bft_core::ids::Seq;
 use super::{Character, Crash, Machine, Process, Rot, UnderWay};
 use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
+use crate::ledger::Drift;
 use crate::options::Fault;
 use crate::trace::Actor;
 use crate::world::{Life, World};
@@ -48,12 +49,10 @@ impl Machine {
             let records = booted.records.len();
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
-        let stable = replica.stable();
         self.note_silence(world, replica.silent_through());
+        self.is_learner = replica.learner().is_some();
         let mut process = Process::new(replica, booted, world, self.id);
-        if self.character == Character::Drifter && self.life.0 > 1 {
-            process.service.drift(stable.next());
-        }
+        process.service.drift(self.drift.map(|drift| Drift { has_struck: false, ..drift }));
         self.process = Some(Box::new(process));
         self.carry_out(world, effects);
     }
@@ -98,10 +97,47 @@ impl Machine {
         self.is_silent = silent_through.is_some();
     }
 
+    /// Whether the replica has found that it votes no more.
+    pub(super) fn note_learner(&mut self, world: &mut World, is_learner: bool) {
+        if self.is_learner || !is_learner {
+            return;
+        }
+        self.is_learner = true;
+        if self.character != Character::Villain {
+            world.counters.learners += 1;
+            world.trace.event(world.now, Actor::Replica(self.id.index()), 94, || "votes no more".into());
+            world.checks.learns(self.id);
+        }
+    }
+
+    /// Keeps what its disk holds for certain, unless something is wrong with that, or an earlier state is kept.
+    pub fn keep_image(&mut self) {
+        if self.image.is_none() && self.rot == Rot::Unharmed {
+            self.image = Some(self.disk.durable_image());
+        }
+    }
+
+    /// Whether an earlier state of its disk is kept.
+    #[must_use]
+    pub fn has_image(&self) -> bool {
+        self.image.is_some()
+    }
+
+    /// The disk becomes what it was when its image was kept, while the process is down.
+    pub fn put_back(&mut self, world: &mut World) {
+        assert!(!self.is_up(), "nobody changes the disk of a running process");
+        self.disk = self.image.take().expect("an earlier state is kept");
+        self.rot = Rot::Unharmed;
+        self.character = Character::PutBack;
+        world.counters.put_back += 1;
+        world.checks.put_back(self.id);
+    }
+
     /// The process ends. Says whether there was one.
     pub fn crash(&mut self, world: &mut World, crash: Crash) -> bool {
         let Some(process) = self.process.take() else { return false };
         process.replica.check_invariants();
+        self.drift = self.drift.and(process.service.drifting());
         if crash == Crash::Stopped {
             self.process = Some(process);
             self.close(world);

@@ -1,8 +1,11 @@
 //! The attack: a replica that passes on what others said with something changed in it, so that they look as if they had
-//! signed badly, or twice.
+//! signed badly, or twice; and that shows to those who start what they signed long ago, as if they had lost it.
+
+use std::collections::BTreeMap;
 
 use bft_core::ids::ReplicaId;
 use bft_core::wire::message::{Message, Prepare};
+use bft_core::wire::recall::{Held, Recalled};
 
 use super::means::Means;
 use super::said::Said;
@@ -13,10 +16,15 @@ use super::{Heard, Villain};
 pub struct FramesOthers {
     /// What was heard last of this kind: a vote, a checkpoint, a VIEW-CHANGE, a Request.
     heard: [Option<Message>; 4],
+    /// The first vote of each replica.
+    oldest: BTreeMap<ReplicaId, Prepare>,
 }
 
 impl Villain for FramesOthers {
     fn hears(&mut self, _means: &mut Means, _from: ReplicaId, message: &Message) -> Heard {
+        if let Message::Prepare(vote) = message {
+            self.oldest.entry(vote.replica).or_insert(*vote);
+        }
         let slot = match message {
             Message::Prepare(_) => 0,
             Message::Checkpoint(_) => 1,
@@ -28,7 +36,12 @@ impl Villain for FramesOthers {
         Heard::Passed
     }
 
-    fn to_peer(&mut self, means: &mut Means, _peer: ReplicaId, message: Message, said: &mut Said) {
+    fn to_peer(&mut self, means: &mut Means, peer: ReplicaId, message: Message, said: &mut Said) {
+        if let (Message::Recalled(answer), Some(vote)) = (&message, self.oldest.get(&peer)) {
+            let Prepare { position, replica, ballot } = *vote;
+            let held = Some(Held::Vote { replica, position, ballot, nonce: None });
+            return said.lie(Message::Recalled(Recalled { held, ..*answer }));
+        }
         said.truth(message);
         if !means.rng.chance(100) {
             return;

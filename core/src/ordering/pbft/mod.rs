@@ -18,6 +18,7 @@ use crate::wire::request::Body;
 mod misbehaviour;
 pub mod new_view;
 mod normal;
+mod recall;
 pub mod retransmit;
 pub mod slot;
 mod view_change;
@@ -39,6 +40,9 @@ pub struct Pbft {
     stable: Seq,
     /// H_dmg: a journal was lost here in which votes up to this Seq may have stood. Silent until h reaches it.
     silent_through: Seq,
+    standing: Standing,
+    /// The replica around this does not trust its machine: silent until it does.
+    is_quarantined: bool,
     window: VecDeque<Slot>,
     /// PRE-PREPAREs of the next window, the first for each Seq (V11).
     early: BTreeMap<Seq, PrePrepare>,
@@ -51,6 +55,8 @@ pub struct Pbft {
     highest_prepared: Seq,
     /// The highest Seq voted for in the current view: now, at the last own STATUS, and at the one before.
     voted_through: Seq,
+    /// The lowest Seq voted for since this replica started, in whatever view.
+    voted_from: Option<Seq>,
     settling: Seq,
     settled: Seq,
     /// Slots with a proposal that are not committed yet.
@@ -62,6 +68,17 @@ pub struct Pbft {
     waiting: VecDeque<(LogPosition, Seq, Milestone)>,
     /// What was proved against others in this step.
     proofs: Vec<Proof>,
+}
+
+/// What a replica's signature is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has just started: its peers may hold something that it signed and does not know of.
+    Asking,
+    /// It votes, unless it is silent after damage.
+    Voter,
+    /// It signs nothing any more: what it once signed is lost.
+    Learner,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +110,8 @@ impl Pbft {
             views,
             stable,
             silent_through: Seq(0),
+            standing: Standing::Asking,
+            is_quarantined: false,
             window,
             early: BTreeMap::new(),
             early_bytes: 0,
@@ -100,6 +119,7 @@ impl Pbft {
             proposed_time: 0,
             highest_prepared: Seq(0),
             voted_through: stable,
+            voted_from: None,
             settling: stable,
             settled: stable,
             open: 0,
@@ -117,11 +137,51 @@ impl Pbft {
         self
     }
 
-    /// Whether this replica remembers every vote it may have cast above h: only then does it vote, propose and change views
-    /// (D7).
+    /// Whether this replica remembers every vote it may have cast above h, as far as its own disk can tell (D7).
+    #[must_use]
+    pub fn remembers(&self) -> bool {
+        crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
+    }
+
+    /// Whether this replica votes, proposes and changes views: only who remembers every vote it may have cast above h (D7), of
+    /// whom its peers know none that it lacks (D11), and who is not in quarantine.
     #[must_use]
     pub fn may_vote(&self) -> bool {
-        crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
+        let unasked = crate::mutant!(M62VotesUnasked, false, self.standing == Standing::Asking);
+        self.remembers() && !self.is_quarantined && (self.standing == Standing::Voter || unasked)
+    }
+
+    /// What this replica's signature is good for.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// It votes no more, ever.
+    pub fn learn_only(&mut self) {
+        self.standing = Standing::Learner;
+    }
+
+    /// Its peers know of nothing that it lacks: what waited for this is done.
+    pub fn begin_to_vote(&mut self, out: &mut Outbox<'_>) {
+        assert_eq!(self.standing, Standing::Asking, "a start is over once, and a learner votes no more");
+        self.standing = Standing::Voter;
+        (0..self.window.len()).for_each(|index| self.advance_slot(index, out));
+    }
+
+    /// Nothing is voted for, proposed or changed from now on. What was voted for before stays true.
+    pub fn quarantine(&mut self) {
+        self.is_quarantined = true;
+        self.early.clear();
+        self.early_bytes = 0;
+    }
+
+    /// Takes part again: what became prepared meanwhile is committed.
+    pub fn release(&mut self, out: &mut Outbox<'_>) {
+        self.is_quarantined = false;
+        for index in 0..self.window.len() {
+            self.advance_slot(index, out);
+        }
     }
 
     /// The view that this replica is in, or the one it goes to.
@@ -284,7 +344,7 @@ impl Pbft {
         assert!((1..).zip(&self.window).all(|(i, slot)| slot.seq == self.stable.plus(i)), "the window has no gap");
         assert!(self.early_bytes <= EARLY_BODY_BYTES && self.early.len() as u64 <= self.config.params().window);
         for slot in &self.window {
-            assert!(self.may_vote() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
+            assert!(self.remembers() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
             assert!(slot.cert_at.is_none() || slot.accepted.is_some(), "a certificate is of an accepted batch");
             if let (Some(accepted), Some(committed), Some(_)) = (&slot.accepted, &slot.committed, slot.cert_at) {
                 let same_view = accepted.position.view == committed.position.view;

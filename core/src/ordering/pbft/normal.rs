@@ -34,7 +34,7 @@ pub enum Ignored {
     Conflicting,
     /// Of a kind that this version knows and does not act on.
     NotActedOn,
-    /// Asks for a vote of a replica that must be silent, after damage.
+    /// Asks for a vote of a replica that must be silent: after damage, at its start, in quarantine, or as a learner.
     Silent,
     NotNeeded,
 }
@@ -268,6 +268,7 @@ impl Pbft {
         let body = Some(body);
         let accepted = Accepted { position, proposal: ballot, header, body, own, vote_at, vote_is_durable: false };
         self.voted_through = self.voted_through.max(position.seq);
+        self.voted_from = Some(self.voted_from.map_or(position.seq, |first| first.min(position.seq)));
         self.change(index, |slot| slot.accept(accepted));
         self.advance_slot(index, out);
         vote_at
@@ -293,9 +294,9 @@ impl Pbft {
     }
 
     /// Does what a slot has become ready for.
-    fn advance_slot(&mut self, index: usize, out: &mut Outbox<'_>) {
+    pub(super) fn advance_slot(&mut self, index: usize, out: &mut Outbox<'_>) {
         let slot = &self.window[index];
-        if slot.cert_at.is_none() && slot.is_prepared(&self.config) {
+        if slot.cert_at.is_none() && slot.is_prepared(&self.config) && self.may_vote() {
             self.prepared(index, out);
         }
         let primary = self.primary();

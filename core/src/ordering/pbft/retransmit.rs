@@ -37,7 +37,7 @@ impl Pbft {
 
     /// Sends `peer` the own messages that its STATUS shows it to lack.
     pub fn retransmit(&self, peer: ReplicaId, status: &Status, out: &mut Outbox<'_>) {
-        if status.view != self.view || status.changing.is_some() || !self.is_normal() {
+        if !self.may_vote() || status.view != self.view || status.changing.is_some() || !self.is_normal() {
             return;
         }
         let (mut votes, mut body_bytes) = (0, 0);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use bft_core::ids::{LogPosition, Seq};
 use bft_core::journal::record::RecordKind;
+use bft_core::journal::superblock::Learner;
 use bft_core::journal::{CopyInvalid, Superblock};
 use bft_server::data_dir::StoppedDir;
 use bft_server::offline::{self, End, Entry};
@@ -128,10 +129,13 @@ fn fields(superblock: &Superblock) -> Vec<(&'static str, Value)> {
         promised,
         stable,
         damaged_through,
+        quarantined,
+        disowned_through,
         snapshot,
         journal_start,
         collected,
         durable_through,
+        learner,
     } = superblock;
     let directory: String = directory_id.iter().map(|byte| format!("{byte:02x}")).collect();
     let stable = stable.as_ref().map(|stable| {
@@ -150,10 +154,13 @@ fn fields(superblock: &Superblock) -> Vec<(&'static str, Value)> {
         ("promised_view", json!(promised.0)),
         ("stable", json!(stable)),
         ("silent_through", json!(damaged_through.0)),
+        ("quarantined", json!(quarantined)),
+        ("disowned_through", json!(disowned_through.0)),
         ("snapshot", json!(snapshot)),
         ("journal_start", json!(journal_start.0)),
         ("collected", json!(collected.0)),
         ("durable_through", json!(durable_through.0)),
+        ("learner", json!(learner.and_then(|learner| Learner::describe(learner.number().into())))),
     ]
 }
 

@@ -9,8 +9,8 @@ use bft_cli::stop;
 use bft_core::service::Service;
 use bft_server::children::{READY, inherited_listener};
 use bft_server::config::{LogFormat, LogSection, ReplicaConfig};
-use bft_server::data_dir::DataDirError;
-use bft_server::{Control, ServerError};
+use bft_server::data_dir::{self, DataDirError};
+use bft_server::{Control, ServerError, directory_entropy};
 use bft_services::named::{NoService, by_name};
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +25,8 @@ Examples:
   BFTD_LOG__FORMAT=json BFTD_LOG__LEVEL=debug bftd run --config replica-0/bftd.toml
 
 Every key of the file can be given as BFTD_SECTION__KEY in the environment, which goes before the file.
+--learner is for a replica whose directory is lost: on an empty one it follows, answers and serves its peers, and counts as
+faulty. Without it, a replica does not start on an empty directory: it would break what it promised.
 SIGTERM or SIGINT: finish what is under way, flush, exit 0. A second one: stop at once.
 With LISTEN_FDS=1 the replica takes descriptor 3 for its listening socket.";
 
@@ -35,6 +37,9 @@ pub struct Args {
     /// The replica's bftd.toml
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// For a replica whose directory is lost: start it on an empty one. It never votes again under its key
+    #[arg(long)]
+    learner: bool,
 }
 
 /// Runs it.
@@ -43,6 +48,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let handed_down = inherited_listener().map_err(because(Reason::Config))?;
     let config = ReplicaConfig::load(&args.config).map_err(because(Reason::Config))?;
     start_log(&config)?;
+    if args.learner {
+        make_learner(&config)?;
+    }
     let service = service(&config)?;
     let listener = match handed_down {
         Some(listener) => listener,
@@ -61,6 +69,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Err(error) => Err(failure(&error)),
     }
+}
+
+fn make_learner(config: &ReplicaConfig) -> Result<(), Failure> {
+    let public_key = config.secret_key.public_key();
+    data_dir::create_learner(&config.data_dir, &config.cluster, config.me, public_key, &directory_entropy())
+        .map_err(|error| failure(&ServerError::DataDir(error)))
 }
 
 fn service(config: &ReplicaConfig) -> Result<Box<dyn Service>, Failure> {
@@ -112,6 +126,7 @@ fn failure(error: &ServerError) -> Failure {
         ServerError::Config(_)
         | ServerError::DataDir(
             DataDirError::NoSuperblock(_)
+            | DataDirError::Voter(_)
             | DataDirError::OtherCluster { .. }
             | DataDirError::OtherReplica { .. }
             | DataDirError::OtherKey { .. }

@@ -7,6 +7,7 @@ use bft_client::{Client, ClientConfig, Completions, LinkReport, SessionStart};
 use bft_core::config::ClusterConfig;
 use bft_core::config::strict::HumanDuration;
 use bft_core::ids::ReplicaId;
+use bft_core::journal::superblock::Learner;
 use bft_core::wire::message::Info;
 use bft_server::io::Driver;
 use serde_json::{Map, Value, json};
@@ -101,11 +102,27 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
         match &row.answer {
             Ok(info) => {
                 lines.push(cells(cluster, row, info));
-                if let Some(through) = silent_through(info) {
+                if let Some(through) = counted(info, "quarantined_through") {
+                    remarks += &format!(
+                        "replica {}: it came to something else than the others and is in quarantine: it answers nobody, and \
+                         votes again when it agrees at a checkpoint above {through}; see divergence/ in its data directory\n",
+                        row.replica
+                    );
+                }
+                if let Some(through) = counted(info, "silent_through") {
                     remarks += &format!(
                         "replica {}: its journal was damaged; it follows, and votes again when STABLE reaches {through}\n",
                         row.replica
                     );
+                }
+                if let Some(why) = number(info, "learner").and_then(Learner::describe) {
+                    remarks += &format!(
+                        "replica {}: a learner, which never votes again and counts as faulty: {why}\n",
+                        row.replica
+                    );
+                } else if number(info, "asking") == Some(1) {
+                    remarks +=
+                        &format!("replica {}: has started, and waits for a quorum's answers to vote\n", row.replica);
                 }
             }
             Err(why) => remarks += &format!("replica {} at {}: {why}\n", row.replica, row.address),
@@ -121,10 +138,13 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
     out + &remarks
 }
 
-/// The Seq up to which a replica that lost votes to damage is silent.
-fn silent_through(info: &Info) -> Option<u64> {
-    let counted = info.counters.iter().find(|(name, _)| name == "silent_through");
-    counted.map(|(_, through)| *through).filter(|through| *through > 0)
+/// A Seq up to which a replica is silent, if it is.
+fn counted(info: &Info, name: &str) -> Option<u64> {
+    number(info, name).filter(|through| *through > 0)
+}
+
+fn number(info: &Info, name: &str) -> Option<u64> {
+    info.counters.iter().find(|(counter, _)| counter == name).map(|(_, count)| *count)
 }
 
 fn cells(cluster: &ClusterConfig, row: &Row, info: &Info) -> [String; 8] {
@@ -168,6 +188,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "executed": info.executed.0,
         "stable": info.stable.0,
         "snapshot": info.snapshot.0,
+        "learner": number(info, "learner").and_then(Learner::describe),
         "transfer": transfer_object(info),
         "state_digest": info.state.map(|(_, digest)| digest.to_string()),
         "state_digest_seq": info.state.map(|(seq, _)| seq.0),
@@ -185,7 +206,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
 
 /// The snapshot that the replica fetches from others just now; null if there is none.
 fn transfer_object(info: &Info) -> Value {
-    let number = |name: &str| info.counters.iter().find(|(counter, _)| counter == name).map(|(_, count)| *count);
+    let number = |name: &str| number(info, name);
     match number("transfer_seq") {
         None => Value::Null,
         Some(seq) => json!({

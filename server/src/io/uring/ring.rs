@@ -67,12 +67,14 @@ impl Ring {
         let place = &mut self.flights[(entry.user_data() & !FLUSH) as usize];
         let airborne = place.as_mut().expect("a completion belongs to a flight");
         let result = u32::try_from(entry.result()).map_err(|_| io::Error::from_raw_os_error(-entry.result()));
-        match (airborne.flight.aim, is_flush) {
-            (Aim::Write(_), true) => airborne.flushed = result.map(drop).map_err(DiskError::of("flush")),
-            (aim, _) => {
-                let what = if matches!(aim, Aim::Write(_)) { "write" } else { "read" };
-                airborne.moved = result.map(|moved| moved as usize).map_err(DiskError::of(what));
-            }
+        if is_flush {
+            airborne.flushed = result.map(drop).map_err(DiskError::of("flush"));
+        } else {
+            let what = match airborne.flight.aim {
+                Aim::Write(_) => "write",
+                Aim::Read { .. } => "read",
+            };
+            airborne.moved = result.map(|moved| moved as usize).map_err(DiskError::of(what));
         }
         airborne.left -= 1;
         // Also a failed one is over when its last entry is: nobody waits for it in vain.
