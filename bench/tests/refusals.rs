@@ -70,3 +70,16 @@ fn a_replica_alone_is_no_command_for_people() {
     let (code, told) = refused(&["replica", "--config", "bftd.toml"]);
     assert!(code == 2 && told.contains("use `bft-bench local`"), "{told}");
 }
+
+#[test]
+fn villains_that_nobody_runs() {
+    let (code, told) = refused(&["villains", "--villain-program", "nowhere/bft-villain"]);
+    assert_eq!(code, 69, "{told}");
+    assert!(told.contains("nowhere/bft-villain: ") && told.contains("cargo build --release -p bft-villain"), "{told}");
+    let (code, told) = refused(&["villains", "--villain-program", "/bin/false"]);
+    assert!(code == 69 && told.contains("--villain-program /bin/false"), "{told}");
+    let (code, told) = refused(&["villains", "--window", "50ms"]);
+    assert!(code == 2 && told.contains("--window is 50ms, but must be 100ms to 300 s"), "{told}");
+    let (code, told) = refused(&["villains", "--rounds", "0"]);
+    assert!(code == 2 && told.contains("0 is not in 1"), "{told}");
+}

@@ -31,19 +31,21 @@ const OPS_PER_ENVELOPE: u32 = 8;
 const OP_BYTES: usize = 16;
 /// How long an operation may take: longer than a run.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a replica has to say how it is; one that is silent or stopped says nothing.
-const INFO: Duration = Duration::from_millis(500);
-/// How often is looked whether a view has ended.
-const INFO_LOOK: Duration = Duration::from_millis(100);
+/// How long a replica has to say how it is; its answer waits behind the load, and one that is silent says nothing.
+const INFO: Duration = Duration::from_secs(2);
+/// How long it has while one is stopped, and so how often is looked whether a view has ended.
+const INFO_LOOK: Duration = Duration::from_millis(250);
 /// The longest time for which a primary is stopped.
 const STOPPED_MAX: Duration = Duration::from_secs(2);
 /// How long the cluster has to close sessions.
 const CLOSE: Duration = Duration::from_millis(200);
 /// How long a villain has to stop and say what it did.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-/// Where a backup must come to need a snapshot: checkpoints, and slots between snapshots.
+/// Where a backup must come to need a snapshot: checkpoints, slots between snapshots, and Requests of a batch, so that there
+/// are many slots.
 const ABSENCE_INTERVAL: u64 = 16;
 const ABSENCE_SNAPSHOT_SLOTS: u64 = 64;
+const ABSENCE_BATCH_REQUESTS: u32 = 8;
 
 /// Who is in the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +173,7 @@ fn adjust(scene: Scene, options: &mut TestnetOptions) {
             params.window = 2 * ABSENCE_INTERVAL;
             params.pipeline_max = params.pipeline_max.min(ABSENCE_INTERVAL);
             params.snapshot_slots = ABSENCE_SNAPSHOT_SLOTS;
+            params.batch_requests_max = ABSENCE_BATCH_REQUESTS;
         }
     }
 }
@@ -203,7 +206,7 @@ impl Scenery {
 
     /// Stops the primary until the others are in another view.
     fn end_view(&mut self, stop: &Stop) -> Result<(), Failure> {
-        let before = self.view(&self.observer.ask(INFO));
+        let before = self.view(&self.observer.ask(INFO_LOOK));
         let primary = self.cluster.testnet().cluster().primary(before);
         let deadline = Instant::now() + STOPPED_MAX;
         self.cluster.child(primary).signal(Signal::STOP);
@@ -261,7 +264,6 @@ impl Scenery {
         }
         let ops_per_s = tally.ops as f64 / window.as_secs_f64();
         let cpu_in_place = after.0.saturating_sub(before.0);
-        // A backup that comes back has used nothing yet.
         let cpu_of_others = after.1.saturating_sub(before.1);
         let errors = errors(&tally);
         Ok(Run { ops_per_s, errors, view, evidence, misdeeds, is_gone, cpu_in_place, cpu_of_others })
