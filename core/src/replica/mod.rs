@@ -411,7 +411,7 @@ impl Replica {
         self.pool.waiting() > 0
             || !self.pbft.is_normal()
             || self.pbft.in_flight() > 0
-            || self.catch_up.is_behind(self.executing.last)
+            || self.catch_up.executed_by_others(self.config.weights()) > self.executing.last
             || self.transfer.is_active()
             || self.checkpoints.has_unstable(self.pbft.stable())
     }

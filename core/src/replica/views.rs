@@ -237,8 +237,8 @@ impl Replica {
             return;
         }
         let executed = (self.executing.last, self.counters.requests);
-        let (weights, prepared) = (self.config.weights(), self.pbft.highest_prepared());
-        match self.fairness.judge(&self.pool, weights, executed, prepared) {
+        let known = self.catch_up.executed_by_others(self.config.weights()).max(self.pbft.highest_prepared());
+        match self.fairness.judge(&self.pool, executed, known) {
             None => return,
             Some(Unfair::PassesOver) => self.counters.suspected_of_passing_over += 1,
             Some(Unfair::Repeats) => self.counters.suspected_of_repeating += 1,
@@ -362,6 +362,11 @@ impl Replica {
         if self.pbft.is_normal() {
             // Whose state comes from others does not execute meanwhile, whoever is primary.
             if self.transfer.is_active() {
+                return None;
+            }
+            // The next batch is committed: what it waits for is the own service or disk (V16).
+            let next = self.executing.last.next();
+            if self.is_committed(next) || self.catch_up.is_lost(next) {
                 return None;
             }
             // What was proposed has left the pool, and may never be prepared if too few are in this view.

@@ -20,6 +20,8 @@ use bytes::Bytes;
 use super::{CLUSTER, scheme};
 
 const LINK: LinkId = LinkId(1);
+/// What wall clocks begin with.
+pub const WALL: u64 = 1_700_000_000_000_000_000;
 
 pub struct Host {
     pub replica: Replica,
@@ -30,6 +32,9 @@ pub struct Host {
     pub held: Vec<Outgoing>,
     pub deadline: Nanos,
     pub executed: Vec<Seq>,
+    pub service_is_stopped: bool,
+    /// What the service would have answered.
+    pub unanswered: Vec<Input>,
 }
 
 /// Who hears whom: of a message from one replica to another whether it arrives.
@@ -54,6 +59,8 @@ pub struct Cluster {
     pub asked: Vec<SignedRequest>,
     /// What each replica was told to send, and what must be durable first.
     pub told: Vec<(ReplicaId, Kind, LogPosition)>,
+    /// What the wall clock of each replica was when the test's clock stood at 0.
+    pub walls: Vec<u64>,
 }
 
 impl Cluster {
@@ -86,6 +93,7 @@ impl Cluster {
             sent: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
+            walls: vec![WALL; 4],
             schemes,
             config,
         };
@@ -113,8 +121,8 @@ impl Cluster {
         &mut self.hosts[replica.index()]
     }
 
-    pub fn now(&self) -> Now {
-        Now { mono: Nanos(self.now), wall: WallNanos(1_700_000_000_000_000_000 + self.now) }
+    pub fn now(&self, at: ReplicaId) -> Now {
+        Now { mono: Nanos(self.now), wall: WallNanos(self.walls[at.index()] + self.now) }
     }
 
     pub fn submit(&mut self) {
@@ -194,7 +202,7 @@ impl Cluster {
         if self.down.contains(&at) {
             return;
         }
-        let now = self.now();
+        let now = self.now(at);
         let host = &mut self.hosts[at.index()];
         host.effects.clear();
         host.replica.step(now, input, &mut host.effects);
@@ -215,7 +223,12 @@ impl Cluster {
         host.deadline = effects.deadline.unwrap_or(host.deadline);
         for order in effects.execute.drain(..) {
             host.executed.push(order.seq);
-            self.queue.push_back((at, Input::Executed { seq: order.seq, outcome: executed(&order) }));
+            let answer = Input::Executed { seq: order.seq, outcome: executed(&order) };
+            if host.service_is_stopped {
+                host.unanswered.push(answer);
+            } else {
+                self.queue.push_back((at, answer));
+            }
         }
         for load in effects.load.drain(..) {
             let record = host.records.iter().find(|persist| persist.position == load).map(|persist| &persist.place);
@@ -262,6 +275,15 @@ impl Cluster {
         self.host(at).disk_is_stopped = false;
         self.flush(at);
         self.release(at);
+        self.settle();
+    }
+
+    /// The service goes on.
+    pub fn start_service(&mut self, at: ReplicaId) {
+        let host = self.host(at);
+        host.service_is_stopped = false;
+        let answers = std::mem::take(&mut host.unanswered);
+        self.queue.extend(answers.into_iter().map(|answer| (at, answer)));
         self.settle();
     }
 
@@ -319,11 +341,21 @@ fn start(
     }
     let last = records.last().map_or(LogPosition(0), |persist| persist.position);
     let mut effects = Effects::default();
-    let now = Now { mono: Nanos(now), wall: WallNanos(1_700_000_000_000_000_000 + now) };
+    let now = Now { mono: Nanos(now), wall: WallNanos(WALL + now) };
     let replica = recovery.finish(now, last, Seq(0), &mut effects);
     let deadline = effects.deadline.unwrap_or_default();
-    let (held, executed) = (Vec::new(), Vec::new());
-    Host { replica, effects, records, durable: last, disk_is_stopped: false, held, deadline, executed }
+    Host {
+        replica,
+        effects,
+        records,
+        durable: last,
+        disk_is_stopped: false,
+        held: Vec::new(),
+        deadline,
+        executed: Vec::new(),
+        service_is_stopped: false,
+        unanswered: Vec::new(),
+    }
 }
 
 /// What a service without state answers: eight bytes an operation.

@@ -45,8 +45,6 @@ pub struct Pbft {
     early_bytes: usize,
     /// The last Seq that this replica proposed in this view.
     proposed: Seq,
-    /// The agreed time of the last batch that this replica proposed.
-    proposed_time: u64,
     /// The highest Seq that is prepared here in the current view.
     highest_prepared: Seq,
     /// The highest Seq voted for in the current view: now, at the last own STATUS, and at the one before.
@@ -97,7 +95,6 @@ impl Pbft {
             early: BTreeMap::new(),
             early_bytes: 0,
             proposed: stable,
-            proposed_time: 0,
             highest_prepared: Seq(0),
             voted_through: stable,
             settling: stable,

@@ -44,15 +44,10 @@ impl Pbft {
     pub fn propose(&mut self, now: Now, body: Body, out: &mut Outbox<'_>) -> Seq {
         assert!(self.room() > 0, "proposals are bounded by the window, the pipeline and memory");
         let seq = self.proposed.next();
-        let time_ns = crate::mutant!(
-            M46TimeStandsStill,
-            now.wall.0.max(self.proposed_time.saturating_add(1)),
-            self.proposed_time.max(1)
-        );
-        let header = body.header(time_ns);
+        // Not made to grow here: after a clock that was far ahead backups would refuse it (O3). Execution does that.
+        let header = body.header(now.wall.0);
         let digest = header.digest(self.config.cluster_id(), self.config.epoch());
         self.proposed = seq;
-        self.proposed_time = time_ns;
         self.propose_at(seq, Chosen { digest, header }, Arc::new(body), out);
         seq
     }
@@ -210,7 +205,6 @@ impl Pbft {
         self.reach(index, Milestone::Vote);
         if self.is_primary() {
             self.proposed = self.proposed.max(vote.position.seq);
-            self.proposed_time = self.proposed_time.max(vote.header.time_ns);
             self.proposed_again(vote.position.seq);
         }
     }
