@@ -179,7 +179,7 @@ impl Writing {
                 Some(Operation::Name)
             }
             Operation::Name => {
-                disk.flush_names();
+                bft_core::mutant!(M38NameNotFlushed, disk.flush_names(), {});
                 None
             }
             Operation::Group
@@ -309,7 +309,7 @@ fn assemble(
             AssemblyStage::Name
         }
         AssemblyStage::Name => {
-            disk.flush_names();
+            bft_core::mutant!(M38NameNotFlushed, disk.flush_names(), {});
             AssemblyStage::ReadBack
         }
         AssemblyStage::ReadBack => {

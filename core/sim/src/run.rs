@@ -575,7 +575,7 @@ thread_local! {
 }
 
 /// Runs `f`; a panic becomes its message and place, and is not printed.
-fn quietly<R>(f: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, String> {
+pub(crate) fn quietly<R>(f: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, String> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();

@@ -174,7 +174,9 @@ impl Recovery {
             Record::Cert(certificate) => replica.pbft.restore_certificate(&certificate),
             Record::NewView(new_view) => {
                 replica.new_view_at = at;
-                replica.pbft.restore_new_view(&new_view).map_err(|seq| RecoverError::Safety { at, seq })?;
+                let restored =
+                    crate::mutant!(M51NewViewMadeAnew, replica.pbft.restore_new_view(&new_view), Ok::<_, Seq>(()));
+                restored.map_err(|seq| RecoverError::Safety { at, seq })?;
             }
             Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),

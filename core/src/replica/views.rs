@@ -221,7 +221,8 @@ impl Replica {
             new_view.map(|new_view| Message::NewView(Arc::clone(new_view)))
         } else {
             let has_it = status.view == view && status.changing.is_some_and(|seen| seen.contains(self.me));
-            let own = self.pbft.own_view_change().filter(|_| !has_it);
+            let wants_it = crate::mutant!(M28ViewChangeSentOnce, !has_it, false);
+            let own = self.pbft.own_view_change().filter(|_| wants_it);
             own.map(|own| Message::ViewChange(Arc::clone(own)))
         };
         if let Some(message) = message {
@@ -338,11 +339,12 @@ impl Replica {
 
     fn set_timer(&mut self, now: Now) {
         let waits_for = self.waits_for();
-        if self.views.timer.map(|timer| timer.waits_for) == waits_for {
+        let is_same = self.views.timer.map(|timer| timer.waits_for) == waits_for;
+        if crate::mutant!(M54TimerSetByEveryStep, is_same, false) {
             return;
         }
         let base = self.config.params().view_timeout;
-        let factor = 1 << self.views.failed.min(20);
+        let factor = 1 << crate::mutant!(M29TimeoutsStayShort, self.views.failed.min(20), 0);
         let progress = (LATENCIES * self.views.latency).clamp(base, LATENCIES * base);
         self.views.timer = waits_for.map(|waits_for| {
             let duration = match waits_for {

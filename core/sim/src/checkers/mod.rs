@@ -29,6 +29,7 @@ pub mod exactly_once;
 pub mod execution;
 pub mod signatures;
 pub mod validity;
+pub mod views;
 
 /// Who found the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,8 @@ pub enum Oracle {
     Signatures,
     /// Every certificate holds what it claims (I10).
     Certificates,
+    /// Nobody runs ahead, and a view begins with what its VIEW-CHANGEs say (I10).
+    Views,
     /// Nobody correct is accused; who is heard to contradict itself is (I9).
     Evidence,
     /// What a client was told outlasts everything (I15).
@@ -59,7 +62,7 @@ pub enum Oracle {
 
 impl Oracle {
     /// Every oracle.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Agreement,
         Self::Execution,
         Self::Validity,
@@ -67,6 +70,7 @@ impl Oracle {
         Self::Durable,
         Self::Signatures,
         Self::Certificates,
+        Self::Views,
         Self::Evidence,
         Self::Durability,
         Self::Convergence,
@@ -84,6 +88,7 @@ impl Oracle {
             Self::Durable => "durable",
             Self::Signatures => "signatures",
             Self::Certificates => "certificates",
+            Self::Views => "views",
             Self::Evidence => "evidence",
             Self::Durability => "durability",
             Self::Convergence => "convergence",
@@ -131,6 +136,7 @@ pub struct Checks {
     durable: durable::Durable,
     signatures: signatures::Signatures,
     certificates: certificates::Certificates,
+    views: views::Views,
     evidence: evidence::Evidences,
     durability: durability::Durability,
 }
@@ -158,6 +164,7 @@ impl Checks {
             signatures: signatures::Signatures::new(config),
             evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
+            views: views::Views::new(config, doubled.iter().copied().fold(villains, ReplicaSet::with)),
             durability: durability::Durability::new(config, villains),
         }
     }
@@ -243,6 +250,8 @@ impl Checks {
             self.judge(Oracle::Durable, replica, verdict);
             let verdict = self.signatures.released(message);
             self.judge(Oracle::Signatures, replica, verdict);
+            let verdict = self.views.released(replica, message);
+            self.judge(Oracle::Views, replica, verdict);
         }
         let verdict = self.certificates.released(message);
         self.judge(Oracle::Certificates, replica, verdict);
@@ -301,6 +310,7 @@ impl Checks {
         if self.doubled.contains(replica) {
             return;
         }
+        self.views.recovered(replica, superblock.promised);
         let verdict = self.evidence.recovered(replica, records);
         self.judge(Oracle::Evidence, replica, verdict);
         let certified = match self.durable.recovered(replica, superblock, records) {
@@ -324,6 +334,21 @@ impl Checks {
     /// A life of a replica begins with the state of `seq`.
     pub fn state_at(&mut self, replica: ReplicaId, seq: Seq) {
         self.execution.state_at(replica, seq);
+    }
+
+    /// A core has taken a step.
+    pub fn stands(&mut self, replica: ReplicaId, ordering: &Pbft) {
+        let verdict = self.views.stands(replica, ordering);
+        self.judge(Oracle::Views, replica, verdict);
+    }
+
+    /// A core orders a snapshot of the state at `seq`.
+    pub fn snapshot_ordered(&mut self, replica: ReplicaId, seq: Seq) {
+        if self.doubled.contains(replica) {
+            return;
+        }
+        let verdict = self.execution.snapshot_ordered(replica, seq);
+        self.judge(Oracle::Execution, replica, verdict);
     }
 
     /// A core asked for a batch to be executed.

@@ -143,7 +143,7 @@ impl Machine {
         if self.flush_fails(world, under_way.operation, under_way.name) {
             return;
         }
-        self.disk.flush(under_way.name);
+        bft_core::mutant!(M36FlushBesideWrite, self.disk.flush(under_way.name), {});
         if self.plug.reaches(under_way.operation, Moment::Unheard) {
             return;
         }

@@ -171,7 +171,8 @@ impl Pbft {
         if !self.may_vote() || !self.is_primary() || !self.is_normal() || !self.has_begun() {
             return 0;
         }
-        if !room_for_body || self.proposed.0 >= self.stable.0 + params.window {
+        if !room_for_body || self.proposed.0 >= crate::mutant!(M8WindowNotHeld, self.stable.0 + params.window, u64::MAX)
+        {
             return 0;
         }
         (params.pipeline_max as usize).saturating_sub(self.in_flight())
