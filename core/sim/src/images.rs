@@ -103,12 +103,28 @@ impl Writer {
         (writing.next, writing.operation) = (0, Operation::Chunk);
     }
 
-    /// What comes next of an own image; `None`: it is another task's turn.
+    /// What comes next; `None`: something is only read.
     #[must_use]
     pub fn next(&self) -> Option<Operation> {
         match self.queue.front().expect("a step is of a task") {
             Task::Image(writing) => Some(writing.operation),
-            Task::Order(_) | Task::Landed(..) | Task::Assembly(..) => None,
+            Task::Order(order) => match order {
+                FileOrder::Begin { .. } => Some(Operation::Begin),
+                FileOrder::Store { .. } => Some(Operation::Piece),
+                FileOrder::Clear => Some(Operation::Clear),
+                FileOrder::ReadManifest { .. }
+                | FileOrder::ReadPiece { .. }
+                | FileOrder::Check { .. }
+                | FileOrder::Assemble { .. } => None,
+            },
+            Task::Landed(..) => Some(Operation::PieceName),
+            Task::Assembly(_, _, stage) => match stage {
+                AssemblyStage::Pieces => Some(Operation::Assembly),
+                AssemblyStage::Manifest => Some(Operation::AssemblyManifest),
+                AssemblyStage::Folder => Some(Operation::AssemblyRename),
+                AssemblyStage::Name => Some(Operation::AssemblyName),
+                AssemblyStage::ReadBack => None,
+            },
         }
     }
 
@@ -188,6 +204,14 @@ impl Writing {
             | Operation::FirstCopies
             | Operation::LastCopies
             | Operation::Removal
+            | Operation::Begin
+            | Operation::Piece
+            | Operation::PieceName
+            | Operation::Assembly
+            | Operation::AssemblyManifest
+            | Operation::AssemblyRename
+            | Operation::AssemblyName
+            | Operation::Clear
             | Operation::Repair
             | Operation::FlushAll
             | Operation::FirstInstance
