@@ -17,6 +17,8 @@ use bft_core::hash::{Context, hash};
 use bft_core::ids::{ClusterId, Epoch, ReplicaId};
 use bft_core::wire::canonical::{Tag, signing_bytes};
 use bft_link::{Channel, Handshake, LocalIdentity};
+use bft_server::Io;
+use bft_server::io::Driver;
 use bft_server::io::probe::{self, Trial, WritePath};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Map, Value};
@@ -42,6 +44,8 @@ pub struct Floors {
     pub medians: Vec<(String, f64)>,
     /// How writes were made durable.
     pub write_path: WritePath,
+    /// Who made them so: as a replica does that chooses by itself.
+    pub driver: Driver,
 }
 
 impl Floors {
@@ -61,7 +65,7 @@ impl Floors {
     pub fn text(&self) -> String {
         let line = |(name, us): &(String, f64)| format!("  {name:<28}{us:>10.3}\n");
         let mut text: String = self.medians.iter().map(line).collect();
-        text += &format!("  durable writes by: {}\n", self.write_path.words());
+        text += &format!("  durable writes by: {}\n", self.write_path.words(self.driver));
         text += &format!(
             "  at most {:.0} operations/s with a signature each, on all cores, with 4 replicas\n",
             self.signed_ops_per_s_max(4)
@@ -74,7 +78,7 @@ impl Floors {
         let mut object: Map<_, _> =
             self.medians.iter().map(|(name, us)| (name.clone(), rounded(*us, 3).into())).collect();
         object.insert("signed_ops_per_s_max_4_replicas".into(), rounded(self.signed_ops_per_s_max(4), 0).into());
-        object.insert("write_path".into(), self.write_path.words().into());
+        object.insert("write_path".into(), self.write_path.words(self.driver).into());
         Value::Object(object)
     }
 }
@@ -139,10 +143,11 @@ pub fn measure(dir: &Path) -> Result<Floors, Failure> {
     let folder = tempfile::Builder::new().prefix("bft-floors-").tempdir_in(dir);
     let folder = folder
         .map_err(|error| Failure::new(Reason::Unavailable, format!("make a folder in {}: {error}", dir.display())))?;
-    let write_path = probe::write_path(folder.path()).map_err(because(Reason::Unavailable))?;
+    let driver = probe::driver(Io::Auto, 1).map_err(because(Reason::Unavailable))?;
+    let write_path = probe::write_path(driver, folder.path()).map_err(because(Reason::Unavailable))?;
     let mut items = signatures();
     items.extend(hashes());
-    items.extend(writes(write_path, folder.path()).map_err(because(Reason::Unavailable))?);
+    items.extend(writes(driver, write_path, folder.path()).map_err(because(Reason::Unavailable))?);
     let (echo, echoer) = loopback().map_err(because(Reason::Unavailable))?;
     items.push(echo);
     items.extend(seals());
@@ -155,7 +160,7 @@ pub fn measure(dir: &Path) -> Result<Floors, Failure> {
     // Its end of the connection went with the item.
     echoer.join().expect("a panic of the echo was printed by its thread").map_err(because(Reason::Failed))?;
     folder.close().map_err(because(Reason::Failed))?;
-    Ok(Floors { medians, write_path })
+    Ok(Floors { medians, write_path, driver })
 }
 
 fn signer(number: usize) -> Ed25519 {
@@ -201,12 +206,12 @@ fn hashes() -> Vec<Item> {
     [("128b", 128), ("1kib", 1024), ("64kib", 65_536)].into_iter().map(item).collect()
 }
 
-fn writes(way: WritePath, folder: &Path) -> io::Result<Vec<Item>> {
+fn writes(driver: Driver, way: WritePath, folder: &Path) -> io::Result<Vec<Item>> {
     let path = folder.join("writes");
     let mut file = File::create(&path)?;
     file.write_all(&vec![0; FILE_BYTES]).and_then(|()| file.sync_all())?;
     let item = |(name, bytes)| {
-        let mut trial = Trial::new(way, &path, bytes)?;
+        let mut trial = Trial::new(driver, way, &path, bytes)?;
         let run = move |times: usize| {
             let begin = Instant::now();
             (0..times).try_for_each(|_| trial.try_once()).map(|()| begin.elapsed())

@@ -40,6 +40,9 @@ Examples:
   bft-bench run --config net/client.toml --duration 10s --clients 4 --inflight 64
   bft-bench run --config net/client.toml --rate 5000   open loop
   bft-bench kills --who primary --times 20          how long it is silent when replicas die
+  bft-bench villains --only silent                  what a Byzantine replica costs
+  bft-bench catch-up --stopped 20s                  how soon one that was stopped is back
+  bft-bench transfer --state 1GiB                   how a large state gets over when all goes wrong
   bft-bench floors                                  what this machine allows at most";
 
 /// Load on a cluster, and what came of it: throughput, latency, CPU time, memory.
@@ -55,6 +58,9 @@ enum Command {
     Run(commands::run::Args),
     Local(Box<commands::local::Args>),
     Kills(commands::kills::Args),
+    Villains(commands::villains::Args),
+    CatchUp(commands::catch_up::Args),
+    Transfer(commands::transfer::Args),
     Floors(commands::floors::Args),
     #[command(hide = true)]
     Replica(commands::replica::Args),
@@ -65,6 +71,9 @@ fn main() -> ExitCode {
         Command::Run(args) => commands::run::run(&args),
         Command::Local(args) => commands::local::local(&args),
         Command::Kills(args) => commands::kills::kills(&args),
+        Command::Villains(args) => commands::villains::villains(&args),
+        Command::Transfer(args) => commands::transfer::transfer(&args),
+        Command::CatchUp(args) => commands::catch_up::catch_up(&args),
         Command::Floors(args) => commands::floors::floors(&args),
         Command::Replica(args) => commands::replica::replica(&args),
     };

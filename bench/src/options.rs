@@ -289,7 +289,7 @@ impl Plan {
 
 impl WorkPlan {
     /// The size of the largest operation.
-    fn op_bytes_max(self) -> usize {
+    pub fn op_bytes_max(self) -> usize {
         match self {
             Self::Null { op_bytes, .. } => op_bytes,
             Self::Kv { value_bytes, .. } | Self::Preload { value_bytes, .. } => {

@@ -150,6 +150,7 @@ fn counter(result: &[u8]) -> Option<i64> {
         | Reply::Mismatch(_)
         | Reply::Counter(_)
         | Reply::Count(_)
+        | Reply::Appended(_)
         | Reply::Error(_) => None,
     }
 }

@@ -34,6 +34,11 @@ impl Observer {
     }
 }
 
+/// One of the counters that a replica tells of; 0 if it tells of none by this name.
+pub fn counter(info: &Info, name: &str) -> u64 {
+    info.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
+}
+
 /// Replicas that are children of this process.
 pub struct Processes {
     replicas: Vec<Process>,

@@ -2,8 +2,9 @@
 
 mod support;
 
+use bft_server::Io;
 use serde_json::Value;
-use support::{assert_nothing_left, last_line, number, run};
+use support::{assert_nothing_left, bench_over, last_line, number};
 
 fn assert_told(line: &Value, who: &str) {
     assert_eq!((&line["who"], &line["times"]), (&who.into(), &1.into()), "{line}");
@@ -18,10 +19,10 @@ fn assert_told(line: &Value, who: &str) {
 
 #[test]
 fn v12_a_primary_and_a_backup_killed_under_load_cost_no_acknowledged_addition() {
-    for who in ["primary", "backup"] {
+    for (io, who) in [(Io::Uring, "primary"), (Io::Uring, "backup"), (Io::Epoll, "primary"), (Io::Epoll, "backup")] {
         let folder = tempfile::tempdir().unwrap();
         let arguments = ["kills", "--who", who, "--times", "1", "--rate", "200", "--output", "json"];
-        assert_told(&last_line(&run(folder.path(), &arguments)), who);
+        assert_told(&last_line(&bench_over(io, folder.path(), &arguments).output().unwrap()), who);
         assert_nothing_left(folder.path());
     }
 }

@@ -6,9 +6,10 @@ use std::fs;
 use std::io::Read;
 use std::process::Stdio;
 
+use bft_server::Io;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{assert_nothing_left, bench, complaint, last_line, number, processes_of, run, wait_until};
+use support::{assert_nothing_left, bench, bench_over, complaint, last_line, number, processes_of, run, wait_until};
 
 const FIELDS: [&str; 24] = [
     "ops_per_s",
@@ -52,10 +53,15 @@ fn assert_sane(line: &Value) {
 
 #[test]
 fn a_closed_loop_says_all_that_is_promised_and_leaves_nothing_behind() {
+    closed_loop(Io::Uring, "io_uring, ");
+    closed_loop(Io::Epoll, "epoll, ");
+}
+
+fn closed_loop(io: Io, driver: &str) {
     let folder = tempfile::tempdir().unwrap();
     let arguments = ["local", "--duration", "1500ms", "--warmup", "300ms", "--clients", "2", "--inflight", "128"];
     let more = ["--ops-per-envelope", "16", "--op-bytes", "32", "--reply-bytes", "8", "--output", "json"];
-    let line = last_line(&run(folder.path(), &[&arguments[..], &more].concat()));
+    let line = last_line(&bench_over(io, folder.path(), &[&arguments[..], &more].concat()).output().unwrap());
     assert_sane(&line);
     assert_eq!((&line["op_bytes"], &line["reply_bytes"]), (&32.0.into(), &8.0.into()));
     assert_eq!((&line["clients"], &line["inflight"]), (&2.into(), &128.into()));
@@ -72,6 +78,7 @@ fn a_closed_loop_says_all_that_is_promised_and_leaves_nothing_behind() {
     for field in ["machine", "kernel", "commit", "durable_write_path", "rustc", "profile"] {
         assert!(!environment[field].as_str().unwrap().is_empty(), "{field}: {environment}");
     }
+    assert!(environment["durable_write_path"].as_str().unwrap().starts_with(driver), "{environment}");
     assert!(environment["crypto"]["signatures"].as_str().unwrap().contains("ed25519"));
     assert!(environment["crypto"]["links"].as_str().unwrap().contains("Noise"));
     assert_nothing_left(folder.path());

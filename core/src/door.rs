@@ -29,6 +29,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::auth::Verified;
+use crate::divergence::Alarm;
 use crate::evidence::Accusation;
 use crate::ids::{Digest, LinkId, LogPosition, Nanos, PublicKey, ReplicaId, Seq, View, WallNanos};
 use crate::journal::record::Record;
@@ -281,6 +282,14 @@ pub enum FileOrder {
         /// The target's.
         manifest: Arc<Manifest>,
     },
+    /// Read the own snapshot that the superblock names back, compare it with its digests, and say what it holds: the service
+    /// is to be restored from it.
+    Reread {
+        /// Which.
+        seq: Seq,
+        /// The root that it must have.
+        root: Digest,
+    },
     /// No transfer is under way: remove the folder of transferred pieces.
     Clear,
 }
@@ -335,6 +344,13 @@ pub enum FileDone {
         attempt: Attempt,
         /// Its client table.
         clients: Option<Box<ClientsImage>>,
+    },
+    /// An own snapshot was read back; `None`: it is not there, or damaged.
+    Reread {
+        /// Which.
+        seq: Seq,
+        /// What it consists of, and its client table.
+        image: Option<(Arc<Manifest>, Box<ClientsImage>)>,
     },
 }
 
@@ -398,6 +414,8 @@ impl TryFrom<Message> for Answer {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Evidence(_) => Err(message.kind()),
         }
     }
@@ -424,29 +442,16 @@ pub enum Halt {
         /// The view.
         view: View,
     },
-    /// A blocking set of replicas executed the same order to another state: at least one of them is correct.
-    #[error(
-        "this replica's {what} at Seq {seq} is {here:?}, {others} others have {there:?}: its service, disk or memory is at fault"
-    )]
-    Diverged {
-        /// `checkpoint` or `snapshot`.
-        what: &'static str,
+    /// A quorum signed a snapshot, and a quorum a checkpoint of the same Seq that contradicts it: more replicas are faulty
+    /// than the configuration allows for.
+    #[error("safety is broken: the snapshot of Seq {seq} makes the checkpoint {here:?}, a quorum signed {there:?}")]
+    TwoRoots {
         /// The Seq.
         seq: Seq,
-        /// Here.
+        /// What the snapshot says.
         here: Digest,
-        /// There.
+        /// What the checkpoint says.
         there: Digest,
-        /// How many.
-        others: usize,
-    },
-    /// The journal says that another root was signed here before.
-    #[error(
-        "executing Seq {seq} again gave another root than the one this replica signed: its service is not deterministic"
-    )]
-    ReplayDiverged {
-        /// The Seq.
-        seq: Seq,
     },
 }
 
@@ -480,6 +485,8 @@ pub struct Effects {
     pub remove_snapshots_below: Option<Seq>,
     /// To be told to people and kept where they find it: proved against others, or read back at a start. May come twice.
     pub evidence: Vec<Accusation>,
+    /// To be told to people and kept where they find it: this replica differs from the others, or nobody agrees.
+    pub alarms: Vec<Alarm>,
     /// The time of the next `Deadline`; replaces the former one; `None` keeps it.
     pub deadline: Option<Nanos>,
     /// Stop.
@@ -503,6 +510,7 @@ impl Effects {
             drop_journal_below,
             remove_snapshots_below,
             evidence,
+            alarms,
             deadline,
             halt,
         } = self;
@@ -512,6 +520,7 @@ impl Effects {
         execute.clear();
         load.clear();
         evidence.clear();
+        alarms.clear();
         files.clear();
         (*cancel_votes_below, *snapshot, *snapshot_stable, *install) = (None, None, None, None);
         (*drop_journal_below, *remove_snapshots_below, *deadline, *halt) = (None, None, None, None);

@@ -23,6 +23,8 @@ contexts! {
     Request = "req",
     /// The bytes of a Request's operations.
     Operations = "ops",
+    /// One operation, in a report.
+    Operation = "op",
     /// A leaf of a batch's Merkle tree: request digest ‖ signature.
     Leaf = "leaf",
     /// An inner node of any Merkle tree.

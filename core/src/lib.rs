@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod client;
 pub mod config;
+pub mod divergence;
 pub mod door;
 pub mod evidence;
 pub mod execution;

@@ -137,7 +137,23 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + JOURNAL_INDEX_BYTES
     + PUBLIC_KEYS_KNOWN_BYTES
     + REQUESTS_KNOWN_BYTES
-    + EVIDENCE_BYTES;
+    + EVIDENCE_BYTES
+    + TRAIL_BYTES;
+
+/// Intervals of checkpoints whose steps are kept, so that a replica that differs learns where it began to.
+pub const TRAIL_INTERVALS: u64 = 4;
+/// The steps of those: digests and chains, 168 bytes each.
+pub const TRAIL_BYTES: usize = (TRAIL_INTERVALS * CHECKPOINT_INTERVAL) as usize * 168;
+/// Steps of one TRAIL: the longest interval that a configuration may choose.
+pub const TRAIL_STEPS_MAX: usize = WINDOW_MAX as usize / 2;
+/// Operations that a report of a divergence lists.
+pub const REPORT_OPERATIONS_MAX: usize = 1024;
+/// Pieces of a snapshot that a report of a divergence lists.
+pub const REPORT_PIECES_MAX: usize = 1024;
+/// How long a replica that differed again after its repair waits until it executes anew, in nanoseconds; doubled each time.
+pub const REPAIR_PAUSE: u64 = 2 * SECOND;
+/// The longest such pause, in nanoseconds.
+pub const REPAIR_PAUSE_MAX: u64 = 600 * SECOND;
 
 /// A frame's header.
 pub const FRAME_HEADER_BYTES: usize = 32;
@@ -150,7 +166,7 @@ pub const PRE_PREPARE_FRAME_SLACK: usize = 64 * KIB;
 /// What a small message of replicas may have: votes, STATUS, FETCH and INFO.
 pub const SMALL_FRAME_BYTES: usize = 16 * KIB;
 /// Counters in an INFO.
-pub const INFO_COUNTERS_MAX: usize = 64;
+pub const INFO_COUNTERS_MAX: usize = 80;
 /// A name or text in an INFO.
 pub const INFO_TEXT_BYTES_MAX: usize = 128;
 /// What a REPLY's payload may add to the results and their lengths.
@@ -162,6 +178,8 @@ pub const NEW_VIEW_FRAME_BYTES: usize = 32 * MIB;
 pub const LOG_FRAME_BYTES: usize = 2 * MIB;
 /// A stable snapshot's certificate and manifest.
 pub const MANIFEST_FRAME_BYTES: usize = 5 * MIB;
+/// A TRAIL.
+pub const TRAIL_FRAME_BYTES: usize = 64 * TRAIL_STEPS_MAX + KIB;
 /// What a CHUNK's payload may add to the chunk.
 pub const CHUNK_FRAME_SLACK: usize = 4 * KIB;
 /// Slots in one LOG.

@@ -1,12 +1,12 @@
 //! A replica that starts again executes what its journal holds and compares the result with what it signed, or what a
-//! quorum did: it never signs a second root for one Seq, and stops when its service has become another.
+//! quorum did: it never signs a second root for one Seq, and goes into quarantine when its service has become another.
 
 mod common;
 
 use std::sync::Arc;
 
 use bft_core::config::ProtocolParams;
-use bft_core::door::{Effects, Halt, Input, Now, Place, SnapshotWritten, Tuning};
+use bft_core::door::{Effects, FileOrder, Input, Now, Place, SnapshotWritten, Tuning};
 use bft_core::ids::{Digest, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::record::{Committed, Record, Vote};
 use bft_core::journal::superblock::{Directory, Superblock};
@@ -87,38 +87,53 @@ fn flipped(digest: Digest) -> Digest {
 
 fn signs_something(effects: &Effects) -> bool {
     let signs = |message: &Message| matches!(message, Message::Checkpoint(_) | Message::Snapshot(_));
-    !effects.persist.is_empty() || effects.send.iter().any(|outgoing| signs(&outgoing.message))
+    let is_record = |place: &Place| matches!(place, Place::Journal(_));
+    effects.persist.iter().any(|persist| is_record(&persist.place))
+        || effects.send.iter().any(|outgoing| signs(&outgoing.message))
+}
+
+/// It is in quarantine, its superblock is to say so before anything else happens, and nothing is signed.
+fn is_quarantined(replica: &Replica, effects: &Effects) -> bool {
+    let [persist] = &effects.persist[..] else { return false };
+    let Place::Superblock(superblock) = &persist.place else { return false };
+    let is_durable = superblock.quarantined && superblock.disowned_through == Seq(1);
+    is_durable && replica.quarantine().is_some() && !signs_something(effects) && effects.halt.is_none()
 }
 
 #[test]
-fn a_replay_that_comes_to_another_root_than_was_signed_stops_before_it_signs_again() {
+fn k4_a_replay_that_comes_to_another_root_than_was_signed_is_not_signed_again() {
     let cluster = cluster();
     let root = right_root(&cluster);
     let signed = |root| Some(Record::CkptVote { epoch: cluster.config.epoch(), seq: Seq(1), root });
     let (_, effects) = replay(&cluster, signed(root), |_| {});
     assert_eq!(effects.halt, None, "the same again");
     assert!(effects.snapshot.is_some() && !signs_something(&effects), "what is signed is not signed twice");
-    let (_, effects) = replay(&cluster, signed(flipped(root)), |_| {});
-    assert_eq!(effects.halt, Some(Halt::ReplayDiverged { seq: Seq(1) }));
-    assert!(!signs_something(&effects));
+    let (replica, effects) = replay(&cluster, signed(flipped(root)), |_| {});
+    assert!(is_quarantined(&replica, &effects) && effects.snapshot.is_none());
+
+    // A start later it is still there, and what it had signed it does not stand by.
+    let (replica, effects) = replay(&cluster, signed(flipped(root)), |superblock| {
+        (superblock.quarantined, superblock.disowned_through) = (true, Seq(1));
+    });
+    assert!(replica.quarantine().is_some() && effects.persist.is_empty() && !signs_something(&effects));
 }
 
 #[test]
-fn a_replay_that_contradicts_the_stable_checkpoint_of_the_superblock_stops() {
+fn k4_a_replay_that_contradicts_the_stable_checkpoint_of_the_superblock_ends_in_quarantine() {
     let cluster = cluster();
     let right = right_root(&cluster);
     let quorum: Vec<_> = (0..3).map(ReplicaId).collect();
     let start = |root| {
         let stable = bft_core::wire::message::Checkpoint { root, ..cluster.checkpoint(1, &quorum) };
-        replay(&cluster, None, |superblock| superblock.stable = Some(stable)).1
+        replay(&cluster, None, |superblock| superblock.stable = Some(stable))
     };
-    assert_eq!(start(right).halt, None);
-    let (what, seq, here, there, others) = ("checkpoint", Seq(1), right, flipped(right), 3);
-    assert_eq!(start(there).halt, Some(Halt::Diverged { what, seq, here, there, others }));
+    assert!(start(right).0.quarantine().is_none());
+    let (replica, effects) = start(flipped(right));
+    assert!(is_quarantined(&replica, &effects));
 }
 
 #[test]
-fn a_snapshot_that_differs_from_the_one_that_was_signed_stops_before_it_is_signed() {
+fn k4_a_snapshot_that_differs_from_the_one_that_was_signed_is_not_signed_again() {
     let cluster = cluster();
     let ours = Digest([0x51; 32]);
     let write = |root| {
@@ -128,11 +143,11 @@ fn a_snapshot_that_differs_from_the_one_that_was_signed_stops_before_it_is_signe
         effects.clear();
         let outcome = SnapshotWritten { root, state_digest: Digest::ZERO, state_bytes: 8 };
         replica.step(NOW, Input::Snapshot { seq: Seq(1), outcome }, &mut effects);
-        effects
+        (replica, effects)
     };
-    let same = write(ours);
-    assert!(same.halt.is_none() && !signs_something(&same));
-    let other = write(flipped(ours));
-    assert_eq!(other.halt, Some(Halt::ReplayDiverged { seq: Seq(1) }));
-    assert!(!signs_something(&other));
+    let (replica, same) = write(ours);
+    assert!(replica.quarantine().is_none() && !signs_something(&same));
+    let (replica, other) = write(flipped(ours));
+    assert!(is_quarantined(&replica, &other));
+    assert_eq!(other.files, [FileOrder::ReadManifest { seq: Seq(1) }], "what differs is looked for");
 }

@@ -15,7 +15,7 @@ use bft_core::wire::canonical::{self, SigningBytes, opening};
 use bft_core::wire::message::{
     BatchHeader, BatchId, Busy, Checkpoint, Chunk, ClientJoin, Code, CommitCertificate, CommittedSlot, FetchChunk,
     Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot, Status,
-    ViewChange,
+    Trail, ViewChange,
 };
 use bft_core::wire::request::{Body, SignedRequest};
 use bytes::Bytes;
@@ -623,6 +623,8 @@ fn what_a_replica_may_not_send_is_refused_and_what_needs_no_check_passes() {
         Message::FetchManifest(Seq(1)),
         Message::FetchChunk(FetchChunk { seq: Seq(1), piece }),
         Message::Chunk(Chunk { seq: Seq(1), piece, bytes: None }),
+        Message::FetchTrail(Seq(1)),
+        Message::Trail(Trail { seq: Seq(1), chain: Digest::ZERO, exec_before: Digest::ZERO, steps: Vec::new() }),
     ] {
         assert_eq!(check(&cluster, message), Ok(()));
     }

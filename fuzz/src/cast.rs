@@ -12,7 +12,7 @@ use bft_core::wire::canonical::{self, Tag, commit_nonce, opening, signing_bytes}
 use bft_core::wire::message::{
     Ballot, BatchBody, Busy, Checkpoint, Chunk, ClientJoin, Code, Commit, CommitCertificate, CommittedSlot, FetchChunk,
     Info, Message, NewView, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote, StableSnapshot,
-    Status, ViewChange,
+    Status, Step, Trail, ViewChange,
 };
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request, result_digest};
 use bft_services::kv::Operation;
@@ -125,6 +125,13 @@ impl Cast {
             Message::Manifest(self.stable_snapshot(checkpoint)),
             Message::FetchChunk(FetchChunk { seq: checkpoint, piece: PIECE }),
             Message::Chunk(Chunk { seq: checkpoint, piece: PIECE, bytes: Some(ChunkBytes::new(CHUNK.into())) }),
+            Message::FetchTrail(checkpoint),
+            Message::Trail(Trail {
+                seq: checkpoint,
+                chain: Digest([3; 32]),
+                exec_before: Digest([4; 32]),
+                steps: vec![Step { reply_root: Digest([5; 32]), delta: Digest([6; 32]) }; interval as usize],
+            }),
             Message::Evidence(Arc::new(self.evidence(seq).swap_remove(0))),
         ]
     }

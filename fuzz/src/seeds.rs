@@ -137,11 +137,12 @@ fn operations() -> Vec<u8> {
         Operation::Add { key: b"counter", delta: i64::MAX },
         Operation::Add { key: b"counter", delta: 1 },
         Operation::Add { key, delta: -1 },
+        Operation::Append { key, value },
         Operation::Count,
         Operation::Delete { key },
     ];
     let genuine: Vec<_> = genuine.iter().map(|operation| operation.to_bytes().expect("short")).collect();
-    let strange: [&[u8]; 5] = [b"", b"\x07", b"\x06x", b"\x02\xff\xffkey", b"\x04\x01\0k\x01\xff\xff\xff\xff"];
+    let strange: [&[u8]; 5] = [b"", b"\x08", b"\x06x", b"\x02\xff\xffkey", b"\x04\x01\0k\x01\xff\xff\xff\xff"];
     let with_length = |operation: &[u8]| [&(operation.len() as u16).to_le_bytes()[..], operation].concat();
     let mut out = vec![genuine.len() as u8 - 1];
     genuine.iter().for_each(|operation| out.extend(with_length(operation)));

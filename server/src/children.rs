@@ -285,7 +285,8 @@ pub fn inherited_listener() -> io::Result<Option<TcpListener>> {
 #[derive(Debug)]
 pub struct LocalCluster {
     testnet: Testnet,
-    program: Program,
+    /// What each replica is run by.
+    programs: Vec<Program>,
     listeners: Vec<TcpListener>,
     children: Vec<Option<Child>>,
 }
@@ -303,7 +304,7 @@ impl LocalCluster {
         adjust(&mut options);
         let testnet = Testnet::create(dir, &options)?;
         let children = listeners.iter().map(|_| None).collect();
-        Ok(Self { testnet, program, listeners, children })
+        Ok(Self { testnet, programs: vec![program; replicas], listeners, children })
     }
 
     /// Its folder.
@@ -312,13 +313,18 @@ impl LocalCluster {
         &self.testnet
     }
 
+    /// From its next start on, a replica is run by another program.
+    pub fn run_by(&mut self, replica: ReplicaId, program: Program) {
+        self.programs[replica.index()] = program;
+    }
+
     /// Starts a replica that does not run.
     pub fn start(&mut self, replica: ReplicaId) -> Result<(), ChildError> {
         let slot = &mut self.children[replica.index()];
         assert!(slot.is_none(), "replica {replica} runs already");
         let log = self.testnet.replica_dir(replica).join("log");
-        let listener = &self.listeners[replica.index()];
-        *slot = Some(Child::start(&self.program, &self.testnet.config(replica), listener, &log)?);
+        let (program, listener) = (&self.programs[replica.index()], &self.listeners[replica.index()]);
+        *slot = Some(Child::start(program, &self.testnet.config(replica), listener, &log)?);
         Ok(())
     }
 

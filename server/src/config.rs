@@ -24,7 +24,7 @@ use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
 use serde::Deserialize;
 
 use crate::shard::refusals;
-use crate::{Pin, ServerConfig};
+use crate::{ClientRates, Io, LinkRules, Pin, ServerConfig};
 
 /// The version of the file that is read and written.
 pub const VERSION: u64 = 1;
@@ -88,12 +88,16 @@ pub struct ReplicaConfig {
     pub cores: usize,
     /// Whether its executors are pinned to them.
     pub pin: Pin,
+    /// Who moves its bytes.
+    pub io: Io,
     /// What executes.
     pub service: ServiceSection,
     /// How the journal is written.
     pub journal: JournalOptions,
     /// How links are held to account.
     pub links: LinksSection,
+    /// How much one client may bring.
+    pub clients: ClientsSection,
     /// What is told to people.
     pub log: LogSection,
     document: Document,
@@ -120,6 +124,22 @@ pub struct LinksSection {
 impl Default for LinksSection {
     fn default() -> Self {
         Self { refusal_max: HumanDuration(refusals::LONGEST) }
+    }
+}
+
+/// `[clients]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ClientsSection {
+    /// The most Requests that one client's key may bring in a second; 0: as many as there is room for.
+    pub requests_per_second: u64,
+    /// The most bytes of Requests; 0: as many as there is room for.
+    pub bytes_per_second: ByteSize,
+}
+
+impl ClientsSection {
+    fn rates(self) -> ClientRates {
+        ClientRates { requests: self.requests_per_second, bytes: self.bytes_per_second.0 }
     }
 }
 
@@ -157,11 +177,15 @@ struct ReplicaFile {
     cores: usize,
     #[serde(default)]
     pin: bool,
+    #[serde(default)]
+    io: Io,
     service: ServiceSection,
     #[serde(default)]
     journal: JournalSection,
     #[serde(default)]
     links: LinksSection,
+    #[serde(default)]
+    clients: ClientsSection,
     #[serde(default)]
     log: LogSection,
 }
@@ -214,9 +238,11 @@ impl ReplicaConfig {
             listen: file.listen.unwrap_or_else(|| member.address.clone()),
             cores: within(&document, "cores", file.cores as u64, 1..=CORES_MAX as u64)? as usize,
             pin: if file.pin { Pin::Pinned } else { Pin::Free },
+            io: file.io,
             service: file.service,
             journal: file.journal.options(&document)?,
             links: file.links,
+            clients: file.clients,
             log: file.log,
             cluster: Arc::new(cluster),
             document,
@@ -240,9 +266,10 @@ impl ReplicaConfig {
             listener,
             cores: self.cores,
             pin: self.pin,
+            io: self.io,
             journal: self.journal,
             tuning: Tuning::default(),
-            refusal_max: self.links.refusal_max.0,
+            rules: LinkRules { refusal_max: self.links.refusal_max.0, rates: self.clients.rates() },
         }
     }
 }
@@ -317,7 +344,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let testnet = testnet(dir.path());
         let config = load(&testnet.config(ReplicaId(2)), &[]).unwrap();
-        assert_eq!((config.me, config.cores, config.pin), (ReplicaId(2), 1, Pin::Free));
+        assert_eq!((config.me, config.cores, config.pin, config.io), (ReplicaId(2), 1, Pin::Free, Io::Auto));
         assert_eq!(config.listen, "127.0.0.1:4712");
         assert_eq!(config.data_dir, dir.path().join("net/replica-2/data"));
         assert_eq!(*config.cluster, **testnet.cluster());
@@ -325,6 +352,7 @@ mod tests {
         assert_eq!(config.service, ServiceSection { name: "kv".into(), config: String::new() });
         assert_eq!(config.log, LogSection::default());
         assert_eq!(config.links, LinksSection::default());
+        assert_eq!(config.clients, ClientsSection::default());
         assert_eq!(config.journal, JournalOptions::default());
     }
 
@@ -338,10 +366,14 @@ mod tests {
             ("BFTD_JOURNAL__SEGMENT_BYTES", "8MiB"),
             ("PIN", "x"),
             ("BFTD_LINKS__REFUSAL_MAX", "0s"),
+            ("BFTD_CLIENTS__REQUESTS_PER_SECOND", "200"),
+            ("BFTD_CLIENTS__BYTES_PER_SECOND", "1MiB"),
+            ("BFTD_IO", "epoll"),
         ];
         let config = load(&path, &variables).unwrap();
         assert_eq!((config.cores, config.log.format, config.journal.segment_bytes), (2, LogFormat::Json, 8 << 20));
-        assert_eq!(config.links.refusal_max, HumanDuration(0));
+        assert_eq!((config.links.refusal_max, config.io), (HumanDuration(0), Io::Epoll));
+        assert_eq!(config.clients, ClientsSection { requests_per_second: 200, bytes_per_second: ByteSize(1 << 20) });
         let wrong = |name, value| message(load(&path, &[(name, value)]), dir.path());
         assert_eq!(wrong("BFTD_CORES", "0"), "BFTD_CORES: cores: is 0, but must be 1 to 64");
         assert_eq!(

@@ -61,6 +61,8 @@ counters! {
         forwards_dropped,
         /// Requests that were refused unchecked, because the pool was full.
         requests_unchecked_busy,
+        /// Requests that were refused unchecked, because their client brought more than its rate.
+        requests_over_rate,
         /// Requests whose signature is not valid.
         requests_bad_signature,
         /// Plaintext received.

@@ -7,6 +7,7 @@
 //! journal-damaged-<instance>/  what a start found damaged, as it was
 //! snapshots/      <seq>/ (crate::snapshots)
 //! evidence/       made when there is some (crate::evidence)
+//! divergence/     made when there is a report (crate::divergence)
 //! ```
 //!
 //! [`DataDir`] is the directory of a replica that runs, [`StoppedDir`] one to be looked into.
@@ -35,6 +36,7 @@ const SUPERBLOCK: &str = "superblock";
 const JOURNAL: &str = "journal";
 const SNAPSHOTS: &str = "snapshots";
 const EVIDENCE: &str = "evidence";
+const DIVERGENCE: &str = "divergence";
 
 /// Why a directory can not be made or used.
 #[derive(Debug, thiserror::Error)]
@@ -268,6 +270,26 @@ impl DataDir {
     pub fn evidence(&self) -> PathBuf {
         self.path.join(EVIDENCE)
     }
+
+    /// The folder of reports of divergences, which need not be there.
+    #[must_use]
+    pub fn divergence(&self) -> PathBuf {
+        self.path.join(DIVERGENCE)
+    }
+}
+
+/// Writes a file that is for people: under its name it is whole and flushed. Its folder is made with the first file in it.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().expect("a file lies in a folder");
+    if !folder.exists() {
+        fs::create_dir(folder)?;
+        folder.parent().map_or(Ok(()), flush_folder)?;
+    }
+    let part = path.with_extension("part");
+    let mut file = File::create(&part)?;
+    file.write_all(bytes).and_then(|()| file.sync_all())?;
+    fs::rename(&part, path)?;
+    flush_folder(folder)
 }
 
 fn lock(path: &Path) -> Result<File, DataDirError> {

@@ -62,7 +62,7 @@ pub enum ServerError {
 #[error(
     "io_uring is refused here ({what}: {source}). Allow it: `sysctl kernel.io_uring_disabled=0`; in a container a seccomp \
      profile that lets io_uring_setup, io_uring_enter and io_uring_register pass; and at least 512 KiB of locked memory \
-     for each core (`ulimit -l`, LimitMEMLOCK=)"
+     for each core (`ulimit -l`, LimitMEMLOCK=). Or do without it: `io = \"auto\"` in bftd.toml"
 )]
 pub struct IoUringRefused {
     /// What was tried.

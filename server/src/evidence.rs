@@ -7,8 +7,7 @@
 //!
 //! Kept here: a file with that name is whole; there are no more than the core keeps pieces.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 
 use bft_core::evidence::file::write_file;
@@ -16,7 +15,7 @@ use bft_core::evidence::{Accusation, Accused};
 use bft_core::ids::Nanos;
 use bft_core::limits::SECOND;
 
-use crate::data_dir::flush_folder;
+use crate::data_dir::write_whole;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -51,18 +50,7 @@ impl EvidenceFolder {
 
     fn write(&self, accusation: &Accusation) -> io::Result<()> {
         let path = self.path(&accusation.accused);
-        if path.exists() {
-            return Ok(());
-        }
-        if !self.0.exists() {
-            fs::create_dir(&self.0)?;
-            self.0.parent().map_or(Ok(()), flush_folder)?;
-        }
-        let part = path.with_extension("part");
-        let mut file = File::create(&part)?;
-        file.write_all(&write_file(&accusation.evidence)).and_then(|()| file.sync_all())?;
-        fs::rename(&part, &path)?;
-        flush_folder(&self.0)
+        if path.exists() { Ok(()) } else { write_whole(&path, &write_file(&accusation.evidence)) }
     }
 }
 
@@ -89,6 +77,7 @@ impl Telling {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::sync::Arc;
 
     use bft_core::evidence::file::read_file;

@@ -68,6 +68,11 @@ impl Incoming {
                 let Some(clients) = self.assemble(manifest, is_stopping)? else { return Ok(None) };
                 FileDone::Assembled { attempt, clients: clients.map(Box::new) }
             }
+            FileOrder::Reread { seq, root } => {
+                let image = self.snapshots.load(seq, root);
+                let image = whole(image)?.map(|(manifest, clients)| (Arc::new(manifest), Box::new(clients)));
+                FileDone::Reread { seq, image }
+            }
             FileOrder::Clear => {
                 self.clear()?;
                 return Ok(None);
@@ -187,6 +192,19 @@ fn read_piece(path: &Path) -> Result<Bytes, SnapshotError> {
     let file = File::open(path).map_err(at(path))?;
     file.take(CHUNK_BYTES_MAX as u64).read_to_end(&mut bytes).map_err(at(path))?;
     Ok(bytes.into())
+}
+
+/// An own snapshot; one that is damaged is of no use, and said to be.
+fn whole<T>(read: Result<T, SnapshotError>) -> Result<Option<T>, SnapshotError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error @ SnapshotError::Damaged { .. }) => {
+            tracing::error!(%error, "this replica can not go back to its own snapshot: it waits for a newer one of its peers");
+            Ok(None)
+        }
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What a peer asked for; what can not be read it must find elsewhere.

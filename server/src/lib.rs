@@ -6,7 +6,7 @@
 //!                                                                    |-> execution: the service -> answers
 //! ```
 //! [`run`] blocks until the replica is stopped through its [`Control`] or can not go on; [`data_dir::create`] makes the
-//! directory it needs. One room, [`io`], knows the executor and the ring; everything else is plain code.
+//! directory it needs. One room, [`io`], knows who moves the bytes, io_uring or epoll; everything else is plain code.
 
 pub mod brim;
 pub mod children;
@@ -15,6 +15,7 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod data_dir;
+pub mod divergence;
 pub mod error;
 pub mod evidence;
 pub mod execution;
@@ -26,6 +27,7 @@ pub mod progress;
 pub mod shard;
 pub mod snapshots;
 mod start;
+pub mod stepping;
 pub mod testnet;
 
 use std::net::TcpListener;
@@ -37,9 +39,12 @@ use bft_core::door::Tuning;
 use bft_core::ids::ReplicaId;
 use bft_core::journal::JournalOptions;
 use bft_core::service::Service;
+use serde::Deserialize;
+use stepping::Seat;
 
 pub use control::Control;
 pub use error::{IoUringRefused, ServerError};
+pub use shard::rates::ClientRates;
 
 /// What a replica is started with.
 pub struct ServerConfig {
@@ -58,13 +63,29 @@ pub struct ServerConfig {
     pub cores: usize,
     /// Whether the executors are pinned to the cores 0, 1, …: only where no one else uses those.
     pub pin: Pin,
+    /// Who moves the bytes.
+    pub io: Io,
     /// How the journal is written.
     pub journal: JournalOptions,
     /// Intervals and bounds of the core.
     pub tuning: Tuning,
-    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is. Usually
-    /// [`shard::refusals::LONGEST`].
+    /// What connections are held to.
+    pub rules: LinkRules,
+}
+
+/// What those are held to who connect to this replica. Its own choice: other replicas may have others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkRules {
+    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is.
     pub refusal_max: u64,
+    /// How much one client's key may bring.
+    pub rates: ClientRates,
+}
+
+impl Default for LinkRules {
+    fn default() -> Self {
+        Self { refusal_max: shard::refusals::LONGEST, rates: ClientRates::default() }
+    }
 }
 
 /// Whether executors stay on their cores.
@@ -76,11 +97,47 @@ pub enum Pin {
     Free,
 }
 
+/// Who moves a replica's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// io_uring, or epoll where that is refused.
+    #[default]
+    Auto,
+    /// io_uring; where it is refused the replica does not start.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl Io {
+    /// As it stands in `bftd.toml`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Uring => "uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
 /// Runs a replica. Returns `Ok` when it was stopped, everything flushed and the journal closed; an error when it could
 /// not start or had to stop. The calling thread runs the core.
 pub fn run(config: ServerConfig, service: Box<dyn Service>, control: Control) -> Result<(), ServerError> {
+    run_seated(config, service, control, stepping::plain())
+}
+
+/// The same, with `seat` deciding who is stepped. For those who put something before a replica to see what becomes of a
+/// cluster; whoever runs a replica calls [`run`].
+pub fn run_seated(
+    config: ServerConfig,
+    service: Box<dyn Service>,
+    control: Control,
+    seat: Seat,
+) -> Result<(), ServerError> {
     let ended = EndedAtDrop(&control);
-    let outcome = io::uring::run(config, service, &control);
+    let outcome = io::run(config, service, &control, seat);
     drop(ended);
     outcome
 }

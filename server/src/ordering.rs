@@ -1,4 +1,4 @@
-//! The loop's inside around [`Replica::step`]: inputs in, and every effect carried out or handed on by the contract of
+//! The loop's inside around [`Stepped::step`]: inputs in, and every effect carried out or handed on by the contract of
 //! [`bft_core::door`]. No socket, file or clock: the executor brings inputs and time, and takes what is to be written,
 //! sent and executed.
 //!
@@ -8,12 +8,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use bft_core::divergence::Alarm;
 use bft_core::door::{Answer, Effects, FileOrder, InfoTo, Input, Lane, Now, Outgoing, To};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Epoch, LinkId, LogPosition, Nanos, Seq};
 use bft_core::journal::{BlockBuf, Extent, Journal, Record, Ticket, Write};
 use bft_core::limits::{INFO_COUNTERS_MAX, SECOND};
-use bft_core::replica::Replica;
 use bft_core::wire::archive::encode;
 use bft_core::wire::message::{Info, Message};
 use bytes::{Bytes, BytesMut};
@@ -21,11 +21,13 @@ use bytes::{Bytes, BytesMut};
 use crate::brim::Brim;
 use crate::clock;
 use crate::counters::{OrderingCounters, ShardCounters};
+use crate::divergence::{QuarantineWatch, tell};
 use crate::error::ServerError;
 use crate::evidence::Telling;
 use crate::execution::{Done, Order, take_orders};
 use crate::progress::TransferWatch;
 use crate::shard::Arrival;
+use crate::stepping::Stepped;
 
 /// New memory for encoded frames.
 const ENCODE_BYTES: usize = 256 * 1024;
@@ -53,6 +55,8 @@ pub struct Outbox {
     pub remove_snapshots_below: Option<Seq>,
     /// To be written where people find it.
     pub evidence: Vec<Accusation>,
+    /// The same.
+    pub alarms: Vec<Alarm>,
 }
 
 /// What INFO says about how this process works.
@@ -66,7 +70,7 @@ pub struct Words {
 
 /// The replica, its journal, and what waits for it.
 pub struct Node {
-    replica: Replica,
+    core: Box<dyn Stepped>,
     journal: Journal,
     effects: Effects,
     inputs: VecDeque<Input>,
@@ -85,6 +89,7 @@ pub struct Node {
     epoch: Epoch,
     /// After damage: the Seq at which the replica may vote again.
     silent_through: Option<Seq>,
+    quarantine: QuarantineWatch,
     encoded: BytesMut,
     desk: InfoDesk,
     telling: Telling,
@@ -105,10 +110,10 @@ struct InfoDesk {
 }
 
 impl Node {
-    /// Around a replica that was read back. `effects`: what [`bft_core::replica::Recovery::finish`] wanted.
+    /// Around the core of a replica that was read back. `effects`: what [`bft_core::replica::Recovery::finish`] wanted.
     #[must_use]
     pub fn new(
-        replica: Replica,
+        core: Box<dyn Stepped>,
         journal: Journal,
         effects: Effects,
         words: Words,
@@ -127,9 +132,10 @@ impl Node {
         };
         Self {
             durable: journal.durable(),
-            epoch: replica.config().epoch(),
-            silent_through: replica.silent_through(),
-            replica,
+            epoch: core.replica().config().epoch(),
+            silent_through: core.replica().silent_through(),
+            quarantine: QuarantineWatch::default(),
+            core,
             journal,
             effects,
             inputs: VecDeque::new(),
@@ -214,13 +220,14 @@ impl Node {
         while let Some(input) = self.next_input() {
             self.step(now, input)?;
         }
-        if self.silent_through.is_some() && self.replica.silent_through().is_none() {
+        if self.silent_through.is_some() && self.core.replica().silent_through().is_none() {
             self.silent_through = None;
-            tracing::info!(stable = self.replica.stable().0, "this replica votes again");
+            tracing::info!(stable = self.core.replica().stable().0, "this replica votes again");
         }
-        let (used, room) = self.replica.pool_fill();
+        self.quarantine.look(self.core.replica().quarantine());
+        let (used, room) = self.core.replica().pool_fill();
         self.brim.look(used, room);
-        self.transfer.look(now.mono, self.replica.transfer_progress());
+        self.transfer.look(now.mono, self.core.replica().transfer_progress());
         if self.deadline.is_some_and(|deadline| now.mono >= deadline) {
             self.deadline = None;
             self.journal.hurry();
@@ -283,7 +290,7 @@ impl Node {
     fn step(&mut self, now: Now, input: Input) -> Result<(), ServerError> {
         self.counters.steps.add(1);
         self.effects.clear();
-        self.replica.step(now, input, &mut self.effects);
+        self.core.step(now, input, &mut self.effects);
         self.carry_out(now)
     }
 
@@ -294,6 +301,8 @@ impl Node {
             self.telling.tell(now.mono, &accusation.accused);
             self.outbox.evidence.push(accusation);
         }
+        effects.alarms.iter().for_each(tell);
+        self.outbox.alarms.append(&mut effects.alarms);
         if let Some(halt) = effects.halt.take() {
             return Err(ServerError::Halted(halt));
         }
@@ -365,7 +374,7 @@ impl Node {
         }
         desk.waiting.push(to);
         if !std::mem::replace(&mut desk.is_computing, true) {
-            desk.computing_from = self.replica.executed();
+            desk.computing_from = self.core.replica().executed();
             self.orders.push_back(Order::Digest);
         }
     }
@@ -426,6 +435,7 @@ mod tests {
     use bft_core::ids::{ClusterId, ReplicaId, RequestNo, SessionId, View, WallNanos};
     use bft_core::journal::superblock::Directory;
     use bft_core::journal::{Blocks, JournalOptions, SegmentFile, Superblock, scan};
+    use bft_core::replica::Replica;
     use bft_core::wire::canonical::{Tag, signing_bytes};
     use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
     use bft_core::wire::message::Kind;
@@ -478,7 +488,7 @@ mod tests {
         let replica = recovery.finish(NOW, LogPosition(0), Seq(0), &mut effects);
         let words = Words { write_path: "disk".into(), signatures: "pen".into() };
         let mut node =
-            Node::new(replica, journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
+            Node::new(Box::new(replica), journal, effects, words, vec![Arc::default()], Arc::default(), Arc::default());
         node.start(NOW).unwrap();
         node
     }
@@ -560,7 +570,7 @@ mod tests {
     fn a_halt_ends_everything_at_once() {
         let mut node = primary();
         sent(&mut node);
-        let halt = bft_core::door::Halt::ReplayDiverged { seq: Seq(9) };
+        let halt = bft_core::door::Halt::TwoPrepared { seq: Seq(9), view: View(1) };
         node.effects.halt = Some(halt.clone());
         node.effects.remove_snapshots_below = Some(Seq(8));
         let error = node.carry_out(NOW).unwrap_err();

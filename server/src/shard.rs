@@ -5,7 +5,7 @@
 //!
 //! * `arrival`: who may connect, and where a link belongs; `link`: one link; `fault`: why it is closed;
 //! * `ingress`: from bytes to checked messages; `egress`, `queue`: from messages to bytes; `refusals`: for how long whose
-//!   connections are turned away.
+//!   connections are turned away; `rates`: how much one client may bring.
 //!
 //! Kept here: nothing passes to the core that the verifier has not sealed; a client's link carries Requests of its own
 //! keys only; what only an enemy sends closes the link it came over and has its source refused for a growing while (A1:
@@ -17,6 +17,7 @@ mod fault;
 mod ingress;
 mod link;
 pub mod queue;
+pub mod rates;
 pub mod refusals;
 #[cfg(test)]
 mod tests;
@@ -35,11 +36,13 @@ use bft_core::wire::request::{RequestBounds, SignedRequest};
 use bft_link::{Channel, Instances, LocalIdentity, Peer};
 use bytes::BytesMut;
 
+use crate::LinkRules;
 use crate::brim::Brim;
 use crate::counters::ShardCounters;
 use fault::{Fault, Quiet};
 use link::{Link, State};
 use queue::Budget;
+use rates::Rates;
 use refusals::{Refusals, Source};
 
 /// Requests of clients that one turn checks, but for what is read at a time: more gain little, and what replicas send
@@ -81,8 +84,8 @@ pub struct ShardSetup {
     pub scheme: Arc<dyn Scheme>,
     /// What it says of itself in handshakes.
     pub identity: LocalIdentity,
-    /// The longest time for which a source of what only an enemy sends is refused, in nanoseconds; 0: nobody is.
-    pub refusal_max: u64,
+    /// What connections are held to.
+    pub rules: LinkRules,
 }
 
 /// What a shard has for the ordering executor.
@@ -145,6 +148,7 @@ pub struct Shard {
     /// Where replicas connect from: never refused by address, or one enemy on a replica's host would cut it off.
     replica_addresses: BTreeMap<ReplicaId, IpAddr>,
     refusals: Refusals,
+    rates: Rates,
     budget: Budget,
     admission: Admitting,
     gathered: Gathered<LinkId>,
@@ -206,7 +210,8 @@ impl Shard {
             peers: vec![None; members],
             instances: Instances::new(members),
             replica_addresses,
-            refusals: Refusals::new(setup.refusal_max),
+            refusals: Refusals::new(setup.rules.refusal_max),
+            rates: Rates::new(setup.rules.rates),
             budget: Budget::default(),
             admission: Admitting::Yes,
             gathered: Gathered::default(),

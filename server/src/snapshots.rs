@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use bft_core::divergence::Alarm;
 use bft_core::door::{FileDone, FileOrder, SnapshotOrder, SnapshotWritten};
 use bft_core::evidence::Accusation;
 use bft_core::ids::{Digest, Seq};
@@ -27,6 +28,7 @@ use bft_core::wire::canonical::NotCanonical;
 use bytes::Bytes;
 
 use crate::data_dir::{flush_folder, is_disk_full};
+use crate::divergence::DivergenceFolder;
 use crate::evidence::EvidenceFolder;
 use crate::incoming::Incoming;
 
@@ -299,6 +301,13 @@ pub enum SnapshotJob {
         /// What.
         accusation: Accusation,
     },
+    /// Writes a report of a divergence, also when the thread is to stop.
+    Alarm {
+        /// Where.
+        folder: DivergenceFolder,
+        /// What.
+        alarm: Alarm,
+    },
 }
 
 /// What the thread did.
@@ -407,7 +416,7 @@ impl Writer {
         let mut jobs = self.shared.lock();
         loop {
             if jobs.is_stopping {
-                jobs.waiting.retain(|job| matches!(job, SnapshotJob::Evidence { .. }));
+                jobs.waiting.retain(|job| matches!(job, SnapshotJob::Evidence { .. } | SnapshotJob::Alarm { .. }));
                 return jobs.waiting.pop_front();
             }
             if let Some(job) = jobs.waiting.pop_front() {
@@ -432,6 +441,10 @@ impl Writer {
             }
             SnapshotJob::Evidence { folder, accusation } => {
                 folder.keep(&accusation);
+                Ok(None)
+            }
+            SnapshotJob::Alarm { folder, alarm } => {
+                folder.keep(&alarm);
                 Ok(None)
             }
         }

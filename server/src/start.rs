@@ -21,11 +21,13 @@ use crate::ServerConfig;
 use crate::clock;
 use crate::data_dir::{DataDir, flush_folder};
 use crate::error::ServerError;
+use crate::io::Driver;
 use crate::io::doorbell::Doorbell;
-use crate::io::journal::JournalRing;
+use crate::io::journal::JournalDisk;
 use crate::io::probe::{self, WritePath};
 use crate::io::segments::{Segments, segment_files};
 use crate::snapshots::SnapshotFolder;
+use crate::stepping::{Seat, Stepped};
 
 /// A replica that was read back, and what belongs to it.
 pub struct Started {
@@ -39,12 +41,12 @@ pub struct Started {
     pub manifest: Option<Manifest>,
     /// The service, opened.
     pub service: Box<dyn Service>,
-    /// The replica.
-    pub replica: Replica,
+    /// The replica, or what stands before it.
+    pub core: Box<dyn Stepped>,
     /// Its journal.
     pub journal: Journal,
-    /// The journal's ring and files.
-    pub ring: JournalRing,
+    /// The journal's files, and who carries its blocks to them.
+    pub disk: JournalDisk,
     /// What the recovery wants done.
     pub effects: Effects,
     /// The replica's key.
@@ -55,7 +57,9 @@ pub struct Started {
 pub fn start(
     config: &ServerConfig,
     mut service: Box<dyn Service>,
+    driver: Driver,
     bell: &Arc<Doorbell>,
+    seat: Seat,
 ) -> Result<Started, ServerError> {
     let scheme: Arc<dyn Scheme> = Arc::new(Ed25519::new(&config.secret_key, crate::entropy()));
     let member = config.cluster.member(config.me);
@@ -88,16 +92,17 @@ pub fn start(
             *damage.fresh
         }
     };
-    let way = probe::write_path(&directory.journal())?;
+    let way = probe::write_path(driver, &directory.journal())?;
     let (in_use, free) = files.sorted(&tail);
     let segment_bytes = config.journal.segment_bytes;
     let segments = Segments::open(&directory.journal(), way, segment_bytes, in_use, free, bell.clone())?;
-    let ring = JournalRing::new(way, segments, directory.superblock_path(), bell)?;
+    let disk = JournalDisk::open(driver.device(way, bell)?, way, segments, directory.superblock_path())?;
     let last = tail.last();
     let journal = Journal::new(directory.superblock(), tail, config.journal);
     let mut effects = Effects::default();
     let replica = recovery.finish(clock::now(), last, service_at, &mut effects);
-    Ok(Started { directory, way, snapshots, manifest, service, replica, journal, ring, effects, scheme })
+    let core = seat(replica, &mut effects);
+    Ok(Started { directory, way, snapshots, manifest, service, core, journal, disk, effects, scheme })
 }
 
 /// A replica at its newest stable snapshot, to be fed with records.

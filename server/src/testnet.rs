@@ -25,7 +25,8 @@ use bft_core::config::{Admission, ClusterConfig, ConfigInvalid, Member, Protocol
 use bft_core::ids::{ClusterId, Epoch, ReplicaId};
 use bft_core::journal::JournalOptions;
 
-use crate::config::{LogFormat, LogSection, ServiceSection, VERSION};
+use crate::Io;
+use crate::config::{ClientsSection, LogFormat, LogSection, ServiceSection, VERSION};
 use crate::data_dir::{self, DataDirError, flush_folder};
 use crate::entropy;
 use crate::shard::refusals::LONGEST;
@@ -77,10 +78,14 @@ pub struct TestnetOptions {
     pub listen: Listen,
     /// The protocol's parameters.
     pub params: ProtocolParams,
+    /// Who moves the replicas' bytes.
+    pub io: Io,
     /// What executes.
     pub service: ServiceSection,
     /// How the journals are written.
     pub journal: JournalOptions,
+    /// How much one client may bring.
+    pub clients: ClientsSection,
     /// How the replicas log.
     pub log: LogSection,
 }
@@ -122,8 +127,10 @@ impl TestnetOptions {
             addresses,
             listen,
             params: ProtocolParams::default(),
+            io: Io::default(),
             service: ServiceSection { name: "kv".into(), config: String::new() },
             journal: JournalOptions::default(),
+            clients: ClientsSection::default(),
             log: LogSection::default(),
         }
     }
@@ -223,7 +230,7 @@ timeout = \"10s\"
 ";
 
 fn replica_file(me: ReplicaId, options: &TestnetOptions) -> String {
-    let TestnetOptions { addresses, listen, service, journal, log, params: _ } = options;
+    let TestnetOptions { addresses, listen, io, service, journal, clients, log, params: _ } = options;
     let address = &addresses[me.index()];
     let listen = match listen {
         Listen::Address => address.clone(),
@@ -255,6 +262,8 @@ listen = {listen}
 cores = 1
 # Whether those threads stay on their cores: only where nothing else runs there.
 pin = false
+# Who moves the bytes: \"uring\", \"epoll\", or \"auto\": io_uring, and epoll where it is refused.
+io = \"{io}\"
 
 [service]
 name = {name}
@@ -268,6 +277,12 @@ segment_bytes = \"{segment}\"
 # and the key that it holds. \"0s\" refuses nobody. Addresses of replicas are never refused.
 refusal_max = \"{refusal_max}\"
 
+[clients]
+# The most that one client's key may bring to this replica in a second, after a second's worth at once; what is more is
+# answered with BUSY and a time to come again. 0: as much as there is room for.
+requests_per_second = {requests}
+bytes_per_second = \"{bytes}\"
+
 [log]
 # \"pretty\" or \"json\".
 format = \"{format}\"
@@ -275,8 +290,11 @@ format = \"{format}\"
 level = {level}
 ",
         listen = quoted(&listen),
+        io = io.name(),
         name = quoted(&service.name),
         refusal_max = HumanDuration(LONGEST),
+        requests = clients.requests_per_second,
+        bytes = clients.bytes_per_second,
         segment = ByteSize(journal.segment_bytes.into()),
         level = quoted(&log.level),
     )

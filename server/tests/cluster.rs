@@ -1,5 +1,6 @@
-//! Whole replicas over real sockets and a real disk.
+//! Whole replicas over real sockets and a real disk, by each driver.
 
+#[macro_use]
 mod support;
 
 use std::collections::BTreeMap;
@@ -12,10 +13,21 @@ use bft_core::ids::View;
 use bft_core::service::Service;
 use bft_core::wire::message::Info;
 use bft_server::data_dir::DataDirError;
+use bft_server::io::Driver;
 use bft_server::snapshots::SnapshotError;
-use bft_server::{Pin, ServerError};
+use bft_server::{Io, Pin, ServerError};
 use bft_services::kv::{Kv, Operation, Reply};
 use support::{Cluster, PATIENCE};
+
+over_each_driver!(
+    c16_four_replicas_count_every_operation_once,
+    d22_a_cluster_that_stopped_goes_on_where_it_was,
+    c16_two_cores_count_every_operation_once,
+    service_and_snapshots_run_on_all_cores_beside_pinned_executors,
+    pf7_a_backup_that_was_away_catches_up,
+    d4_a_damaged_snapshot_stops_the_start_and_a_damaged_journal_is_set_aside_and_owned_up_to,
+    mem2_strangers_do_not_stop_the_service,
+);
 
 fn kv() -> Box<dyn Service> {
     Box::new(Kv::new())
@@ -44,10 +56,11 @@ fn small() -> ProtocolParams {
     }
 }
 
-#[test]
-fn c16_four_replicas_count_every_operation_once() {
-    let mut cluster = Cluster::new(4, 1, small(), kv);
+fn c16_four_replicas_count_every_operation_once(io: Io) {
+    let mut cluster = Cluster::new(io, 4, 1, small(), kv);
     cluster.start_all();
+    let driver = if io == Io::Epoll { Driver::Epoll } else { Driver::Uring };
+    assert_eq!(Driver::of_write_path(&cluster.info(0).write_path), Some(driver));
     let mut client = cluster.client(100);
     for round in 0..100 {
         assert_eq!(counter(&client.call(add(b"one"))), round + 1);
@@ -65,9 +78,8 @@ fn c16_four_replicas_count_every_operation_once() {
     cluster.stop_all();
 }
 
-#[test]
-fn d22_a_cluster_that_stopped_goes_on_where_it_was() {
-    let mut cluster = Cluster::new(4, 1, small(), kv);
+fn d22_a_cluster_that_stopped_goes_on_where_it_was(io: Io) {
+    let mut cluster = Cluster::new(io, 4, 1, small(), kv);
     cluster.start_all();
     let mut client = cluster.client(100);
     for round in 0..50 {
@@ -82,9 +94,8 @@ fn d22_a_cluster_that_stopped_goes_on_where_it_was() {
     cluster.stop_all();
 }
 
-#[test]
-fn c16_two_cores_count_every_operation_once() {
-    let mut cluster = Cluster::new(4, 2, small(), kv);
+fn c16_two_cores_count_every_operation_once(io: Io) {
+    let mut cluster = Cluster::new(io, 4, 2, small(), kv);
     cluster.start_all();
     let mut clients: Vec<_> = (0..3).map(|key| cluster.client(100 + key)).collect();
     let mut counts = Vec::new();
@@ -101,21 +112,20 @@ fn c16_two_cores_count_every_operation_once() {
     cluster.stop_all();
 }
 
-#[test]
-fn service_and_snapshots_run_on_all_cores_beside_pinned_executors() {
+fn service_and_snapshots_run_on_all_cores_beside_pinned_executors(io: Io) {
     let cores_of = |status: &str| {
         let text = std::fs::read_to_string(status).unwrap_or_default();
         text.lines().find_map(|line| Some(line.strip_prefix("Cpus_allowed_list:")?.trim().to_owned()))
     };
     let all = cores_of("/proc/thread-self/status").unwrap();
-    let mut cluster = Cluster::new(4, 2, small(), kv);
+    let mut cluster = Cluster::new(io, 4, 2, small(), kv);
     cluster.pin = Pin::Pinned;
     cluster.start_all();
     assert_eq!(counter(&cluster.client(100).call(add(b"key"))), 1);
     let mut seen = 0;
     for thread in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
         let name = std::fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
-        if ["bft-execution", "bft-snapshot"].contains(&name.trim())
+        if ["bft-execution", "bft-snapshot", "bft-journal"].contains(&name.trim())
             && let Some(cores) = cores_of(&thread.path().join("status").display().to_string())
         {
             assert_eq!(cores, all, "{name}");
@@ -126,9 +136,8 @@ fn service_and_snapshots_run_on_all_cores_beside_pinned_executors() {
     cluster.stop_all();
 }
 
-#[test]
-fn pf7_a_backup_that_was_away_catches_up() {
-    let mut cluster = Cluster::new(4, 1, small(), kv);
+fn pf7_a_backup_that_was_away_catches_up(io: Io) {
+    let mut cluster = Cluster::new(io, 4, 1, small(), kv);
     cluster.start_all();
     let primary = cluster.config.primary(View(0)).0;
     let backup = (primary + 1) % 4;
@@ -152,16 +161,15 @@ fn pf7_a_backup_that_was_away_catches_up() {
 
 #[test]
 fn d11_a_directory_that_is_in_use_is_refused() {
-    let mut cluster = Cluster::new(4, 1, small(), kv);
+    let mut cluster = Cluster::new(Io::Auto, 4, 1, small(), kv);
     cluster.start_all();
     let error = cluster.run_beside(0).unwrap_err();
     assert!(matches!(error, ServerError::DataDir(DataDirError::Locked(_))), "{error}");
     cluster.stop_all();
 }
 
-#[test]
-fn d4_a_damaged_snapshot_stops_the_start_and_a_damaged_journal_is_set_aside_and_owned_up_to() {
-    let mut cluster = Cluster::new(4, 1, small(), kv);
+fn d4_a_damaged_snapshot_stops_the_start_and_a_damaged_journal_is_set_aside_and_owned_up_to(io: Io) {
+    let mut cluster = Cluster::new(io, 4, 1, small(), kv);
     cluster.start_all();
     let mut client = cluster.client(100);
     for _ in 0..40 {
@@ -218,9 +226,8 @@ fn flip_first_byte(path: &std::path::Path) -> Vec<u8> {
     good
 }
 
-#[test]
-fn mem2_strangers_do_not_stop_the_service() {
-    let mut cluster = Cluster::new(4, 1, small(), kv);
+fn mem2_strangers_do_not_stop_the_service(io: Io) {
+    let mut cluster = Cluster::new(io, 4, 1, small(), kv);
     cluster.start_all();
     let mut client = cluster.client(100);
     assert_eq!(counter(&client.call(add(b"key"))), 1);

@@ -26,6 +26,7 @@ fn any_operation() -> impl Strategy<Value = Bytes> {
             op(Operation::Cas { key: &key, expect: expect.as_deref(), value: &value })
         }),
         2 => (key(), -3i64..4).prop_map(|(key, delta)| op(Operation::Add { key: &key, delta })),
+        2 => (key(), value()).prop_map(|(key, value)| op(Operation::Append { key: &key, value: &value })),
         1 => Just(op(Operation::Count)),
         1 => prop::collection::vec(any::<u8>(), 0..20),
     ]
@@ -89,6 +90,8 @@ fn k4_what_a_batch_changed_is_in_its_delta() {
         vec![op(Operation::Add { key: b"new", delta: 1 })],
         vec![op(Operation::Add { key: b"new", delta: 2 })],
         vec![op(Operation::Cas { key: b"a", expect: Some(b"1"), value: b"3" })],
+        vec![op(Operation::Append { key: b"a", value: b"4" })],
+        vec![op(Operation::Append { key: b"other", value: b"4" })],
     ];
     let mut deltas = vec![nothing];
     for change in &changes {
@@ -110,6 +113,21 @@ fn c16_a_counter_counts_every_addition() {
     let (replies, _) = execute(&mut kv, 101, &[add(i64::MAX), add(-300)]);
     assert_eq!(Reply::decode(&replies[0]), Ok(Reply::Error(Refusal::Overflow)));
     assert_eq!(Reply::decode(&replies[1]), Ok(Reply::Counter(-100)));
+}
+
+#[test]
+fn what_is_appended_comes_behind_what_is_there_up_to_the_longest_value() {
+    let mut kv = Kv::new();
+    let append = |value: &[u8]| op(Operation::Append { key: b"list", value });
+    let (replies, _) = execute(&mut kv, 1, &[append(b"a"), append(b"bc"), append(b"")]);
+    let replies: Vec<_> = replies.iter().map(|reply| Reply::decode(reply).unwrap()).collect();
+    assert_eq!(replies, [Reply::Appended(1), Reply::Appended(3), Reply::Appended(3)]);
+    assert_eq!(kv.get(b"list"), Some(&b"abc"[..]));
+    let full = vec![b'f'; VALUE_BYTES_MAX - 3];
+    let (replies, _) = execute(&mut kv, 2, &[append(&full), append(b"g"), append(b"")]);
+    assert_eq!(Reply::decode(&replies[0]), Ok(Reply::Appended(VALUE_BYTES_MAX as u32)));
+    assert_eq!(Reply::decode(&replies[1]), Ok(Reply::Error(Refusal::ValueTooLong)));
+    assert_eq!(Reply::decode(&replies[2]), Ok(Reply::Appended(VALUE_BYTES_MAX as u32)), "nothing was changed");
 }
 
 #[test]
@@ -136,7 +154,8 @@ fn queries_read_and_do_not_write() {
     };
     assert_eq!(Reply::decode(&query(&op(Operation::Get { key: b"k" }))), Ok(Reply::Value(Some(b"v"))));
     assert_eq!(Reply::decode(&query(&op(Operation::Count))), Ok(Reply::Count(1)));
-    for write in [put(b"k", b"w"), delete(b"k"), op(Operation::Add { key: b"c", delta: 1 })] {
+    let append = op(Operation::Append { key: b"k", value: b"w" });
+    for write in [put(b"k", b"w"), delete(b"k"), op(Operation::Add { key: b"c", delta: 1 }), append] {
         assert_eq!(Reply::decode(&query(&write)), Ok(Reply::Error(Refusal::ReadOnly)));
     }
     assert_eq!(Reply::decode(&query(b"")), Ok(Reply::Error(Refusal::Malformed)));

@@ -36,7 +36,7 @@ const CLOSE: Duration = Duration::from_secs(1);
 const INFO: Duration = Duration::from_secs(10);
 const INFO_LOOK: Duration = Duration::from_millis(500);
 /// Sleeps until `until`, unless it is told to stop: then the replicas that are children die with this process.
-fn sleep_until(stop: &Stop, load: &Load, until: u64) -> Result<(), Failure> {
+pub fn sleep_until(stop: &Stop, load: &Load, until: u64) -> Result<(), Failure> {
     loop {
         stop.check()?;
         let left = Duration::from_nanos(until.saturating_sub(load.now()));
@@ -162,7 +162,7 @@ pub fn measure(
 }
 
 /// Writes every key once.
-fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
+pub fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
     let begin = Instant::now();
     let mut load = Load::open(config, plan).map_err(because(Reason::Config))?;
     wait_for_sessions(&load, plan, stop)?;
@@ -179,7 +179,7 @@ fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) -> R
 }
 
 /// Waits until every client has a session. Clients beyond those that the cluster has room for go without one.
-fn wait_for_sessions(load: &Load, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
+pub fn wait_for_sessions(load: &Load, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
     let begin = Instant::now();
     let (mut open, mut since) = (0, begin);
     loop {

@@ -179,7 +179,8 @@ fn check_kv(asked: Asked, result: &[u8]) -> Verdict {
         | Reply::Swapped
         | Reply::Mismatch(_)
         | Reply::Counter(_)
-        | Reply::Count(_) => Verdict::Wrong,
+        | Reply::Count(_)
+        | Reply::Appended(_) => Verdict::Wrong,
     }
 }
 

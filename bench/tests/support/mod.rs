@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use bft_server::Io;
 use serde_json::Value;
 
 /// Nothing here takes longer on the slowest machine.
@@ -16,6 +17,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn bench(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bft-bench"));
     command.args(arguments).env("TMPDIR", folder);
+    command
+}
+
+/// The same with replicas of this driver.
+pub fn bench_over(io: Io, folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = bench(folder, arguments);
+    command.env("BFTD_IO", io.name());
     command
 }
 

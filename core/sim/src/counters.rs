@@ -1,5 +1,7 @@
 //! What happened in a run and in all runs together: counted, so that a fault that never struck is seen.
 
+use bft_core::divergence::{Alarm, Finding};
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident: $need:ident = $name:literal,)*) => {
         /// How often each thing happened.
@@ -145,12 +147,36 @@ counters! {
     client_misdeeds: Must = "misdeeds of clients",
     /// Requests that a replica refused on the link that brought them.
     requests_refused: Must = "Requests refused",
-    /// Replicas whose service drifted away, and that stopped themselves.
-    drifts_found: May = "drifted services stopped",
+    /// Batches at which a service drifted away from its twins.
+    drifts: Must = "drifts",
+    /// Replicas that went into quarantine, or differed again there.
+    divergences: Must = "divergences",
+    /// Reports that name the first Seq that differs.
+    slots_named: Must = "first differing Seqs named",
+    /// Reports that name the pieces of a snapshot that differ.
+    pieces_named: May = "differing pieces named",
+    /// Reports that name an interval only.
+    intervals_named: May = "differing intervals named",
+    /// States that were given up for an agreed one.
+    repairs: Must = "repairs",
+    /// Replicas that agreed again.
+    quarantines_ended: Must = "quarantines ended",
     /// Runs that ended without a liveness phase, because more than F of the weight was faulty.
     liveness_left_out: May = "runs without liveness",
     /// Power losses at a point of a script.
     points: May = "points",
     /// Operations whose outcome a client could not learn.
     unknown: May = "unknown outcomes",
+}
+
+impl Counters {
+    /// Counts what a report found out.
+    pub fn count_finding(&mut self, alarm: &Alarm) {
+        let Alarm::Diverged(report) = alarm else { return };
+        match &report.finding {
+            Finding::Slot(_) => self.slots_named += 1,
+            Finding::Pieces { .. } => self.pieces_named += 1,
+            Finding::Between { .. } => self.intervals_named += 1,
+        }
+    }
 }

@@ -29,7 +29,7 @@ const LOCAL: [&str; 11] = [
 const STATUSES: [&str; 3] = ["primary", "backup", "changing"];
 /// Events: those, and messages of every kind that replicas send one another.
 const EVENTS: usize = LOCAL.len() + PEER_KINDS.len();
-const PEER_KINDS: [Kind; 19] = [
+const PEER_KINDS: [Kind; 21] = [
     Kind::Request,
     Kind::PrePrepare,
     Kind::Prepare,
@@ -49,6 +49,8 @@ const PEER_KINDS: [Kind; 19] = [
     Kind::Manifest,
     Kind::FetchChunk,
     Kind::Chunk,
+    Kind::FetchTrail,
+    Kind::Trail,
 ];
 
 /// What a replica is doing.

@@ -80,6 +80,11 @@ impl Writer {
         self.queue.len() == 1
     }
 
+    /// The service was restored: nothing that was written before tells what has not changed since.
+    pub fn forget_last(&mut self) {
+        self.last = None;
+    }
+
     /// Whether there is anything to do.
     #[must_use]
     pub fn is_busy(&self) -> bool {
@@ -114,6 +119,7 @@ impl Writer {
                 FileOrder::Clear => Some(Operation::Clear),
                 FileOrder::ReadManifest { .. }
                 | FileOrder::ReadPiece { .. }
+                | FileOrder::Reread { .. }
                 | FileOrder::Check { .. }
                 | FileOrder::Assemble { .. } => None,
             },
@@ -270,6 +276,10 @@ fn carry_out(disk: &mut Disk, order: FileOrder) -> (Option<Finished>, Option<Tas
         }
         FileOrder::Assemble { attempt, manifest } => {
             return (None, Some(Task::Assembly(attempt, manifest, AssemblyStage::Pieces)));
+        }
+        FileOrder::Reread { seq, root } => {
+            let image = read(disk, seq, root).ok();
+            FileDone::Reread { seq, image: image.map(|read| (Arc::new(read.manifest), Box::new(read.clients))) }
         }
         FileOrder::Clear => {
             incoming(disk).into_iter().for_each(|digest| disk.remove(FileName::Incoming(digest)));

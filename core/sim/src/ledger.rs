@@ -80,6 +80,36 @@ pub fn answer(account: Account, all: u64) -> [u8; 24] {
     out
 }
 
+/// What a drifting service does otherwise than its twins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It says that a batch changed something else.
+    Delta,
+    /// It answers otherwise.
+    Reply,
+    /// It changes its state otherwise, and says nothing of it: later answers tell.
+    State,
+}
+
+impl Wrong {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::Delta, Self::Reply, Self::State];
+}
+
+/// A service that is not deterministic: at one Seq it does something else than its twins, and perhaps again when it is
+/// restored and executes that Seq anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// The first batch at this Seq or later is the one.
+    pub at: Seq,
+    /// What goes wrong.
+    pub wrong: Wrong,
+    /// How often it still will.
+    pub left: u32,
+    /// Whether it did, since the state was last restored.
+    pub has_struck: bool,
+}
+
 /// The state: accounts and the list of everything that was executed.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Ledger {
@@ -87,8 +117,8 @@ pub struct Ledger {
     /// Full chunks, shared with images, and at which Seq each became full.
     full: Vec<(Seq, Arc<Vec<Entry>>)>,
     last: Vec<Entry>,
-    /// From where on the service is not what it should be, and tells other deltas than its twins.
-    drifts_from: Option<Seq>,
+    /// What goes wrong here and at no twin.
+    drift: Option<Drift>,
     restoring: Option<Box<Restoring>>,
 }
 
@@ -109,9 +139,22 @@ impl Ledger {
         full.chain(&self.last).copied().collect()
     }
 
-    /// From `seq` on the service is not deterministic: its deltas differ from those of its twins.
-    pub fn drift(&mut self, seq: Seq) {
-        self.drifts_from = Some(seq);
+    /// The service is not deterministic.
+    pub fn drift(&mut self, drift: Option<Drift>) {
+        self.drift = drift;
+    }
+
+    /// What goes wrong here, or went.
+    #[must_use]
+    pub fn drifting(&self) -> Option<Drift> {
+        self.drift
+    }
+
+    /// Whether it goes wrong at this batch.
+    fn goes_wrong(&mut self, seq: Seq) -> Option<Wrong> {
+        let drift = self.drift.as_mut().filter(|drift| !drift.has_struck && drift.left > 0 && seq >= drift.at)?;
+        (drift.at, drift.left, drift.has_struck) = (seq, drift.left - 1, true);
+        Some(drift.wrong)
     }
 
     /// Applies one operation.
@@ -127,6 +170,11 @@ impl Ledger {
         answer(account, self.count())
     }
 
+    fn corrupt(&mut self, client: u32) {
+        let account = Arc::make_mut(&mut self.accounts).entry(client).or_default();
+        account.sum = account.sum.wrapping_add(1);
+    }
+
     fn count(&self) -> u64 {
         (self.full.len() * CHUNK_ENTRIES + self.last.len()) as u64
     }
@@ -138,15 +186,22 @@ impl Service for Ledger {
     }
 
     fn execute(&mut self, batch: &Batch<'_>, replies: &mut Replies<'_>) -> Result<(), ServiceFault> {
+        let wrong = self.goes_wrong(batch.seq);
         for (index, operation) in batch.operations.iter().enumerate() {
-            let reply = match Order::decode(operation.bytes) {
+            let order = Order::decode(operation.bytes);
+            let mut reply = match order {
                 Some(order) => self.apply(batch.seq, order).to_vec(),
                 None => b"malformed".to_vec(),
             };
+            match wrong {
+                Some(Wrong::Reply) => reply[0] ^= 1,
+                Some(Wrong::State) => order.iter().for_each(|order| self.corrupt(order.entry.client)),
+                Some(Wrong::Delta) | None => {}
+            }
             replies.delta(&reply);
             replies.put(index, &reply);
         }
-        if self.drifts_from.is_some_and(|from| batch.seq >= from) {
+        if wrong == Some(Wrong::Delta) {
             replies.delta(b"drifted");
         }
         Ok(())
@@ -181,7 +236,8 @@ impl Service for Ledger {
         if restoring.next != restoring.chunks || restoring.state.count() != restoring.all {
             return Err(ServiceFault("the chunks do not make a whole state".into()));
         }
-        *self = Self { drifts_from: self.drifts_from, ..restoring.state };
+        let drift = self.drift.map(|drift| Drift { has_struck: false, ..drift });
+        *self = Self { drift, ..restoring.state };
         Ok(())
     }
 

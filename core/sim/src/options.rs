@@ -54,7 +54,7 @@ pub enum Fault {
     DiskFull,
     /// Some replicas attack, by one of the strategies of [`crate::villains`].
     Villain,
-    /// A backup's service is not deterministic after a restart.
+    /// A replica's service is not deterministic.
     Drift,
     /// The primary of the highest view is not scheduled until the others have left it.
     Dethrone,
@@ -123,7 +123,7 @@ impl Fault {
     /// How many seeds in a thousand turn it on.
     fn frequency(self) -> u32 {
         match self {
-            // Takes one replica out for good, and so hides what others would do.
+            // Takes one replica out for a while, and so hides what others would do.
             Self::Drift => 150,
             Self::SlowDisk
             | Self::BitRot

@@ -36,6 +36,8 @@ const EVENTS_MAX: u64 = 6_000_000;
 /// How often a replica that was away is looked at, and after what time.
 const WATCH_LOOKS: u32 = 100;
 const WATCH_INTERVAL: u64 = 5 * MILLISECOND;
+/// How often somebody looks after replicas that wait to be started again.
+const OPERATOR_INTERVAL: u64 = 5 * SECOND;
 /// How often the end is looked for.
 const POLL_INTERVAL: u64 = 20 * MILLISECOND;
 
@@ -97,6 +99,8 @@ struct Run {
     rounds: Rounds,
     phase: Phase,
     events: u64,
+    /// When somebody looks next after replicas that wait to be started again.
+    operator_at: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +126,7 @@ impl Run {
         let rng = Seed::root(world.options.seed).child("run").rng();
         let striker = Striker::new(&world);
         let rounds = Rounds::default();
-        Self { world, machines, clients, striker, rng, rounds, phase: Phase::Safety, events: 0 }
+        Self { world, machines, clients, striker, rng, rounds, phase: Phase::Safety, events: 0, operator_at: 0 }
     }
 
     fn play_out(&mut self) {
@@ -484,6 +488,7 @@ impl Run {
             self.world.after(0, Event::Machine(node, ToMachine::Start));
         }
         self.clients.iter_mut().for_each(Client::hurry);
+        self.operator_at = self.world.now + OPERATOR_INTERVAL;
         self.phase = Phase::Liveness { until: self.world.now + LIVENESS_BOUND };
         self.world.after(POLL_INTERVAL, Event::Poll);
     }
@@ -503,7 +508,23 @@ impl Run {
         } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
             self.phase = Phase::Over;
         } else {
+            self.start_again();
             self.world.after(POLL_INTERVAL, Event::Poll);
+        }
+    }
+
+    /// An operator starts a replica again that cannot come out of its quarantine by itself, as its log says.
+    fn start_again(&mut self) {
+        if self.world.now < self.operator_at {
+            return;
+        }
+        self.operator_at = self.world.now + OPERATOR_INTERVAL;
+        for node in self.nodes() {
+            if self.machines[node.0].waits_for_its_operator() {
+                self.machines[node.0].crash(&mut self.world, Crash::Stopped);
+                self.went_down(node);
+                self.world.after(MILLISECOND, Event::Machine(node, ToMachine::Start));
+            }
         }
     }
 
@@ -525,7 +546,10 @@ impl Run {
                 continue;
             };
             self.world.trace.digest(&state);
-            if machine.is_judged() {
+            if let Some(stable) = machine.stable_in_order() {
+                self.world.checks.has_noticed(machine.id(), stable);
+            }
+            if machine.is_judged() && !machine.is_secretly_wrong() {
                 standings.push(Standing { state, ..standing });
             }
             states.push((machine.id(), executed, entries));

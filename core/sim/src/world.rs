@@ -338,6 +338,8 @@ impl Led {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Evidence(_) => false,
         }
     }

@@ -69,6 +69,11 @@ impl Verified<Vec<SignedRequest>> {
         Self(self.0.split_off(at))
     }
 
+    /// Adds others, behind these.
+    pub fn append(&mut self, mut others: Self) {
+        self.0.append(&mut others.0);
+    }
+
     /// Each as the message that it came in.
     pub fn into_messages(self) -> impl Iterator<Item = Verified<Message>> {
         self.0.into_iter().map(|request| Verified(Message::Request(request)))

@@ -187,13 +187,15 @@ impl Verifier {
             Message::NewView(new_view) => self.new_view(new_view)?,
             Message::Body(batch) => self.body(&batch.header, &batch.body)?,
             Message::Manifest(snapshot) => self.stable_snapshot(snapshot)?,
-            // A CHUNK is compared with the manifest by whoever asked for it.
+            // A CHUNK is compared with the manifest, a TRAIL with the checkpoint's root, by whoever asked for it.
             Message::FetchSlot(_)
             | Message::FetchBody(_)
             | Message::FetchLog(_)
             | Message::FetchManifest(_)
             | Message::FetchChunk(_)
-            | Message::Chunk(_) => {}
+            | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_) => {}
             Message::Evidence(evidence) => drop(evidence.verify(self).map_err(|_| Rejected::BadEvidence)?),
             Message::InfoQuery { .. }
             | Message::Reply(_)

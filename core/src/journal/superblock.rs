@@ -60,6 +60,12 @@ pub struct Superblock {
     pub collected: Seq,
     /// The last position of the newest journal group in the unbroken durable prefix when this was written.
     pub durable_through: LogPosition,
+    /// This replica differed from the others and is in quarantine (PROTOCOL §7): it answers nobody and votes for nothing. In a
+    /// superblock of before there are zeros here, and in the next field: it is not.
+    pub quarantined: bool,
+    /// What it signed for checkpoints and snapshots up to this Seq it does not stand by, and it signs nothing more there;
+    /// 0: there is no such thing.
+    pub disowned_through: Seq,
 }
 
 /// Whose a new directory is: what [`Superblock::first`] starts from.
@@ -110,6 +116,8 @@ impl fmt::Debug for Superblock {
             promised,
             stable,
             damaged_through,
+            quarantined,
+            disowned_through,
             snapshot,
             journal_start,
             collected,
@@ -127,6 +135,8 @@ impl fmt::Debug for Superblock {
             .field("promised", promised)
             .field("stable", stable)
             .field("damaged_through", damaged_through)
+            .field("quarantined", quarantined)
+            .field("disowned_through", disowned_through)
             .field("snapshot", snapshot)
             .field("journal_start", journal_start)
             .field("collected", collected)
@@ -152,6 +162,8 @@ impl Superblock {
             promised: View(0),
             stable: None,
             damaged_through: Seq(0),
+            quarantined: false,
+            disowned_through: Seq(0),
             snapshot: None,
             journal_start: LogPosition(1),
             collected: Seq(0),
@@ -193,6 +205,8 @@ impl Superblock {
         out.put_u64(self.journal_start.0);
         out.put_u64(self.collected.0);
         out.put_u64(self.durable_through.0);
+        out.put(&[u8::from(self.quarantined)]);
+        out.put_u64(self.disowned_through.0);
         let used = out.len() - at;
         assert!(used <= CHECK_AT, "a certificate of the largest configuration fits a superblock");
         out.put_zeros(CHECK_AT - used);
@@ -325,6 +339,14 @@ fn read_checkpoint(reader: &mut Reader<'_>) -> Result<Checkpoint, NotCanonical> 
     })
 }
 
+fn read_flag(reader: &mut Reader<'_>) -> Result<bool, NotCanonical> {
+    match reader.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(NotCanonical),
+    }
+}
+
 fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
     Ok(Superblock {
         sequence: reader.u64()?,
@@ -342,5 +364,7 @@ fn read_fields(reader: &mut Reader<'_>) -> Result<Superblock, NotCanonical> {
         journal_start: LogPosition(reader.u64()?),
         collected: Seq(reader.u64()?),
         durable_through: LogPosition(reader.u64()?),
+        quarantined: read_flag(reader)?,
+        disowned_through: Seq(reader.u64()?),
     })
 }

@@ -60,6 +60,8 @@ pub struct CatchUp {
     /// Peers that no longer keep `missing`.
     refused_by: ReplicaSet,
     serving: BTreeMap<ReplicaId, Serving>,
+    /// When each peer was last sent what its STATUS showed it to lack.
+    resent: Vec<Option<Nanos>>,
 }
 
 /// An answer that waits for the journal.
@@ -95,6 +97,7 @@ impl CatchUp {
             tried: ReplicaSet::EMPTY,
             refused_by: ReplicaSet::EMPTY,
             serving: BTreeMap::new(),
+            resent: vec![None; n],
         }
     }
 
@@ -187,6 +190,15 @@ impl CatchUp {
         !asked_lately && !self.refused_by.contains(peer)
     }
 
+    /// Whether `peer` is sent again what its STATUS shows it to lack: not for one that comes sooner than a replica says so
+    /// twice, or a few small messages could call for a hundred others each, as fast as they are sent (PF4).
+    fn may_resend(&mut self, peer: ReplicaId, now: Now, tuning: &Tuning) -> bool {
+        let resent = &mut self.resent[peer.index()];
+        let may = resent.is_none_or(|at| now.mono.since(at) >= tuning.status_busy / 2);
+        *resent = if may { Some(now.mono) } else { *resent };
+        may
+    }
+
     /// How long an answer may take before `peer` is asked, in nanoseconds: while somebody else who has it was never
     /// asked, a peer that was comes after all of them, however early it speaks.
     fn patience_before(&self, peer: ReplicaId, tuning: &Tuning) -> u64 {
@@ -246,9 +258,11 @@ impl Replica {
             return Err(Ignored::OtherView);
         }
         self.on_status_of_view(now, from, status, out);
-        self.pbft.retransmit(from, status, &mut Outbox::new(out, &mut self.last, &mut self.index));
-        self.retransmit_checkpoints(from, status.stable, out);
-        self.retransmit_snapshot_votes(from, status.snapshot, out);
+        if self.catch_up.may_resend(from, now, &self.tuning) {
+            self.pbft.retransmit(from, status, &mut Outbox::new(out, &mut self.last, &mut self.index));
+            self.retransmit_checkpoints(from, status.stable, out);
+            self.retransmit_snapshot_votes(from, status.snapshot, out);
+        }
         self.catch_up.claims[from.index()] = status.executed;
         self.transfer.claims(from, status.snapshot);
         let missing = self.first_missing();
@@ -325,6 +339,7 @@ impl Replica {
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
+        self.on_loaded_report(at, record, out);
         let peers: Vec<_> = self.catch_up.serving.keys().copied().collect();
         for peer in peers {
             let serving = self.catch_up.serving.get_mut(&peer).expect("listed above");

@@ -4,10 +4,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 
-use super::Replica;
+use super::{Replica, trail};
+use crate::divergence::What;
 use crate::door::{Effects, Halt, Lane, To};
 use crate::evidence::{Proof, SignedRoot};
-use crate::hash::{Context, Hasher};
 use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
 use crate::journal::record::Record;
 use crate::ordering::Outbox;
@@ -32,7 +32,7 @@ pub struct Checkpoints {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Own {
     root: Digest,
-    /// `None`: what was signed at this Seq before the journal was damaged is not known, so nothing is (D7).
+    /// `None`: nothing is signed: what was before the journal was damaged is not known (D7), or is not stood by (K4).
     vote: Option<OwnVote>,
 }
 
@@ -50,11 +50,32 @@ impl Checkpoints {
     pub fn has_unstable(&self, stable: Seq) -> bool {
         self.own.last_key_value().is_some_and(|(seq, _)| *seq > stable)
     }
+
+    /// Who signed what at `seq`, above h.
+    #[must_use]
+    pub fn votes_at(&self, seq: Seq) -> Option<&VoteSet<Signature>> {
+        self.votes.get(&seq)
+    }
+
+    /// The highest Seq for which this replica signed something that is not stable yet.
+    #[must_use]
+    pub fn highest_signed(&self) -> Seq {
+        let signed = self.own.iter().rev().find(|(_, own)| own.vote.is_some());
+        signed.map_or(Seq(0), |(seq, _)| *seq)
+    }
+
+    /// What this replica came to says nothing any more: it executes anew.
+    pub fn disown(&mut self) {
+        self.own.clear();
+    }
 }
 
 impl Replica {
     /// A root that the journal says was signed here.
     pub(super) fn restore_checkpoint(&mut self, seq: Seq, root: Digest) {
+        if seq <= self.superblock.disowned_through {
+            return;
+        }
         let signature = self.sign_checkpoint(seq, root);
         let vote = OwnVote { signature, at: LogPosition(0), counted: false };
         self.checkpoints.own.insert(seq, Own { root, vote: Some(vote) });
@@ -68,12 +89,13 @@ impl Replica {
             if own.root == root {
                 return;
             }
-            return self.halt(Halt::ReplayDiverged { seq }, out);
+            let agreed = (seq <= self.pbft.stable()).then_some(own.root);
+            return self.differ(What::Replay, seq, root, agreed, out);
         }
-        if seq <= self.pbft.stable() {
+        if seq <= self.pending_stable() {
             return self.compare_with_stable(seq, root, out);
         }
-        if seq <= self.superblock.damaged_through {
+        if !self.may_sign(seq) {
             self.checkpoints.own.insert(seq, Own { root, vote: None });
             return self.compare_with_others(seq, out);
         }
@@ -108,6 +130,7 @@ impl Replica {
             }
         }
         self.compare_with_others(seq, out);
+        self.look_for_agreement(seq, out);
         self.stable_when_voted(seq, root, out);
         result
     }
@@ -156,6 +179,7 @@ impl Replica {
         for (seq, root, signature) in newly {
             if seq > self.pending_stable() {
                 self.count_checkpoint(self.me, seq, root, signature);
+                self.look_for_agreement(seq, out);
                 self.stable_when_voted(seq, root, out);
             }
         }
@@ -171,7 +195,8 @@ impl Replica {
 
     /// Sends `peer`, whose last stable checkpoint is `stable`, what it needs to come to ours.
     pub(super) fn retransmit_checkpoints(&mut self, peer: ReplicaId, stable: Seq, out: &mut Effects) {
-        let own = self.checkpoints.own.range((Bound::Excluded(stable), Bound::Unbounded));
+        let stands_by = !self.superblock.quarantined;
+        let own = self.checkpoints.own.range((Bound::Excluded(stable), Bound::Unbounded)).filter(|_| stands_by);
         let own = own.filter_map(|(seq, own)| Some((*seq, own.root, own.vote.filter(|vote| vote.counted)?.signature)));
         let own: Vec<_> = own.map(|(seq, root, signature)| self.own_checkpoint(seq, root, signature)).collect();
         let certificate = self
@@ -186,10 +211,7 @@ impl Replica {
     }
 
     fn checkpoint_root(&self, seq: Seq) -> Digest {
-        let mut hasher = Hasher::new(Context::Checkpoint);
-        hasher.u64(seq.0).update(&self.executing.chain.0).update(&self.executing.exec.0);
-        hasher.update(&self.config.digest().0).update(&Digest::ZERO.0);
-        hasher.finish()
+        trail::root(seq, self.executing.chain, self.executing.exec, self.config.digest())
     }
 
     fn sign_checkpoint(&self, seq: Seq, root: Digest) -> Signature {
@@ -243,18 +265,15 @@ impl Replica {
 
     /// Persists SC(n) (P6). The window moves once that is durable.
     fn make_stable(&mut self, certificate: Checkpoint, out: &mut Effects) {
-        let seq = certificate.seq;
-        if let Some(own) = self.checkpoints.own.get(&seq)
-            && own.root != certificate.root
-        {
-            let (here, there, others) = (own.root, certificate.root, certificate.signatures.len());
-            return self.halt(Halt::Diverged { what: "checkpoint", seq, here, there, others }, out);
-        }
+        let (seq, there) = (certificate.seq, certificate.root);
         self.superblock.stable = Some(certificate);
         let superblock = self.superblock.clone();
         let at = Outbox::new(out, &mut self.last, &mut self.index).persist_superblock(superblock);
         let counts_at = crate::mutant!(M53WindowBeforeDurable, at, self.durable);
         self.checkpoints.pending.push_back((counts_at, seq));
+        if let Some(here) = self.checkpoints.own.get(&seq).map(|own| own.root) {
+            self.judge_own(seq, here, there, out);
+        }
     }
 
     fn advance_window(&mut self, seq: Seq, out: &mut Effects) {
@@ -271,23 +290,33 @@ impl Replica {
     fn compare_with_others(&mut self, seq: Seq, out: &mut Effects) {
         let Some(own) = self.checkpoints.own.get(&seq).copied() else { return };
         let Some(votes) = self.checkpoints.votes.get(&seq) else { return };
-        if let Some((there, others)) = votes.refutation(self.config.weights(), self.me, own.root) {
-            self.halt(Halt::Diverged { what: "checkpoint", seq, here: own.root, there, others }, out);
+        if let Some((there, _)) = votes.refutation(self.config.weights(), self.me, own.root) {
+            self.differ(What::Checkpoint, seq, own.root, Some(there), out);
         }
     }
 
-    /// The state of `seq` came from others: it must be what the checkpoint of that Seq says.
+    /// The state of `seq`, which a quorum signed, came from others: it must be what the checkpoint of that Seq says.
     pub(super) fn compare_transferred(&mut self, seq: Seq, out: &mut Effects) {
-        let root = self.checkpoint_root(seq);
-        self.compare_with_stable(seq, root, out);
+        let here = self.checkpoint_root(seq);
+        let stable = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq);
+        if let Some(there) = stable.map(|stable| stable.root).filter(|there| *there != here) {
+            self.halt(Halt::TwoRoots { seq, here, there }, out);
+        }
     }
 
     /// The certificate came first, the execution now.
     fn compare_with_stable(&mut self, seq: Seq, here: Digest, out: &mut Effects) {
         let Some(stable) = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq) else { return };
-        if stable.root != here {
-            let (there, others) = (stable.root, stable.signatures.len());
-            self.halt(Halt::Diverged { what: "checkpoint", seq, here, there, others }, out);
+        let there = stable.root;
+        self.judge_own(seq, here, there, out);
+    }
+
+    /// What this replica came to, beside what a quorum signed.
+    fn judge_own(&mut self, seq: Seq, here: Digest, there: Digest, out: &mut Effects) {
+        if here == there {
+            self.agrees(seq, out);
+        } else {
+            self.differ(What::Checkpoint, seq, here, Some(there), out);
         }
     }
 }

@@ -55,6 +55,15 @@ counters! {
     refused,
     /// Requests that found the pool full, and openings that found no session free.
     busy,
+    /// How often this replica came to something else than a blocking set of others, or than it had signed, and went into
+    /// quarantine, or stayed there.
+    divergences,
+    /// How often it went back to an agreed state to execute anew.
+    repairs,
+    /// How often it agreed again after that, and left quarantine.
+    quarantines_ended,
+    /// Checkpoints of which no quorum can agree: the service is not deterministic.
+    nondeterminism,
     /// Stable checkpoints.
     checkpoints,
     /// Snapshots that became stable here.

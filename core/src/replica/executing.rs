@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::sessions::Verdict;
+use super::trail::{self, chained};
 use super::{Detail, Replica};
 use crate::config::ClusterConfig;
 use crate::door::{Effects, Execute, Executed};
@@ -12,7 +13,7 @@ use crate::hash::{Context, Hasher, hash, merkle_root};
 use crate::ids::{Digest, LogPosition, Seq};
 use crate::journal::record::{Committed, Record, Vote};
 use crate::snapshot::{CachedReply, Scalars};
-use crate::wire::message::{BatchHeader, Code};
+use crate::wire::message::{BatchHeader, Code, Step};
 use crate::wire::opening::Opening;
 use crate::wire::request::{Body, RequestBounds};
 
@@ -106,7 +107,7 @@ impl Executing {
 
     /// Goes on from the state that a snapshot of others left. What is being read back is still waited for.
     pub fn jump(&mut self, scalars: &Scalars) {
-        assert!(self.running.is_none() && self.last < scalars.seq, "a snapshot of others leads ahead");
+        assert!(self.running.is_none(), "nothing of the state that is given up is at work");
         (self.last, self.chain, self.exec) = (scalars.seq, scalars.chain, scalars.exec);
         self.time_ns = scalars.time_ns;
         self.loaded = self.loaded.split_off(&scalars.seq.next());
@@ -143,6 +144,9 @@ impl Executing {
 impl Replica {
     /// Gives the service the next batch, if it is committed, here, and the service is free.
     pub(super) fn execute_ready(&mut self, out: &mut Effects) {
+        if self.quarantine.is_suspect() {
+            return;
+        }
         while self.executing.running.is_none() && self.executing.state == State::Open {
             let next = crate::mutant!(M47ExecutedOutOfOrder, self.executing.last.next(), self.any_committed());
             let Some(ready) = self.committed_batch(next) else {
@@ -293,8 +297,11 @@ impl Replica {
         let reply_root = merkle_root(replies.iter().map(|reply| reply.digest));
         let number = seq.0.to_le_bytes();
         executing.chain = hash(Context::Chain, &[&executing.chain.0, &number, &digest.0]);
-        executing.exec = hash(Context::Exec, &[&executing.exec.0, &number, &reply_root.0, &delta.0]);
+        let step = Step { reply_root, delta };
+        executing.exec = chained(executing.exec, seq, step);
         executing.last = seq;
+        let (chain, exec) = (executing.chain, executing.exec);
+        self.note_step(trail::Executed { seq, batch: digest, chain, exec, step });
     }
 
     fn executed_batch(&mut self, seq: Seq, body_bytes: u64, out: &mut Effects) {

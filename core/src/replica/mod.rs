@@ -6,6 +6,7 @@
 //! * `forwarding`: what a backup passes on to its primary;
 //! * `checkpoints`: agreement on the order and the replies; `snapshots`: agreement on the state; both free something;
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
+//! * `quarantine`: what a replica does that came to something else than the others; `trail`: where it began to;
 //! * `accusations`: what was proved against others;
 //! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers;
 //! * `index`: where records lie; `recovery`: from the journal
@@ -36,13 +37,16 @@ mod forwarding;
 mod idle;
 pub mod index;
 mod pool;
+mod quarantine;
 mod recovery;
 pub mod sessions;
 mod snapshots;
+mod trail;
 mod transfer;
 mod views;
 
 pub use counters::Counters;
+pub use quarantine::{InQuarantine, QuarantinePhase};
 pub use recovery::{RecoverError, Recovery, own_up};
 pub use transfer::Progress;
 
@@ -56,8 +60,10 @@ use forwarding::Forwarding;
 use idle::IdleMarks;
 use index::JournalIndex;
 use pool::{Added, Pool};
+use quarantine::Quarantine;
 use sessions::Sessions;
 use snapshots::Snapshots;
+use trail::Trails;
 use transfer::Transfer;
 use views::Views;
 
@@ -84,6 +90,8 @@ pub struct Replica {
     /// Used while a batch is made, empty in between.
     taken: Vec<SignedRequest>,
     executing: Executing,
+    trails: Trails,
+    quarantine: Quarantine,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
     catch_up: CatchUp,
@@ -145,7 +153,7 @@ impl Replica {
             Input::Executed { seq, outcome } => self.on_executed(seq, &outcome, out),
             Input::Snapshot { seq, outcome } => self.on_snapshot_written(seq, outcome, out),
             Input::Loaded { at, record } => self.on_loaded(at, record.as_ref(), out),
-            Input::File(done) => self.on_file(done, out),
+            Input::File(done) => self.on_file(now, done, out),
             Input::Installed { seq } => self.on_installed(seq, out),
             Input::InfoQuery { to } => {
                 let info = self.info();
@@ -155,6 +163,7 @@ impl Replica {
         }
         self.accuse_proved(out);
         self.execute_ready(out);
+        self.advance_quarantine(now, out);
         self.advance_transfer(now, out);
         self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
@@ -188,7 +197,7 @@ impl Replica {
     /// After damage: the Seq that the stable checkpoint must reach before this replica votes again. `None`: it votes.
     #[must_use]
     pub fn silent_through(&self) -> Option<Seq> {
-        (!self.pbft.may_vote()).then_some(self.superblock.damaged_through)
+        (!self.pbft.remembers()).then_some(self.superblock.damaged_through)
     }
 
     /// How far the transfer of a snapshot is, if one is under way.
@@ -228,6 +237,8 @@ impl Replica {
         self.pool.check();
         self.catch_up.check(&self.tuning);
         self.transfer.check();
+        self.trails.check();
+        assert!(self.superblock.quarantined || self.pbft.may_vote() || self.silent_through().is_some());
         self.accusations.check();
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));
@@ -261,6 +272,8 @@ impl Replica {
             Message::Manifest(snapshot) => self.on_manifest(snapshot, out),
             Message::FetchChunk(fetch) => self.on_fetch_chunk(from, fetch, out),
             Message::Chunk(chunk) => self.on_chunk(now, from, chunk, out),
+            Message::FetchTrail(seq) => self.on_fetch_trail(now, from, seq, out),
+            Message::Trail(trail) => self.on_trail(&trail, out),
             Message::Reply(_)
             | Message::Busy(_)
             | Message::InfoQuery { .. }
@@ -415,6 +428,7 @@ impl Replica {
             || self.pbft.in_flight() > 0
             || self.catch_up.executed_by_others(self.config.weights()) > self.executing.last
             || self.transfer.is_active()
+            || self.superblock.quarantined
             || self.checkpoints.has_unstable(self.pbft.stable())
     }
 
@@ -426,7 +440,8 @@ impl Replica {
         detail: Detail,
         out: &mut Effects,
     ) {
-        let Some(link) = self.clients.get(&entry.client) else { return };
+        // Whose state may be wrong answers nobody.
+        let Some(link) = self.clients.get(&entry.client).filter(|_| !self.superblock.quarantined) else { return };
         let mine = entry.req_no.0 % self.config.n() as u64 == u64::from(self.me.0);
         let in_full = detail == Detail::Full || mine || reply.results.len() <= RESULTS_ALWAYS_SENT;
         let reply = Reply {
@@ -444,6 +459,7 @@ impl Replica {
     fn info(&self) -> Info {
         let mut counters = self.counters.named();
         counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
+        counters.push(("quarantined_through".into(), self.quarantine().map_or(0, |quarantine| quarantine.through.0)));
         Info {
             replica: self.me,
             epoch: self.config.epoch(),

@@ -16,8 +16,10 @@ use super::forwarding::Forwarding;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
 use super::pool::{Pool, PoolBounds};
+use super::quarantine::Quarantine;
 use super::sessions::Sessions;
 use super::snapshots::Snapshots;
+use super::trail::Trails;
 use super::transfer::Transfer;
 use super::views::Views;
 use crate::auth::{Scheme, Verifier};
@@ -108,8 +110,11 @@ impl Recovery {
         };
         let body_bytes = tuning.body_bytes.max(params.batch_bytes_max as usize);
         let view = superblock.promised;
-        let pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes)
+        let mut pbft = Pbft::new(Arc::clone(&config), me, Arc::clone(&scheme), view, stable, body_bytes)
             .silent_through(superblock.damaged_through);
+        if superblock.quarantined {
+            pbft.quarantine();
+        }
         let replica = Replica {
             me,
             verifier: Verifier::new(Arc::clone(&config), Arc::clone(&scheme)),
@@ -119,6 +124,8 @@ impl Recovery {
             pool: Pool::new(pool),
             taken: Vec::new(),
             executing: Executing::new(&Scalars::default()),
+            trails: Trails::new(params.checkpoint_interval, (Seq(0), Scalars::default().exec)),
+            quarantine: Quarantine::new(config.n(), superblock.quarantined),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
             catch_up: CatchUp::new(&tuning, config.n()),
@@ -153,6 +160,8 @@ impl Recovery {
         replica.sessions = Sessions::restore(replica.config.params(), clients);
         replica.executing = Executing::new(&manifest.scalars);
         replica.snapshots = Snapshots::new(Some(manifest));
+        replica.trails.restart((manifest.scalars.seq, manifest.scalars.exec));
+        replica.quarantine.agreed(manifest.scalars.seq);
     }
 
     /// The next record, in LogPosition order, from the superblock's journal start on.

@@ -4,10 +4,12 @@
 //! written, execution waits: that is the back-pressure of a slow disk.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::Replica;
-use crate::door::{Effects, FileOrder, Halt, Lane, SnapshotOrder, SnapshotWritten, To};
+use crate::divergence::What;
+use crate::door::{Effects, FileOrder, Lane, SnapshotOrder, SnapshotWritten, To};
 use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
 use crate::journal::record::Record;
 use crate::limits::TRANSFER_SNAPSHOTS_MAX;
@@ -35,7 +37,7 @@ pub struct Snapshots {
     /// A point that waits for `running`.
     held: Option<Seq>,
     votes: BTreeMap<Seq, VoteSet<Signature>>,
-    /// Roots that this replica signed, and where the record lies: one root for each Seq, ever.
+    /// Roots that this replica came to, and what it signed: one root for each Seq, ever.
     own: BTreeMap<Seq, Own>,
     /// The certificates of the newest stable snapshots, ascending: what peers are shown.
     stable: VecDeque<SnapshotVote>,
@@ -48,10 +50,17 @@ pub struct Snapshots {
 #[derive(Clone, Copy, Debug)]
 struct Own {
     root: Digest,
-    signature: Signature,
-    at: LogPosition,
+    /// `None`: nothing is signed, for the reasons that checkpoints have.
+    vote: Option<OwnVote>,
     /// Whether the files are there in this life of the process.
     written: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OwnVote {
+    signature: Signature,
+    /// The record.
+    at: LogPosition,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +126,43 @@ impl Snapshots {
         self.note_stable(certificate);
     }
 
+    /// Goes on from the own newest snapshot once more.
+    pub fn rewind(&mut self, manifest: &Manifest) {
+        assert!(self.is_idle(), "no own image is under way");
+        let (votes, stable) = (std::mem::take(&mut self.votes), std::mem::take(&mut self.stable));
+        *self = Self { votes, stable, drop_below: self.drop_below, ..Self::new(Some(manifest)) };
+    }
+
+    /// A point that waits is not wanted any more. Says whether one did.
+    pub fn drop_held(&mut self) -> bool {
+        self.held.take().is_some()
+    }
+
+    /// Who signed what at `seq`.
+    #[must_use]
+    pub fn votes_at(&self, seq: Seq) -> Option<&VoteSet<Signature>> {
+        self.votes.get(&seq)
+    }
+
+    /// The highest Seq for which this replica signed something.
+    #[must_use]
+    pub fn highest_signed(&self) -> Seq {
+        let signed = self.own.iter().rev().find(|(_, own)| own.vote.is_some());
+        signed.map_or(Seq(0), |(seq, _)| *seq)
+    }
+
+    /// What this replica came to says nothing any more: it executes anew.
+    pub fn disown(&mut self) {
+        self.own.clear();
+    }
+
+    fn note_own(&mut self, seq: Seq, own: Own) {
+        self.own.insert(seq, own);
+        while self.own.len() > POINTS_KEPT {
+            self.own.pop_first();
+        }
+    }
+
     /// A batch was executed.
     pub fn count(&mut self, body_bytes: u64) {
         self.bytes_since += body_bytes;
@@ -133,13 +179,19 @@ impl Snapshots {
 impl Replica {
     /// A root that the journal says was signed here.
     pub(super) fn restore_snapshot_vote(&mut self, seq: Seq, root: Digest) {
-        let signature = self.sign_snapshot(seq, root);
+        if seq <= self.superblock.disowned_through {
+            return;
+        }
+        let vote = Some(OwnVote { signature: self.sign_snapshot(seq, root), at: LogPosition(0) });
         let written = self.superblock.snapshot.is_some_and(|(newest, _)| seq <= newest);
-        self.snapshots.own.insert(seq, Own { root, signature, at: LogPosition(0), written });
+        self.snapshots.own.insert(seq, Own { root, vote, written });
     }
 
     /// Orders a snapshot if `seq`, a checkpoint that was just executed, is a point.
     pub(super) fn snapshot_when_due(&mut self, seq: Seq, out: &mut Effects) {
+        if self.quarantine.is_suspect() {
+            return;
+        }
         let params = self.config.params();
         let bytes = params.snapshot_bytes.max(self.snapshots.bytes_before);
         if self.snapshots.bytes_since < bytes && self.snapshots.slots_since < params.snapshot_slots {
@@ -162,11 +214,19 @@ impl Replica {
         assert_eq!(self.snapshots.running.take(), Some(seq), "one image is under way");
         self.counters.snapshots_written += 1;
         self.snapshots.last_bytes = Some(outcome.state_bytes);
+        let may_sign = self.may_sign(seq);
         match self.snapshots.own.get_mut(&seq) {
-            Some(own) if own.root != outcome.root => return self.halt(Halt::ReplayDiverged { seq }, out),
+            Some(own) if own.root != outcome.root => {
+                let signed = own.root;
+                let agreed = self.superblock.snapshot.filter(|named| *named == (seq, signed)).map(|_| signed);
+                self.differ(What::ReplayedSnapshot, seq, outcome.root, agreed, out);
+            }
             Some(own) => own.written = true,
-            // What was signed here before the journal was damaged is not known (D7): the next point is voted for.
-            None if seq <= self.superblock.damaged_through => {}
+            // What was signed here is not known (D7), or not stood by (K4): the next point is voted for.
+            None if !may_sign => {
+                self.snapshots.note_own(seq, Own { root: outcome.root, vote: None, written: true });
+                self.compare_snapshots(seq, out);
+            }
             None => self.vote_for_snapshot(seq, outcome.root, out),
         }
         self.snapshot_stable_when_voted(seq, outcome.root, out);
@@ -199,11 +259,12 @@ impl Replica {
     pub(super) fn snapshots_durable(&mut self, out: &mut Effects) {
         let durable = self.durable;
         let stable = self.stable_snapshot();
-        let own = self.snapshots.own.iter().filter(|(seq, own)| **seq > stable && own.at <= durable);
-        let own: Vec<_> = own.map(|(seq, own)| (*seq, *own)).collect();
-        for (seq, own) in own {
-            if self.count_snapshot_vote(self.me, seq, own.root, own.signature) == Voted::New {
-                self.snapshot_stable_when_voted(seq, own.root, out);
+        let above = (Bound::Excluded(stable), Bound::Unbounded);
+        let own = self.snapshots.own.range(above).filter_map(|(seq, own)| Some((*seq, own.root, own.vote?)));
+        let own: Vec<_> = own.filter(|(_, _, vote)| vote.at <= durable).collect();
+        for (seq, root, vote) in own {
+            if self.count_snapshot_vote(self.me, seq, root, vote.signature) == Voted::New {
+                self.snapshot_stable_when_voted(seq, root, out);
                 self.compare_snapshots(seq, out);
             }
         }
@@ -215,10 +276,13 @@ impl Replica {
 
     /// Frees the journal as soon as nothing below the cut is being read.
     pub(super) fn drop_when_unread(&mut self, out: &mut Effects) {
-        let lowest = [self.executing.lowest_load(), self.catch_up.lowest_load(), self.batches.lowest_load()]
-            .into_iter()
-            .flatten()
-            .min();
+        let loads = [
+            self.executing.lowest_load(),
+            self.catch_up.lowest_load(),
+            self.batches.lowest_load(),
+            self.quarantine.lowest_load(),
+        ];
+        let lowest = loads.into_iter().flatten().min();
         let unread = |below: &mut LogPosition| lowest.is_none_or(|lowest| lowest >= *below);
         if let Some(below) = self.snapshots.drop_below.take_if(unread) {
             out.drop_journal_below = Some(below);
@@ -228,8 +292,13 @@ impl Replica {
     /// Sends `peer`, whose newest stable snapshot is `snapshot`, own votes for later ones.
     pub(super) fn retransmit_snapshot_votes(&mut self, peer: ReplicaId, snapshot: Seq, out: &mut Effects) {
         let durable = self.durable;
-        let own = self.snapshots.own.iter().filter(|(seq, own)| **seq > snapshot && own.at <= durable);
-        let own: Vec<_> = own.map(|(seq, own)| self.own_snapshot_vote(*seq, own.root, own.signature)).collect();
+        if self.superblock.quarantined {
+            return;
+        }
+        let above = (Bound::Excluded(snapshot), Bound::Unbounded);
+        let own = self.snapshots.own.range(above).filter_map(|(seq, own)| Some((*seq, own.root, own.vote?)));
+        let own = own.filter(|(_, _, vote)| vote.at <= durable);
+        let own: Vec<_> = own.map(|(seq, root, vote)| self.own_snapshot_vote(seq, root, vote.signature)).collect();
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         for vote in own {
             outbox.send(To::One(peer), Lane::Control, Message::Snapshot(vote), LogPosition(0));
@@ -250,10 +319,8 @@ impl Replica {
         let record = Record::SnapVote { epoch: self.config.epoch(), seq, root };
         let at = Outbox::new(out, &mut self.last, &mut self.index).persist(record);
         let signature = self.sign_snapshot(seq, root);
-        self.snapshots.own.insert(seq, Own { root, signature, at, written: true });
-        while self.snapshots.own.len() > POINTS_KEPT {
-            self.snapshots.own.pop_first();
-        }
+        let vote = Some(OwnVote { signature, at });
+        self.snapshots.note_own(seq, Own { root, vote, written: true });
         let message = Message::Snapshot(self.own_snapshot_vote(seq, root, signature));
         Outbox::new(out, &mut self.last, &mut self.index).send(To::All, Lane::Control, message, at);
     }
@@ -283,7 +350,7 @@ impl Replica {
         let own_counts = own.is_some() && votes.get(self.me).is_some();
         let weights = self.config.weights();
         let newer = seq > self.stable_snapshot() && self.snapshots.pending.is_none();
-        if !own_counts || !newer || !weights.is_quorum(votes.voters(root)) {
+        if !own_counts || !newer || self.quarantine.is_suspect() || !weights.is_quorum(votes.voters(root)) {
             return;
         }
         let of_root = votes.iter().filter(|(_, digest, _)| *digest == root);
@@ -364,8 +431,8 @@ impl Replica {
         let (Some(own), Some(votes)) = (self.snapshots.own.get(&seq).copied(), self.snapshots.votes.get(&seq)) else {
             return;
         };
-        if let Some((there, others)) = votes.refutation(self.config.weights(), self.me, own.root) {
-            self.halt(Halt::Diverged { what: "snapshot", seq, here: own.root, there, others }, out);
+        if let Some((there, _)) = votes.refutation(self.config.weights(), self.me, own.root) {
+            self.differ(What::Snapshot, seq, own.root, Some(there), out);
         }
     }
 }

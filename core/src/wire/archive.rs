@@ -91,6 +91,7 @@ const CHUNKS: Vector = Vector { what: "chunks of a snapshot", most: limits::SNAP
 const CLIENTS: Vector = Vector { what: "pieces of a client table", most: limits::SNAPSHOT_CLIENTS_MAX as usize };
 const CHUNK_BYTES: Vector = Vector { what: "bytes of a CHUNK", most: limits::CHUNK_BYTES_MAX };
 const COUNTERS: Vector = Vector { what: "counters of an INFO", most: limits::INFO_COUNTERS_MAX };
+const TRAIL_STEPS: Vector = Vector { what: "steps of a TRAIL", most: limits::TRAIL_STEPS_MAX };
 const TEXT_BYTES: Vector = Vector { what: "bytes of a text of an INFO", most: limits::INFO_TEXT_BYTES_MAX };
 
 impl Vector {
@@ -166,6 +167,8 @@ pub fn decode(kind: Kind, payload: &Bytes, bounds: RequestBounds) -> Result<Mess
         }
         Kind::FetchChunk => Message::FetchChunk(access::<shape::ArchivedFetchChunk>(kind, payload)?.native()?),
         Kind::Chunk => Message::Chunk(access::<shape::ArchivedChunk<'_>>(kind, payload)?.native(payload)?),
+        Kind::FetchTrail => Message::FetchTrail(access::<shape::ArchivedFetch>(kind, payload)?.native()),
+        Kind::Trail => Message::Trail(access::<shape::ArchivedTrail>(kind, payload)?.native()?),
         Kind::Evidence => Message::Evidence(Arc::new(canonical(kind, payload, Evidence::decode)?)),
     })
 }
@@ -195,6 +198,7 @@ fn assert_bounds(message: &Message) {
             CLIENTS.assert(snapshot.manifest.clients.len());
         }
         Message::Chunk(chunk) => CHUNK_BYTES.assert(chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len())),
+        Message::Trail(trail) => TRAIL_STEPS.assert(trail.steps.len()),
         Message::Request(_)
         | Message::Reply(_)
         | Message::Busy(_)
@@ -211,6 +215,7 @@ fn assert_bounds(message: &Message) {
         | Message::FetchLog(_)
         | Message::FetchManifest(_)
         | Message::FetchChunk(_)
+        | Message::FetchTrail(_)
         | Message::Evidence(_) => {}
     }
 }
@@ -230,6 +235,7 @@ fn payload_estimate(message: &Message) -> usize {
         Message::NewView(new_view) => new_view.bytes_at_most(),
         Message::Manifest(snapshot) => FIXED + snapshot.manifest.encoded_len(),
         Message::Chunk(chunk) => FIXED + chunk.bytes.as_ref().map_or(0, |chunk| chunk.bytes().len()),
+        Message::Trail(trail) => FIXED + 64 * trail.steps.len(),
         Message::Evidence(evidence) => evidence.bytes_at_most(),
         Message::Busy(_)
         | Message::InfoQuery { .. }
@@ -244,7 +250,8 @@ fn payload_estimate(message: &Message) -> usize {
         | Message::FetchBody(_)
         | Message::FetchLog(_)
         | Message::FetchManifest(_)
-        | Message::FetchChunk(_) => FIXED,
+        | Message::FetchChunk(_)
+        | Message::FetchTrail(_) => FIXED,
     }
 }
 
@@ -265,7 +272,7 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         Message::NewView(new_view) => out.append(&new_view.encode()),
         Message::Evidence(evidence) => out.append(&evidence.encode()),
         Message::Status(status) => write(&shape::Status::from(status), out),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => {
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
             write(&shape::Fetch::from(seq), out);
         }
         Message::Slot(slot) => write(&shape::Slot::from(slot), out),
@@ -278,6 +285,7 @@ fn encode_payload(message: &Message, out: &mut impl FrameBuffer) {
         }
         Message::FetchChunk(fetch) => write(&shape::FetchChunk::from(fetch), out),
         Message::Chunk(chunk) => write(&shape::Chunk::from(chunk), out),
+        Message::Trail(trail) => write(&shape::Trail::from(trail), out),
     }
 }
 

@@ -141,6 +141,7 @@ impl FrameLimits {
             Kind::NewView => self.new_view,
             Kind::Manifest => limits::MANIFEST_FRAME_BYTES as u32,
             Kind::Chunk => (limits::CHUNK_BYTES_MAX + limits::CHUNK_FRAME_SLACK) as u32,
+            Kind::Trail => limits::TRAIL_FRAME_BYTES as u32,
             Kind::Evidence => limits::EVIDENCE_BYTES as u32,
             Kind::Busy
             | Kind::InfoQuery
@@ -155,7 +156,8 @@ impl FrameLimits {
             | Kind::FetchBody
             | Kind::FetchLog
             | Kind::FetchManifest
-            | Kind::FetchChunk => limits::SMALL_FRAME_BYTES as u32,
+            | Kind::FetchChunk
+            | Kind::FetchTrail => limits::SMALL_FRAME_BYTES as u32,
         }
     }
 }
@@ -185,6 +187,8 @@ pub fn senders(kind: Kind) -> &'static [PeerRole] {
         | Kind::Manifest
         | Kind::FetchChunk
         | Kind::Chunk
+        | Kind::FetchTrail
+        | Kind::Trail
         | Kind::Evidence => &[PeerRole::Replica],
     }
 }
@@ -211,6 +215,8 @@ pub(super) fn is_kept(kind: Kind) -> bool {
         | Kind::FetchManifest
         | Kind::Manifest
         | Kind::FetchChunk
+        | Kind::FetchTrail
+        | Kind::Trail
         | Kind::Evidence => false,
     }
 }

@@ -40,12 +40,14 @@ pub enum Kind {
     Manifest = 39,
     FetchChunk = 40,
     Chunk = 41,
+    FetchTrail = 42,
+    Trail = 43,
     Evidence = 65,
 }
 
 impl Kind {
     /// Every kind that this version knows.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Request,
         Self::Reply,
         Self::Busy,
@@ -70,6 +72,8 @@ impl Kind {
         Self::Manifest,
         Self::FetchChunk,
         Self::Chunk,
+        Self::FetchTrail,
+        Self::Trail,
         Self::Evidence,
     ];
 
@@ -344,6 +348,29 @@ pub struct Chunk {
     pub bytes: Option<ChunkBytes>,
 }
 
+/// What the execution of one Seq came to, as it goes into the `exec` chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Step {
+    /// The Merkle root over the digests of the replies.
+    pub reply_root: Digest,
+    /// What the service said that the batch changed, hashed.
+    pub delta: Digest,
+}
+
+/// Every step of one checkpoint's interval. Whether it is the one that led to the checkpoint, the checkpoint's root tells:
+/// the steps, chained, end in a value that the root binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trail {
+    /// The checkpoint.
+    pub seq: Seq,
+    /// The chain over all batches up to it.
+    pub chain: Digest,
+    /// The `exec` chain at the checkpoint before it.
+    pub exec_before: Digest,
+    /// Of the Seqs after that one, ascending, up to `seq`.
+    pub steps: Vec<Step>,
+}
+
 /// What a replica tells about itself to whoever asks: `bftd status`, the bench, a client that opens a session.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Info {
@@ -516,6 +543,9 @@ pub enum Message {
     Manifest(StableSnapshot),
     FetchChunk(FetchChunk),
     Chunk(Chunk),
+    /// Asks for the trail to this checkpoint.
+    FetchTrail(Seq),
+    Trail(Trail),
     /// Proof that a replica broke the protocol. May be relayed by anyone.
     Evidence(Arc<Evidence>),
 }
@@ -549,6 +579,8 @@ impl Message {
             | Self::Manifest(_)
             | Self::FetchChunk(_)
             | Self::Chunk(_)
+            | Self::FetchTrail(_)
+            | Self::Trail(_)
             | Self::Evidence(_) => None,
         }
     }
@@ -581,6 +613,8 @@ impl Message {
             Self::Manifest(_) => Kind::Manifest,
             Self::FetchChunk(_) => Kind::FetchChunk,
             Self::Chunk(_) => Kind::Chunk,
+            Self::FetchTrail(_) => Kind::FetchTrail,
+            Self::Trail(_) => Kind::Trail,
             Self::Evidence(_) => Kind::Evidence,
         }
     }

@@ -1,12 +1,13 @@
 //! A cluster in one thread that a test leads step by step: four replicas and a client, a clock that the test moves, links
-//! that it cuts and disks that it stops. Whole clusters under faults are the simulator's.
+//! that it cuts, disks that it stops and services that it leads astray. Whole clusters under faults are the simulator's.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme, Verifier};
 use bft_core::client::{ClientCore, ClientEffects, ClientOptions, Outcome};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
+use bft_core::divergence::Alarm;
 use bft_core::door::{Effects, Execute, Executed, Input, LinkState, Now, Outgoing, Persist, Place, To, Tuning};
 use bft_core::hash::{Context, Hasher};
 use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
@@ -17,6 +18,7 @@ use bft_core::wire::message::{Code, Kind, Message};
 use bft_core::wire::request::{SignedRequest, result_digest};
 use bytes::Bytes;
 
+use super::files::Files;
 use super::{CLUSTER, scheme};
 
 const LINK: LinkId = LinkId(1);
@@ -35,6 +37,12 @@ pub struct Host {
     pub service_is_stopped: bool,
     /// What the service would have answered.
     pub unanswered: Vec<Input>,
+    pub files: Files,
+    /// What the service holds.
+    pub state: u64,
+    /// How often the service will still go astray when it executes a Seq.
+    pub astray: BTreeMap<Seq, u32>,
+    pub alarms: Vec<Alarm>,
 }
 
 /// Who hears whom: of a message from one replica to another whether it arrives.
@@ -81,7 +89,10 @@ impl Cluster {
         let options = ClientOptions { window: 4, operations_per_request: 1, ..ClientOptions::default() };
         let mut cluster = Self {
             verifier: Verifier::new(Arc::clone(&config), Arc::clone(&client)),
-            hosts: config.replicas().map(|me| start(&config, &schemes, me, Vec::new(), SECOND)).collect(),
+            hosts: config
+                .replicas()
+                .map(|me| start(&config, &schemes, me, Vec::new(), Files::default(), SECOND))
+                .collect(),
             client: ClientCore::new(Arc::clone(&config), client, options, [9; 32]),
             said: ClientEffects::default(),
             done: 0,
@@ -107,6 +118,16 @@ impl Cluster {
         let client = self.client.key();
         self.queue.push_back((replica, Input::Client { client, link: LINK, state: LinkState::Up }));
         self.client.on_link(Nanos(self.now), replica, LinkState::Up, &mut self.said);
+    }
+
+    /// Every replica learns that it has a link to every other.
+    pub fn link(&mut self) {
+        for at in self.config.replicas() {
+            for peer in self.others(&[at]) {
+                self.queue.push_back((at, Input::Link { peer, state: LinkState::Up }));
+            }
+        }
+        self.settle();
     }
 
     pub fn primary(&self, view: u64) -> ReplicaId {
@@ -221,14 +242,30 @@ impl Cluster {
         self.told.extend(effects.send.iter().map(|outgoing| (at, outgoing.message.kind(), outgoing.needs)));
         host.held.append(&mut effects.send);
         host.deadline = effects.deadline.unwrap_or(host.deadline);
+        host.alarms.append(&mut effects.alarms);
+        if let Some(seq) = effects.install.take() {
+            host.state = host.files.state_of(seq);
+            self.queue.push_back((at, Input::Installed { seq }));
+        }
+        if let Some(order) = effects.snapshot.take() {
+            let outcome = host.files.write(&order, host.state);
+            self.queue.push_back((at, Input::Snapshot { seq: order.seq, outcome }));
+        }
         for order in effects.execute.drain(..) {
             host.executed.push(order.seq);
-            let answer = Input::Executed { seq: order.seq, outcome: executed(&order) };
+            let outcome = host.execute(at, &order);
+            let answer = Input::Executed { seq: order.seq, outcome };
             if host.service_is_stopped {
                 host.unanswered.push(answer);
             } else {
                 self.queue.push_back((at, answer));
             }
+        }
+        for order in effects.files.drain(..) {
+            self.queue.extend(host.files.carry_out(order).map(|done| (at, Input::File(done))));
+        }
+        if let Some(below) = effects.remove_snapshots_below.take() {
+            host.files.remove_below(below);
         }
         for load in effects.load.drain(..) {
             let record = host.records.iter().find(|persist| persist.position == load).map(|persist| &persist.place);
@@ -292,7 +329,9 @@ impl Cluster {
         let host = &mut self.hosts[at.index()];
         let durable = host.durable;
         let records: Vec<_> = host.records.drain(..).filter(|persist| persist.position <= durable).collect();
-        self.hosts[at.index()] = start(&self.config, &self.schemes, at, records, self.now);
+        let (files, astray) = (std::mem::take(&mut host.files), std::mem::take(&mut host.astray));
+        self.hosts[at.index()] = start(&self.config, &self.schemes, at, records, files, self.now);
+        self.hosts[at.index()].astray = astray;
         self.carry_out(at);
         self.greet(at);
         self.settle();
@@ -317,6 +356,7 @@ fn start(
     schemes: &[Arc<Ed25519>],
     me: ReplicaId,
     records: Vec<Persist>,
+    files: Files,
     now: u64,
 ) -> Host {
     let mut superblock = Superblock::first(&Directory {
@@ -333,8 +373,14 @@ fn start(
         }
     }
     let scheme = Arc::clone(&schemes[me.index()]);
+    let named = superblock.snapshot;
+    let start = superblock.journal_start;
     let mut recovery = Replica::recover(Arc::clone(config), me, scheme, Tuning::default(), superblock);
-    for persist in &records {
+    if let Some((seq, root)) = named {
+        let (manifest, clients) = files.read(seq, root).expect("what is named is there");
+        recovery.snapshot(&manifest, *clients);
+    }
+    for persist in records.iter().filter(|persist| persist.position >= start) {
         if let Place::Journal(record) = &persist.place {
             recovery.record(persist.position, record.clone()).expect("its own journal");
         }
@@ -355,10 +401,28 @@ fn start(
         executed: Vec::new(),
         service_is_stopped: false,
         unanswered: Vec::new(),
+        files,
+        state: 0,
+        astray: BTreeMap::new(),
+        alarms: Vec::new(),
     }
 }
 
-/// What a service without state answers: eight bytes an operation.
+impl Host {
+    fn execute(&mut self, me: ReplicaId, order: &Execute) -> Executed {
+        self.state = self.state.wrapping_mul(31).wrapping_add(order.seq.0);
+        let mut outcome = executed(order);
+        if let Some(left) = self.astray.get_mut(&order.seq).filter(|left| **left > 0) {
+            *left -= 1;
+            let mut delta = Hasher::new(Context::Delta);
+            delta.u64(u64::from(me.0));
+            outcome.delta = delta.finish();
+        }
+        outcome
+    }
+}
+
+/// What the service answers: eight bytes an operation.
 pub fn executed(order: &Execute) -> Executed {
     let mut results = Vec::new();
     let ends = order.admitted.iter().map(|_| {

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses its part")]
 
 pub mod cluster;
+mod files;
 
 use std::sync::Arc;
 

@@ -6,7 +6,6 @@ mod support;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -41,8 +40,11 @@ fn a_cluster_made_by_hand_serves_kv_and_tells_its_status() {
     assert_eq!(kv(&["cas", "form", "round", "--expect", "x"]), no(1, "nothing changed: there is no such key"));
     assert_eq!(kv(&["add", "visits", "41"]), ok("41\n"));
     assert_eq!(kv(&["add", "visits", "-43"]), ok("-2\n"));
+    assert_eq!(kv(&["append", "log", "ab"]), ok("2\n"));
+    assert_eq!(kv(&["append", "log", "c"]), ok("3\n"));
+    assert_eq!(kv(&["get", "log"]), ok("abc\n"));
     assert_eq!(kv(&["add", "colour", "1"]), no(64, "the value is not a counter: it has not 8 bytes"));
-    assert_eq!(kv(&["count"]), ok("3\n"));
+    assert_eq!(kv(&["count"]), ok("4\n"));
     assert_eq!(kv(&["delete", "shape"]), ok("ok\n"));
     assert_eq!(kv(&["delete", "shape"]), ok("ok: there was no such key\n"));
     assert_eq!(kv(&["put", &"k".repeat(1025), "v"]), no(64, "the key is longer than 1024 bytes"));
@@ -60,7 +62,7 @@ fn a_cluster_made_by_hand_serves_kv_and_tells_its_status() {
     assert_eq!(object(&["put", "shape", "round"]), (0, json!({ "existed": false })));
     assert_eq!(object(&["cas", "shape", "x", "--absent"]).1["swapped"], false);
     assert_eq!(object(&["add", "visits", "0"]), (0, json!({ "sum": -2 })));
-    assert_eq!(object(&["count"]), (0, json!({ "keys": 3 })));
+    assert_eq!(object(&["count"]), (0, json!({ "keys": 4 })));
 
     // Calls at a time, with the same client.toml: each is a client of its own.
     let add =
@@ -189,45 +191,6 @@ fn d11_a_second_process_on_the_same_directory_is_refused_and_the_first_one_stops
     assert_eq!(ready.len(), 1, "one line when ready: {text}");
     assert_eq!((&ready[0]["level"], &ready[0]["replica"]), (&json!("INFO"), &json!("0")));
     assert!(ready[0]["listen"].as_str().unwrap().starts_with("127.0.0.1:"));
-}
-
-/// From here on this process, and what it becomes, is refused io_uring, as containers do.
-fn refuse_io_uring() -> std::io::Result<()> {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filter = [
-        // The number of the system call; io_uring_setup is refused with EPERM, the rest may pass.
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: two calls of prctl as its manual has them; `program` and the filter that it points to outlive both.
-    let refused = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
-            || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) != 0
-    };
-    if refused { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-}
-
-#[test]
-fn where_io_uring_is_refused_the_setting_to_change_is_told() {
-    let dir = tempfile::tempdir().unwrap();
-    let testnet = testnet(dir.path());
-    let mut command = run(&testnet.config(ReplicaId(0)), &[]);
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe { command.pre_exec(refuse_io_uring) };
-    let (code, stdout, stderr) = told(&command.output().unwrap());
-    assert_eq!((code, stdout.as_str()), (69, ""), "{stderr}");
-    let last = stderr.lines().last().unwrap();
-    assert!(
-        last.starts_with("bftd: io_uring is refused here (") && last.contains("Operation not permitted"),
-        "{stderr}"
-    );
-    assert!(
-        last.contains("kernel.io_uring_disabled=0") && last.contains("seccomp") && last.contains("ulimit -l"),
-        "{last}"
-    );
 }
 
 #[test]

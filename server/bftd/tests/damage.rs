@@ -1,5 +1,6 @@
 //! Damage to the files of a replica that does not run: what the next start says, and what becomes of the replica.
 
+#[macro_use]
 mod support;
 
 use std::fs::{self, OpenOptions};
@@ -8,8 +9,11 @@ use std::path::{Path, PathBuf};
 
 use bft_core::ids::{ReplicaId, View};
 use bft_core::wire::message::Info;
+use bft_server::Io;
 use bft_server::children::LocalCluster;
-use support::{Adders, Observer, PATIENCE, SNAPSHOTS_RARELY, bftd, running_cluster, wait_until};
+use support::{Adders, Observer, PATIENCE, SNAPSHOTS_RARELY, bftd, running_cluster, running_cluster_over, wait_until};
+
+over_each_driver!(d7_a_backup_with_a_damaged_journal_learns_and_votes_again, d4_a_torn_tail_is_no_damage,);
 
 const BLOCK: usize = 4096;
 
@@ -62,10 +66,9 @@ fn silent_through(info: &Info) -> u64 {
     info.counters.iter().find(|(name, _)| name == "silent_through").expect("it is told").1
 }
 
-#[test]
-fn d7_a_backup_with_a_damaged_journal_learns_and_votes_again() {
+fn d7_a_backup_with_a_damaged_journal_learns_and_votes_again(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_RARELY);
     let (damaged, other) = backups(&cluster);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
@@ -107,10 +110,9 @@ fn d7_a_backup_with_a_damaged_journal_learns_and_votes_again() {
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
 
-#[test]
-fn d4_a_torn_tail_is_no_damage() {
+fn d4_a_torn_tail_is_no_damage(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_RARELY);
     let (torn, _) = backups(&cluster);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);

@@ -1,5 +1,6 @@
 //! The demo as a stranger runs it: what it promises on its last line, and what it leaves behind.
 
+#[macro_use]
 mod support;
 
 use std::fs;
@@ -7,13 +8,21 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use bft_server::Io;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::wait_until;
 
-fn demo(folder: &Path, arguments: &[&str]) -> Command {
+over_each_driver!(
+    two_seconds_of_kv_hold_every_check_and_leave_nothing_behind,
+    null_and_more_replicas_work_and_the_text_says_so,
+    a_signal_ends_the_load_checks_the_replicas_and_cleans_up,
+    replicas_die_with_a_demo_that_is_killed,
+);
+
+fn demo(io: Io, folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bftd"));
-    command.arg("demo").args(arguments).env("TMPDIR", folder);
+    command.arg("demo").args(arguments).env("TMPDIR", folder).env("BFTD_IO", io.name());
     command
 }
 
@@ -22,10 +31,9 @@ fn last_line(stdout: &[u8]) -> Value {
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
-#[test]
-fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind() {
+fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind(io: Io) {
     let folder = tempfile::tempdir().unwrap();
-    let output = demo(folder.path(), &["--seconds", "2", "--output", "json"]).output().unwrap();
+    let output = demo(io, folder.path(), &["--seconds", "2", "--output", "json"]).output().unwrap();
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{told}");
     let line = last_line(&output.stdout);
@@ -33,6 +41,8 @@ fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind() {
     assert_eq!(line["state_digests_equal"], true);
     assert_eq!(line["counters_equal_adds"], true);
     assert_eq!(line["durable"], true);
+    let driver = if io == Io::Epoll { "epoll, " } else { "io_uring, " };
+    assert!(line["write_path"].as_str().unwrap().starts_with(driver), "{line}");
     assert_eq!((&line["ops_failed"], &line["faults"]), (&0.into(), &Value::Array(Vec::new())));
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&line["ops_committed"]) >= 4.0 * 64.0, "at least the windows: {line}");
@@ -43,10 +53,9 @@ fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
 }
 
-#[test]
-fn null_and_more_replicas_work_and_the_text_says_so() {
+fn null_and_more_replicas_work_and_the_text_says_so(io: Io) {
     let folder = tempfile::tempdir().unwrap();
-    let output = demo(folder.path(), &["--seconds", "1", "--service", "null", "--replicas", "7"]).output().unwrap();
+    let output = demo(io, folder.path(), &["--seconds", "1", "--service", "null", "--replicas", "7"]).output().unwrap();
     let (told, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{told}{errors}");
     assert!(told.contains("7 replicas (f = 2) run the service null in "), "{told}");
@@ -58,8 +67,8 @@ fn null_and_more_replicas_work_and_the_text_says_so() {
 }
 
 /// A demo without an end, and its replicas' process ids, as soon as it has told them.
-fn endless(folder: &Path) -> (Child, Vec<i32>, BufReader<std::process::ChildStdout>) {
-    let mut child = demo(folder, &[]).stdout(Stdio::piped()).spawn().unwrap();
+fn endless(io: Io, folder: &Path) -> (Child, Vec<i32>, BufReader<std::process::ChildStdout>) {
+    let mut child = demo(io, folder, &[]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap());
     let mut replicas = Vec::new();
     let mut line = String::new();
@@ -89,10 +98,9 @@ fn ended(child: &mut Child) -> ExitStatus {
     status.expect("waited for")
 }
 
-#[test]
-fn a_signal_ends_the_load_checks_the_replicas_and_cleans_up() {
+fn a_signal_ends_the_load_checks_the_replicas_and_cleans_up(io: Io) {
     let folder = tempfile::tempdir().unwrap();
-    let (mut child, replicas, mut lines) = endless(folder.path());
+    let (mut child, replicas, mut lines) = endless(io, folder.path());
     let mut told = String::new();
     while !told.contains("committed") {
         assert!(lines.read_line(&mut told).unwrap() > 0, "{told}");
@@ -109,10 +117,9 @@ fn a_signal_ends_the_load_checks_the_replicas_and_cleans_up() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left");
 }
 
-#[test]
-fn replicas_die_with_a_demo_that_is_killed() {
+fn replicas_die_with_a_demo_that_is_killed(io: Io) {
     let folder = tempfile::tempdir().unwrap();
-    let (mut child, replicas, _lines) = endless(folder.path());
+    let (mut child, replicas, _lines) = endless(io, folder.path());
     assert!(!replicas.iter().any(|replica| is_dead(*replica)));
     child.kill().unwrap();
     child.wait().unwrap();

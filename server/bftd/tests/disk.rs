@@ -1,12 +1,16 @@
 //! What a replica keeps on its disk under load that does not end: bounded, whatever was written before.
 
+#[macro_use]
 mod support;
 
 use std::path::Path;
 
 use bft_core::wire::message::Info;
+use bft_server::Io;
 use bft_server::children::LocalCluster;
 use support::{Adders, INTERVAL, Observer, PATIENCE, program, wait_until};
+
+over_each_driver!(mem1_the_disk_of_a_replica_stays_bounded_however_much_is_written,);
 
 const MIB: u64 = 1 << 20;
 /// A journal file.
@@ -35,10 +39,10 @@ fn written(info: &Info) -> u64 {
     info.counters.iter().find(|(name, _)| name == "journal_bytes").expect("it is counted").1
 }
 
-#[test]
-fn mem1_the_disk_of_a_replica_stays_bounded_however_much_is_written() {
+fn mem1_the_disk_of_a_replica_stays_bounded_however_much_is_written(io: Io) {
     let dir = tempfile::tempdir().unwrap();
     let cluster = LocalCluster::create(&dir.path().join("net"), 4, program(), |options| {
+        options.io = io;
         options.journal.segment_bytes = SEGMENT as u32;
         options.params.checkpoint_interval = INTERVAL;
         options.params.window = 2 * INTERVAL;

@@ -6,6 +6,7 @@
 //! of a session takes a handshake of its own, since the first malformed frame ends a link, so the replica is told to let
 //! enemies in again at once. `BFT_HOSTILE_INPUTS` says how many (a few thousand otherwise), `BFT_HOSTILE_SEED` which.
 
+#[macro_use]
 mod support;
 
 use std::fs;
@@ -27,11 +28,20 @@ use bft_fuzz::cast::{Cast, forged};
 use bft_fuzz::mutate::{Draw, mutate};
 use bft_fuzz::wire::{framed, payload};
 use bft_link::{Channel, Handshake, LocalIdentity};
+use bft_server::Io;
 use bft_server::children::LocalCluster;
 use bft_services::kv::{Operation, Reply};
 use socket2::{Domain, Socket, Type};
-use support::{Adders, Observer, PATIENCE, SNAPSHOTS_RARELY, cluster, wait_until};
+use support::{Adders, Observer, PATIENCE, SNAPSHOTS_RARELY, cluster_over, wait_until};
 
+over_each_driver!(
+    malformed_inputs_against_a_live_replica_leave_it_serving_with_bounded_memory,
+    an_enemys_address_is_refused_for_a_while_and_nobody_elses,
+);
+
+/// How many inputs there are where nobody says: what takes them is the same over both drivers, how they come is not.
+const INPUTS: u64 = 6_000;
+const EPOLL_INPUTS: u64 = 1_500;
 /// Memory that the attacked replica may have more of afterwards.
 const GROWTH_KIB_MAX: u64 = 64 << 10;
 /// Connections that say a byte now and then.
@@ -504,13 +514,12 @@ fn refuse_nobody(cluster: &LocalCluster, victim: ReplicaId) {
     fs::write(&file, text.replace(default, none)).unwrap();
 }
 
-#[test]
-fn malformed_inputs_against_a_live_replica_leave_it_serving_with_bounded_memory() {
-    let total = from_environment("BFT_HOSTILE_INPUTS", 6_000);
+fn malformed_inputs_against_a_live_replica_leave_it_serving_with_bounded_memory(io: Io) {
+    let total = from_environment("BFT_HOSTILE_INPUTS", if io == Io::Epoll { EPOLL_INPUTS } else { INPUTS });
     let seed = from_environment("BFT_HOSTILE_SEED", 1);
     eprintln!("BFT_HOSTILE_INPUTS={total} BFT_HOSTILE_SEED={seed}");
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = cluster(dir.path(), SNAPSHOTS_RARELY);
+    let mut cluster = cluster_over(io, dir.path(), SNAPSHOTS_RARELY);
     let stage = Stage::new(&cluster);
     refuse_nobody(&cluster, stage.victim);
     let honest: Vec<_> = stage.cast.config.replicas().filter(|replica| *replica != stage.liar).collect();
@@ -565,10 +574,9 @@ fn connect_from(source: Ipv4Addr, to: SocketAddr) -> TcpStream {
     socket.into()
 }
 
-#[test]
-fn an_enemys_address_is_refused_for_a_while_and_nobody_elses() {
+fn an_enemys_address_is_refused_for_a_while_and_nobody_elses(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = cluster(dir.path(), SNAPSHOTS_RARELY);
+    let mut cluster = cluster_over(io, dir.path(), SNAPSHOTS_RARELY);
     cluster.start_all(PATIENCE).unwrap();
     let stage = Stage::new(&cluster);
     let observer = Observer::new(&cluster);

@@ -1,14 +1,23 @@
 //! `kill -9` of real replicas under load. The clients count what was answered; the counters must hold exactly that.
 
+#[macro_use]
 mod support;
 
 use bft_core::ids::{ReplicaId, View};
-use support::{Adders, INTERVAL, Observer, PATIENCE, SNAPSHOTS_OFTEN, SNAPSHOTS_RARELY, running_cluster, wait_until};
+use bft_server::Io;
+use support::{
+    Adders, INTERVAL, Observer, PATIENCE, SNAPSHOTS_OFTEN, SNAPSHOTS_RARELY, running_cluster_over, wait_until,
+};
 
-#[test]
-fn c16_a_killed_backup_loses_and_doubles_nothing_and_votes_again_after_its_restart() {
+over_each_driver!(
+    c16_a_killed_backup_loses_and_doubles_nothing_and_votes_again_after_its_restart,
+    c16_all_four_killed_at_once_ten_times_keep_every_answered_operation_once,
+    v12_primaries_killed_one_after_the_other_lose_and_double_nothing,
+);
+
+fn c16_a_killed_backup_loses_and_doubles_nothing_and_votes_again_after_its_restart(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_RARELY);
     let primary = cluster.testnet().cluster().primary(View(0));
     let backups: Vec<_> = cluster.testnet().cluster().replicas().filter(|replica| *replica != primary).collect();
     let (killed, other): (ReplicaId, ReplicaId) = (backups[0], backups[1]);
@@ -39,10 +48,9 @@ fn c16_a_killed_backup_loses_and_doubles_nothing_and_votes_again_after_its_resta
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
 
-#[test]
-fn c16_all_four_killed_at_once_ten_times_keep_every_answered_operation_once() {
+fn c16_all_four_killed_at_once_ten_times_keep_every_answered_operation_once(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_OFTEN);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_OFTEN);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
     for round in 0..10 {
@@ -58,10 +66,9 @@ fn c16_all_four_killed_at_once_ten_times_keep_every_answered_operation_once() {
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
 
-#[test]
-fn v12_primaries_killed_one_after_the_other_lose_and_double_nothing() {
+fn v12_primaries_killed_one_after_the_other_lose_and_double_nothing(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_RARELY);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
     adders.wait_for_more("the load runs", 500);

@@ -1,6 +1,7 @@
 //! `bftd inspect` and `bftd verify` on the directory of a replica: what they say of a whole one and of damaged ones, and
 //! that they change nothing.
 
+#[macro_use]
 mod support;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,11 @@ use bft_core::auth::{Ed25519, Scheme};
 use bft_core::config::ClusterConfig;
 use bft_core::config::file::write_cluster;
 use bft_core::ids::{ReplicaId, View};
+use bft_server::Io;
 use serde_json::Value;
-use support::{Adders, Observer, PATIENCE, SNAPSHOTS_OFTEN, bftd, running_cluster, wait_until};
+use support::{Adders, Observer, PATIENCE, SNAPSHOTS_OFTEN, bftd, running_cluster_over, wait_until};
+
+over_each_driver!(d4_a_stopped_replica_is_looked_into_and_nothing_is_changed,);
 
 const BLOCK: usize = 4096;
 
@@ -76,8 +80,8 @@ fn asked(arguments: &[&str]) -> (Option<i32>, Value) {
 }
 
 /// A replica that has written a journal and a snapshot, in a directory of its own.
-fn written(dir: &Path) -> (PathBuf, PathBuf, ClusterConfig) {
-    let mut cluster = running_cluster(dir, SNAPSHOTS_OFTEN);
+fn written(io: Io, dir: &Path) -> (PathBuf, PathBuf, ClusterConfig) {
+    let mut cluster = running_cluster_over(io, dir, SNAPSHOTS_OFTEN);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
     let replica = ReplicaId(0);
@@ -97,10 +101,9 @@ fn written(dir: &Path) -> (PathBuf, PathBuf, ClusterConfig) {
     (data, dir.join("net").join("cluster.toml"), config)
 }
 
-#[test]
-fn d4_a_stopped_replica_is_looked_into_and_nothing_is_changed() {
+fn d4_a_stopped_replica_is_looked_into_and_nothing_is_changed(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let (data, _, config) = written(dir.path());
+    let (data, _, config) = written(io, dir.path());
     let name = data.to_str().unwrap();
     let before = everything(&data);
 
@@ -141,7 +144,7 @@ fn d4_a_stopped_replica_is_looked_into_and_nothing_is_changed() {
 #[test]
 fn d4_what_is_damaged_is_told_with_what_it_means() {
     let dir = tempfile::tempdir().unwrap();
-    let (data, cluster_file, config) = written(dir.path());
+    let (data, cluster_file, config) = written(Io::Auto, dir.path());
     // A copy of the directory, damaged by `damage`, under `cluster_file`: exit code, and what was found.
     let verify = |name: &str, cluster_file: &Path, damage: &dyn Fn(&Path)| {
         let at = dir.path().join(name);

@@ -1,6 +1,7 @@
 //! Real replicas that were away for longer than two snapshots: their peers have cut their journals, so they fetch a
 //! snapshot, and go on from it.
 
+#[macro_use]
 mod support;
 
 use std::path::PathBuf;
@@ -9,9 +10,15 @@ use std::time::Duration;
 use bft_client::{Client, ClientConfig, Completions, Outcome};
 use bft_core::ids::{ReplicaId, View};
 use bft_core::wire::message::Info;
+use bft_server::Io;
 use bft_server::children::LocalCluster;
 use bft_services::kv::Operation;
-use support::{Adders, Observer, PATIENCE, SNAPSHOTS_OFTEN, bftd, running_cluster, wait_until};
+use support::{Adders, Observer, PATIENCE, SNAPSHOTS_OFTEN, bftd, running_cluster_over, wait_until};
+
+over_each_driver!(
+    t3_a_replica_that_was_away_too_long_fetches_the_state_and_votes_again,
+    t4_a_transfer_that_is_killed_in_the_middle_fetches_no_good_chunk_again,
+);
 
 /// Values that make the state so large that its transfer can be interrupted: 48 MiB.
 const VALUES: usize = 768;
@@ -55,10 +62,9 @@ fn fill(cluster: &LocalCluster) {
     client.close(Duration::from_secs(1));
 }
 
-#[test]
-fn t3_a_replica_that_was_away_too_long_fetches_the_state_and_votes_again() {
+fn t3_a_replica_that_was_away_too_long_fetches_the_state_and_votes_again(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_OFTEN);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_OFTEN);
     let away = a_backup(&cluster);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
@@ -99,10 +105,9 @@ fn t3_a_replica_that_was_away_too_long_fetches_the_state_and_votes_again() {
     assert!(ends.iter().all(|end| end.success()), "{ends:?}");
 }
 
-#[test]
-fn t4_a_transfer_that_is_killed_in_the_middle_fetches_no_good_chunk_again() {
+fn t4_a_transfer_that_is_killed_in_the_middle_fetches_no_good_chunk_again(io: Io) {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_OFTEN);
+    let mut cluster = running_cluster_over(io, dir.path(), SNAPSHOTS_OFTEN);
     let away = a_backup(&cluster);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);

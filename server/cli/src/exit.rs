@@ -37,6 +37,12 @@ impl Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// For `map_err`: the error as a failure of this kind.
 pub fn because<E: fmt::Display>(reason: Reason) -> impl Fn(E) -> Failure {
     move |error| Failure::new(reason, error)

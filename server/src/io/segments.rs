@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +26,7 @@ const FULL_DISK_RETRY: Duration = Duration::from_secs(1);
 /// Written at a time when a file is made.
 const ZEROS: usize = 1 << 20;
 
-/// One file of the journal, open for the ring.
+/// One file of the journal, open for whoever carries its blocks.
 #[derive(Debug)]
 pub struct JournalFile {
     /// The file.
@@ -39,7 +38,7 @@ pub struct JournalFile {
 /// All of them.
 pub struct Segments {
     way: WritePath,
-    in_use: BTreeMap<u32, Rc<JournalFile>>,
+    in_use: BTreeMap<u32, Arc<JournalFile>>,
     spares: Vec<JournalFile>,
     maker: Maker,
 }
@@ -68,7 +67,7 @@ impl Segments {
         }
         let mut opened = BTreeMap::new();
         for (number, path) in in_use {
-            opened.insert(number, Rc::new(open(way, path)?));
+            opened.insert(number, Arc::new(open(way, path)?));
         }
         if spares.is_empty() {
             spares.push(open(way, make(folder, segment_bytes, next_name)?)?);
@@ -81,11 +80,11 @@ impl Segments {
     }
 
     /// The file of segment `number`; with `is_new`, an unused one that becomes it. `None`: none is ready yet.
-    pub fn file(&mut self, number: u32, is_new: bool) -> Result<Option<Rc<JournalFile>>, ServerError> {
+    pub fn file(&mut self, number: u32, is_new: bool) -> Result<Option<Arc<JournalFile>>, ServerError> {
         if is_new && !self.in_use.contains_key(&number) {
             self.collect()?;
             let Some(spare) = self.spares.pop() else { return Ok(None) };
-            self.in_use.insert(number, Rc::new(spare));
+            self.in_use.insert(number, Arc::new(spare));
             self.order_spares();
         }
         Ok(Some(self.in_use.get(&number).expect("the journal writes to segments that it has begun").clone()))
@@ -93,14 +92,14 @@ impl Segments {
 
     /// The file of a segment that is there.
     #[must_use]
-    pub fn existing(&self, number: u32) -> Option<Rc<JournalFile>> {
+    pub fn existing(&self, number: u32) -> Option<Arc<JournalFile>> {
         self.in_use.get(&number).cloned()
     }
 
     /// The journal needs this segment no more: its file may become another.
     pub fn recycle(&mut self, number: u32) -> Result<(), ServerError> {
         let file = self.in_use.remove(&number).expect("the journal gives back what it has");
-        match Rc::try_unwrap(file) {
+        match Arc::try_unwrap(file) {
             Ok(file) if self.spares.len() < SPARES_MAX => self.spares.push(file),
             Ok(file) => fs::remove_file(&file.path).map_err(failed("remove", &file.path))?,
             // A read of it is under way: the file goes when that ends, and is found unused at the next start.
@@ -253,7 +252,7 @@ mod tests {
         Segments::open(folder, WritePath::Buffered, 8192, in_use, unused, bell).unwrap()
     }
 
-    fn wait_for(segments: &mut Segments, number: u32) -> Rc<JournalFile> {
+    fn wait_for(segments: &mut Segments, number: u32) -> Arc<JournalFile> {
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         loop {
             if let Some(file) = segments.file(number, true).unwrap() {

@@ -141,6 +141,8 @@ impl Shard {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
             | Message::Evidence(_) => Err(Rejected::NotAllowed.into()),
         }
@@ -156,7 +158,13 @@ impl Shard {
                 self.counters.requests_unchecked_busy.add(1);
                 self.refuse_for_now(now, link, &request, FULL_RETRY_MS);
             }
-            Admitting::Yes => self.gathered.push(request, link),
+            Admitting::Yes => match self.rates.take(now, request.entry.client, request.bytes.len()) {
+                Ok(()) => self.gathered.push(request, link),
+                Err(retry_after_ms) => {
+                    self.counters.requests_over_rate.add(1);
+                    self.refuse_for_now(now, link, &request, retry_after_ms);
+                }
+            },
             Admitting::No => self.refuse_for_now(now, link, &request, STOPPING_RETRY_MS),
         }
         Ok(())

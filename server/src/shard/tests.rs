@@ -15,6 +15,7 @@ use bft_link::Handshake;
 use bytes::Bytes;
 
 use super::arrival::{HANDSHAKES_PER_ADDRESS, STALE_SILENCE};
+use super::rates::ClientRates;
 use super::*;
 
 const N: u16 = 4;
@@ -38,9 +39,8 @@ fn config() -> Arc<ClusterConfig> {
 fn shard_of(id: u16, instance: u64, shards: u16) -> Shard {
     let (config, scheme) = (config(), scheme(id as u8 + 1));
     let identity = LocalIdentity::replica(config.clone(), scheme.clone(), ReplicaId(id), instance).unwrap();
-    let refusal_max = refusals::LONGEST;
-    let brim = Arc::default();
-    let setup = ShardSetup { index: 0, shards, brim, config, me: ReplicaId(id), scheme, identity, refusal_max };
+    let (brim, rules) = (Arc::default(), LinkRules::default());
+    let setup = ShardSetup { index: 0, shards, brim, config, me: ReplicaId(id), scheme, identity, rules };
     Shard::new(setup, Arc::default())
 }
 
@@ -484,4 +484,30 @@ fn pf4_while_the_pool_is_full_requests_are_refused_unchecked_but_for_known_ones(
     shard.setup.brim.look(12, 16);
     client.send(&mut shard, Nanos(3), &[new]);
     assert_eq!(numbers(&mut shard), [(None, 2)]);
+}
+
+#[test]
+fn pf4_a_client_over_its_rate_is_told_when_to_come_again_and_the_others_are_not() {
+    let mut shard = shard_of(0, 1, 1);
+    shard.rates = Rates::new(ClientRates { requests: 4, bytes: 0 });
+    let (mut glutton, mut other) = (Remote::client(&mut shard, 100), Remote::client(&mut shard, 101));
+    let requests: Vec<_> = (1..=6).map(|req_no| glutton.request(req_no, b"x")).collect();
+    glutton.send(&mut shard, Nanos(1), &requests);
+    assert_eq!(numbers(&mut shard), [(None, 1), (None, 2), (None, 3), (None, 4)]);
+    let told: Vec<_> = glutton
+        .receive(&mut shard)
+        .into_iter()
+        .map(|message| match message {
+            Message::Busy(busy) => busy.retry_after_ms,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [251, 501], "each when its turn comes");
+    assert_eq!(shard.counters.requests_over_rate.get(), 2);
+    assert_eq!(shard.counters.requests_checked.get(), 4, "a refused one costs no check");
+    let asked = other.request(1, b"x");
+    other.send(&mut shard, Nanos(1), &[asked]);
+    assert_eq!(numbers(&mut shard), [(None, 1)]);
+    glutton.send(&mut shard, Nanos(252 * limits::MILLISECOND), &requests[4..5]);
+    assert_eq!(numbers(&mut shard), [(None, 5)]);
 }

@@ -1,5 +1,8 @@
 //! A cluster of replicas in threads of this process, on ports that the system chose, and a client that blocks.
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_macros, reason = "each test program uses a part of it")]
+
+#[macro_use]
+mod drivers;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -20,8 +23,7 @@ use bft_core::wire::frame::{FrameCutter, FrameLimits, PeerRole};
 use bft_core::wire::message::Info;
 use bft_core::wire::request::RequestBounds;
 use bft_link::{Channel, Handshake, LocalIdentity};
-use bft_server::shard::refusals::LONGEST;
-use bft_server::{Control, Pin, ServerConfig, ServerError, data_dir, run};
+use bft_server::{Control, Io, LinkRules, Pin, ServerConfig, ServerError, data_dir, run};
 use bytes::Bytes;
 
 /// Nothing here takes longer on the slowest machine.
@@ -36,6 +38,7 @@ pub struct Cluster {
     listeners: Vec<Option<TcpListener>>,
     replicas: Vec<Option<Running>>,
     make_service: MakeService,
+    io: Io,
     cores: usize,
     /// For replicas that start from now on.
     pub pin: Pin,
@@ -52,7 +55,7 @@ pub fn replica_secret(id: u16) -> [u8; 32] {
 
 impl Cluster {
     /// Directories are made and ports bound; no replica runs.
-    pub fn new(n: u16, cores: usize, params: ProtocolParams, make_service: MakeService) -> Self {
+    pub fn new(io: Io, n: u16, cores: usize, params: ProtocolParams, make_service: MakeService) -> Self {
         let listeners: Vec<_> = (0..n).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<_> = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
         let member = |id: u16| Member {
@@ -70,6 +73,7 @@ impl Cluster {
             listeners: listeners.into_iter().map(Some).collect(),
             replicas: (0..n).map(|_| None).collect(),
             make_service,
+            io,
             cores,
             pin: Pin::Free,
         };
@@ -121,9 +125,10 @@ impl Cluster {
             listener,
             cores: self.cores,
             pin: self.pin,
+            io: self.io,
             journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
             tuning: Tuning::default(),
-            refusal_max: LONGEST,
+            rules: LinkRules::default(),
         }
     }
 

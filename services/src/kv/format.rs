@@ -49,6 +49,13 @@ pub enum Operation<'a> {
     },
     /// The number of keys. Answer: [`Reply::Count`].
     Count,
+    /// Puts bytes behind a value, which is empty while the key is absent. Answer: [`Reply::Appended`].
+    Append {
+        /// Of which key.
+        key: &'a [u8],
+        /// What comes behind the present value.
+        value: &'a [u8],
+    },
 }
 
 /// What `kv` answers.
@@ -68,6 +75,8 @@ pub enum Reply<'a> {
     Counter(i64),
     /// To [`Operation::Count`].
     Count(u64),
+    /// To [`Operation::Append`]: done; and how many bytes the value has now.
+    Appended(u32),
     /// To any operation: it was not carried out and nothing was changed.
     Error(Refusal),
 }
@@ -91,8 +100,8 @@ pub enum Refusal {
     /// The key has more than [`KEY_BYTES_MAX`].
     #[error("the key is longer than {KEY_BYTES_MAX} bytes")]
     KeyTooLong = 2,
-    /// The value, or the expected value, has more than [`VALUE_BYTES_MAX`].
-    #[error("the value is longer than {VALUE_BYTES_MAX} bytes")]
+    /// The value, the expected value, or what [`Operation::Append`] would make, has more than [`VALUE_BYTES_MAX`].
+    #[error("the value is, or would be, longer than {VALUE_BYTES_MAX} bytes")]
     ValueTooLong = 3,
     /// [`Operation::Add`] to a value that has not eight bytes.
     #[error("the value is not a counter: it has not 8 bytes")]
@@ -133,6 +142,7 @@ const DELETE: u8 = 3;
 const CAS: u8 = 4;
 const ADD: u8 = 5;
 const COUNT: u8 = 6;
+const APPEND: u8 = 7;
 
 impl<'a> Operation<'a> {
     /// Appends the encoded operation to `out`; appends nothing if key or value are too long.
@@ -149,6 +159,7 @@ impl<'a> Operation<'a> {
             }
             Self::Add { key, delta } => put_parts(out, ADD, &[&delta.to_le_bytes(), key]),
             Self::Count => put_parts(out, COUNT, &[]),
+            Self::Append { key, value } => put_parts(out, APPEND, &[&key_len(key), key, value]),
         }
         Ok(())
     }
@@ -184,6 +195,7 @@ impl<'a> Operation<'a> {
                 reader.end()?;
                 Self::Count
             }
+            APPEND => Self::Append { key: read_key(&mut reader)?, value: reader.rest() },
             _ => return Err(Refusal::Malformed),
         };
         operation.check()?;
@@ -198,7 +210,8 @@ impl<'a> Operation<'a> {
             | Self::Put { key, .. }
             | Self::Delete { key }
             | Self::Cas { key, .. }
-            | Self::Add { key, .. } => key,
+            | Self::Add { key, .. }
+            | Self::Append { key, .. } => key,
             Self::Count => &[],
         }
     }
@@ -206,7 +219,7 @@ impl<'a> Operation<'a> {
     fn check(&self) -> Result<(), Refusal> {
         let none: &[u8] = &[];
         let (expect, value) = match *self {
-            Self::Put { value, .. } => (none, value),
+            Self::Put { value, .. } | Self::Append { value, .. } => (none, value),
             Self::Cas { expect, value, .. } => (expect.unwrap_or(none), value),
             Self::Get { .. } | Self::Delete { .. } | Self::Add { .. } | Self::Count => (none, none),
         };
@@ -230,6 +243,7 @@ const MISMATCH_ABSENT: u8 = 6;
 const MISMATCH: u8 = 7;
 const COUNTER: u8 = 8;
 const KEYS: u8 = 9;
+const APPENDED: u8 = 10;
 
 impl<'a> Reply<'a> {
     /// Appends the encoded reply to `out`.
@@ -244,6 +258,7 @@ impl<'a> Reply<'a> {
             Self::Mismatch(Some(value)) => put_parts(out, MISMATCH, &[value]),
             Self::Counter(sum) => put_parts(out, COUNTER, &[&sum.to_le_bytes()]),
             Self::Count(keys) => put_parts(out, KEYS, &[&keys.to_le_bytes()]),
+            Self::Appended(bytes) => put_parts(out, APPENDED, &[&bytes.to_le_bytes()]),
             Self::Error(refusal) => put_parts(out, ERROR, &[&[refusal as u8]]),
         }
     }
@@ -261,6 +276,7 @@ impl<'a> Reply<'a> {
             MISMATCH_ABSENT => Self::Mismatch(None),
             COUNTER => Self::Counter(reader.u64()?.cast_signed()),
             KEYS => Self::Count(reader.u64()?),
+            APPENDED => Self::Appended(reader.u32()?),
             ERROR => {
                 let code = reader.u8()?;
                 let refusal = Refusal::ALL.into_iter().find(|refusal| *refusal as u8 == code);
@@ -319,7 +335,7 @@ mod tests {
 
     #[test]
     fn the_bytes_are_the_documented_ones() {
-        let operations: [(Operation<'_>, &[u8]); 7] = [
+        let operations: [(Operation<'_>, &[u8]); 8] = [
             (Operation::Get { key: b"k" }, b"\x01k"),
             (Operation::Put { key: b"k", value: b"vw" }, b"\x02\x01\0kvw"),
             (Operation::Delete { key: b"" }, b"\x03"),
@@ -327,12 +343,13 @@ mod tests {
             (Operation::Cas { key: b"k", expect: Some(b"ab"), value: b"v" }, b"\x04\x01\0k\x01\x02\0\0\0abv"),
             (Operation::Add { key: b"k", delta: -2 }, b"\x05\xfe\xff\xff\xff\xff\xff\xff\xffk"),
             (Operation::Count, b"\x06"),
+            (Operation::Append { key: b"k", value: b"vw" }, b"\x07\x01\0kvw"),
         ];
         for (operation, bytes) in operations {
             assert_eq!(operation.to_bytes().unwrap(), bytes, "{operation:?}");
             assert_eq!(Operation::decode(bytes), Ok(operation));
         }
-        let replies: [(Reply<'_>, &[u8]); 12] = [
+        let replies: [(Reply<'_>, &[u8]); 13] = [
             (Reply::Error(Refusal::Overflow), b"\0\x05"),
             (Reply::Value(None), b"\x01"),
             (Reply::Value(Some(b"v")), b"\x02v"),
@@ -344,6 +361,7 @@ mod tests {
             (Reply::Mismatch(Some(b"v")), b"\x07v"),
             (Reply::Counter(-1), b"\x08\xff\xff\xff\xff\xff\xff\xff\xff"),
             (Reply::Count(3), b"\x09\x03\0\0\0\0\0\0\0"),
+            (Reply::Appended(258), b"\x0a\x02\x01\0\0"),
             (Reply::Error(Refusal::ReadOnly), b"\0\x06"),
         ];
         for (reply, bytes) in replies {
@@ -356,10 +374,12 @@ mod tests {
 
     #[test]
     fn what_is_no_operation_is_refused() {
-        let malformed: [&[u8]; 10] = [
+        let malformed: [&[u8]; 12] = [
             b"",
             b"\0",
+            b"\x08",
             b"\x07",
+            b"\x07\x02\0k",
             b"\x06x",
             b"\x02",
             b"\x02\x02\0k",
@@ -377,6 +397,7 @@ mod tests {
         assert_eq!(Operation::Get { key: &key }.to_bytes(), long_key);
         assert_eq!(Operation::Put { key: b"", value: &value }.to_bytes(), long_value);
         assert_eq!(Operation::Cas { key: b"", expect: Some(&value), value: b"" }.to_bytes(), long_value);
+        assert_eq!(Operation::Append { key: b"", value: &value }.to_bytes(), long_value);
         assert_eq!(Operation::decode(&[&[GET], &key[..]].concat()), Err(Refusal::KeyTooLong));
         assert_eq!(Operation::decode(&[&[PUT, 0, 0], &value[..]].concat()), Err(Refusal::ValueTooLong));
         let fitting = Operation::Put { key: &key[1..], value: &value[1..] };

@@ -120,9 +120,13 @@ impl Service for Kv {
         let answer = match Operation::decode(query) {
             Ok(Operation::Get { key }) => Reply::Value(self.tree.get(Key::new(key))),
             Ok(Operation::Count) => Reply::Count(self.tree.keys()),
-            Ok(Operation::Put { .. } | Operation::Delete { .. } | Operation::Cas { .. } | Operation::Add { .. }) => {
-                Reply::Error(Refusal::ReadOnly)
-            }
+            Ok(
+                Operation::Put { .. }
+                | Operation::Delete { .. }
+                | Operation::Cas { .. }
+                | Operation::Add { .. }
+                | Operation::Append { .. },
+            ) => Reply::Error(Refusal::ReadOnly),
             Err(refusal) => Reply::Error(refusal),
         };
         put_reply(reply, 0, answer, &mut self.reply);
@@ -226,6 +230,13 @@ impl<'t> Step<'t, '_, '_> {
                 Err(refusal) => Reply::Error(refusal),
             },
             Operation::Count => Reply::Count(self.tree.keys()),
+            Operation::Append { value, .. } => match joined(self.tree.get(self.key), value) {
+                Ok(joined) => {
+                    self.put(&joined);
+                    Reply::Appended(joined.len() as u32)
+                }
+                Err(refusal) => Reply::Error(refusal),
+            },
         }
     }
 
@@ -253,6 +264,15 @@ fn sum(value: Option<&[u8]>, delta: i64) -> Result<i64, Refusal> {
         Some(value) => i64::from_le_bytes(value.try_into().map_err(|_| Refusal::NotACounter)?),
     };
     present.checked_add(delta).ok_or(Refusal::Overflow)
+}
+
+fn joined(present: Option<&[u8]>, value: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let present = present.unwrap_or_default();
+    if present.len() + value.len() > VALUE_BYTES_MAX {
+        Err(Refusal::ValueTooLong)
+    } else {
+        Ok([present, value].concat())
+    }
 }
 
 fn put_reply(replies: &mut Replies<'_>, index: usize, reply: Reply<'_>, scratch: &mut Vec<u8>) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bft_core::ids::{Digest, PublicKey, RequestNo, Seq, SessionId};
 use bft_core::limits::CHUNK_BYTES_MAX;
 use bft_core::service::{Batch, Operation as Admitted, ReplyBuffer, Service, Snapshot};
-use bft_services::kv::{Kv, Operation, Prior, Refusal, Reply};
+use bft_services::kv::{Kv, Operation, Prior, Refusal, Reply, VALUE_BYTES_MAX};
 
 /// An operation that owns its bytes.
 pub type Bytes = Vec<u8>;
@@ -114,6 +114,15 @@ pub fn model(map: &mut Model, operation: &[u8]) -> Bytes {
             }
         }
         Operation::Count => Reply::Count(map.len() as u64).encode(&mut out),
+        Operation::Append { key, value } => {
+            let joined = [map.get(key).map_or(&[][..], Vec::as_slice), value].concat();
+            if joined.len() > VALUE_BYTES_MAX {
+                Reply::Error(Refusal::ValueTooLong).encode(&mut out);
+            } else {
+                Reply::Appended(joined.len() as u32).encode(&mut out);
+                map.insert(key.to_vec(), joined);
+            }
+        }
     }
     out
 }

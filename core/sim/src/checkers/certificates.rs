@@ -87,6 +87,8 @@ impl Certificates {
             | Message::FetchManifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Evidence(_) => Ok(()),
         }
     }

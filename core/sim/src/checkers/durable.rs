@@ -63,6 +63,7 @@ struct Anchors {
     snapshot: Seq,
     journal_start: LogPosition,
     damaged_through: Seq,
+    disowned_through: Seq,
 }
 
 impl Anchors {
@@ -73,6 +74,7 @@ impl Anchors {
             snapshot: superblock.snapshot.map_or(Seq(0), |(seq, _)| seq),
             journal_start: superblock.journal_start,
             damaged_through: superblock.damaged_through,
+            disowned_through: superblock.disowned_through,
         }
     }
 }
@@ -156,12 +158,13 @@ impl Durable {
     pub fn audited(&self, replica: ReplicaId, superblock: &Superblock, records: &[(LogPosition, Record)]) -> Verdict {
         let store = &self.stores[replica.index()];
         let found = Anchors::of(superblock);
-        let Anchors { promised, stable, snapshot, journal_start, damaged_through } = store.anchors;
+        let Anchors { promised, stable, snapshot, journal_start, damaged_through, disowned_through } = store.anchors;
         if found.promised < promised
             || found.stable < stable
             || found.snapshot < snapshot
             || found.journal_start < journal_start
             || found.damaged_through < damaged_through
+            || found.disowned_through < disowned_through
         {
             return Err(format!("the superblock went back: {found:?}, but {:?} was durable", store.anchors));
         }
@@ -230,6 +233,8 @@ impl Durable {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
             | Message::Evidence(_) => Ok(()),
         }
@@ -382,6 +387,8 @@ mod tests {
             promised: View(0),
             stable: Some(checkpoint),
             damaged_through: Seq(0),
+            quarantined: false,
+            disowned_through: Seq(0),
             snapshot: Some((Seq(snapshot), Digest::ZERO)),
             journal_start: LogPosition(journal_start),
             collected: Seq(0),

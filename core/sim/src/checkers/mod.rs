@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bft_core::auth::Scheme;
 use bft_core::client::Unknown;
 use bft_core::config::ClusterConfig;
+use bft_core::divergence::Alarm;
 use bft_core::door::{Execute, Executed, Persist, Place};
 use bft_core::evidence::{Accusation, Accused};
 use bft_core::ids::{LogPosition, Nanos, PublicKey, ReplicaId, Seq};
@@ -19,9 +20,12 @@ use bft_core::wire::message::Message;
 use crate::ledger::Entry;
 use crate::world::Life;
 
+use divergence::Trust;
+
 pub mod agreement;
 pub mod certificates;
 pub mod convergence;
+pub mod divergence;
 pub mod durability;
 pub mod durable;
 pub mod evidence;
@@ -52,6 +56,8 @@ pub enum Oracle {
     Views,
     /// Nobody correct is accused; who is heard to contradict itself is (I9).
     Evidence,
+    /// Who differs is found and named, and nobody else (K4).
+    Divergence,
     /// What a client was told outlasts everything (I15).
     Durability,
     /// When the faults end, everything is finished and all are equal (I17).
@@ -62,7 +68,7 @@ pub enum Oracle {
 
 impl Oracle {
     /// Every oracle.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Agreement,
         Self::Execution,
         Self::Validity,
@@ -72,6 +78,7 @@ impl Oracle {
         Self::Certificates,
         Self::Views,
         Self::Evidence,
+        Self::Divergence,
         Self::Durability,
         Self::Convergence,
         Self::Assertion,
@@ -90,6 +97,7 @@ impl Oracle {
             Self::Certificates => "certificates",
             Self::Views => "views",
             Self::Evidence => "evidence",
+            Self::Divergence => "divergence",
             Self::Durability => "durability",
             Self::Convergence => "convergence",
             Self::Assertion => "assertion",
@@ -138,6 +146,7 @@ pub struct Checks {
     certificates: certificates::Certificates,
     views: views::Views,
     evidence: evidence::Evidences,
+    divergence: divergence::Divergence,
     durability: durability::Durability,
 }
 
@@ -163,6 +172,7 @@ impl Checks {
             durable: durable::Durable::new(config),
             signatures: signatures::Signatures::new(config),
             evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
+            divergence: divergence::Divergence::default(),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
             views: views::Views::new(config, doubled.iter().copied().fold(villains, ReplicaSet::with)),
             durability: durability::Durability::new(config, villains),
@@ -334,6 +344,19 @@ impl Checks {
     /// A life of a replica begins with the state of `seq`.
     pub fn state_at(&mut self, replica: ReplicaId, seq: Seq) {
         self.execution.state_at(replica, seq);
+        self.divergence.state_at(replica);
+    }
+
+    /// A core tells that something differs.
+    pub fn alarmed(&mut self, replica: ReplicaId, trust: Trust, alarm: &Alarm) {
+        let verdict = self.divergence.told(replica, trust, alarm);
+        self.judge(Oracle::Divergence, replica, verdict);
+    }
+
+    /// At the end, of a replica that is in order and knows of this checkpoint.
+    pub fn has_noticed(&mut self, replica: ReplicaId, stable: Seq) {
+        let verdict = self.divergence.noticed(replica, stable);
+        self.judge(Oracle::Divergence, replica, verdict);
     }
 
     /// A core has taken a step.
@@ -371,8 +394,12 @@ impl Checks {
     }
 
     /// A service executed a batch.
-    pub fn executed(&mut self, replica: ReplicaId, seq: Seq, outcome: &Executed) {
+    pub fn executed(&mut self, replica: ReplicaId, trust: Trust, seq: Seq, outcome: &Executed) {
         if self.doubled.contains(replica) {
+            return;
+        }
+        self.divergence.executed(replica, trust, seq, outcome);
+        if trust == Trust::Drifts {
             return;
         }
         let verdict = self.exactly_once.executed(seq, outcome);

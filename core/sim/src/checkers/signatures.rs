@@ -89,6 +89,8 @@ impl Signatures {
             | Message::Manifest(_)
             | Message::FetchChunk(_)
             | Message::Chunk(_)
+            | Message::FetchTrail(_)
+            | Message::Trail(_)
             | Message::Log(_)
             | Message::Evidence(_) => Ok(()),
         }

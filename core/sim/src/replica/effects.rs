@@ -8,7 +8,7 @@ use bft_core::replica::Replica;
 use bft_core::service::Service;
 
 use super::told::{note, note_persist};
-use super::{Character, Crash, Gone, Job, Machine};
+use super::{Character, Crash, Gone, Job, Machine, trust};
 use crate::checkers::Oracle;
 use crate::counters::Counters;
 use crate::coverage::Status;
@@ -21,12 +21,15 @@ use crate::world::{Event, InLife, ToMachine, World};
 /// Steps between two thorough checks of a core's invariants.
 const STEPS_BETWEEN_CHECKS: u64 = 256;
 
-/// What a core counts of transfers.
+/// What a core counts of transfers and quarantines.
 struct Transferred {
     transfers: u64,
     fetched: u64,
     resumed: u64,
     refused: u64,
+    divergences: u64,
+    repairs: u64,
+    quarantines_ended: u64,
 }
 
 impl Transferred {
@@ -37,6 +40,9 @@ impl Transferred {
             fetched: counters.chunks_fetched,
             resumed: counters.chunks_resumed,
             refused: counters.chunks_refused,
+            divergences: counters.divergences,
+            repairs: counters.repairs,
+            quarantines_ended: counters.quarantines_ended,
         }
     }
 
@@ -47,6 +53,9 @@ impl Transferred {
         counters.chunks_fetched += now.fetched - self.fetched;
         counters.chunks_resumed += now.resumed - self.resumed;
         counters.chunks_refused += now.refused - self.refused;
+        counters.divergences += now.divergences - self.divergences;
+        counters.repairs += now.repairs - self.repairs;
+        counters.quarantines_ended += now.quarantines_ended - self.quarantines_ended;
     }
 }
 
@@ -110,6 +119,7 @@ impl Machine {
                 world.checks.accused(self.id, accusation, world.cluster.villains);
             }
         }
+        self.tell_alarms(world, &effects);
         self.throw_away(world, &effects);
         self.set_deadline(world, effects.deadline);
         if let Some(halt) = effects.halt.take() {
@@ -117,6 +127,18 @@ impl Machine {
         }
         effects.clear();
         self.running().effects = effects;
+    }
+
+    /// Who is faulty is judged by nobody.
+    fn tell_alarms(&mut self, world: &mut World, effects: &Effects) {
+        if matches!(self.character, Character::Villain | Character::Twin) {
+            return;
+        }
+        for alarm in &effects.alarms {
+            world.trace.event(world.now, Actor::Replica(self.id.index()), 94, || alarm.text());
+            world.counters.count_finding(alarm);
+            world.checks.alarmed(self.id, trust(self.character), alarm);
+        }
     }
 
     fn order_jobs(&mut self, world: &mut World, effects: &mut Effects) {
@@ -177,6 +199,7 @@ impl Machine {
             | FileOrder::ReadPiece { .. }
             | FileOrder::Check { .. }
             | FileOrder::Assemble { .. }
+            | FileOrder::Reread { .. }
             | FileOrder::Clear => {}
         }
     }
@@ -221,24 +244,13 @@ impl Machine {
             return;
         }
         match halt {
-            Halt::Diverged { .. } | Halt::ReplayDiverged { .. } if self.character == Character::Drifter => {
-                world.counters.drifts_found += 1;
-                self.gone = Some(Gone::Drifted);
-                self.crash(world, Crash::Killed);
-            }
-            Halt::TwoCommitted { .. }
-            | Halt::TwoPrepared { .. }
-            | Halt::Diverged { .. }
-            | Halt::ReplayDiverged { .. }
+            Halt::TwoCommitted { .. } | Halt::TwoPrepared { .. } | Halt::TwoRoots { .. }
                 if self.character == Character::Villain =>
             {
                 self.gone = Some(Gone::Undone);
                 self.crash(world, Crash::Killed);
             }
-            Halt::TwoCommitted { .. }
-            | Halt::TwoPrepared { .. }
-            | Halt::Diverged { .. }
-            | Halt::ReplayDiverged { .. } => {
+            Halt::TwoCommitted { .. } | Halt::TwoPrepared { .. } | Halt::TwoRoots { .. } => {
                 world.checks.report(Oracle::Assertion, format!("{:?} halts: {halt}", self.id));
                 self.crash(world, Crash::Killed);
             }

@@ -10,7 +10,7 @@ use bft_core::service::Service;
 use bft_core::wire::message::Message;
 use bytes::Bytes;
 
-use super::{Character, Job, Machine, Rot, UnderWay};
+use super::{Character, Job, Machine, Rot, UnderWay, trust};
 use crate::boot;
 use crate::checkers::Oracle;
 use crate::disk::FileName;
@@ -184,7 +184,10 @@ impl Machine {
             Job::Execute(order) => {
                 let outcome = execute(&mut process.service, &order, &mut process.buffer);
                 let outcome = outcome.expect("the simulated service has no fault");
-                world.checks.executed(self.id, order.seq, &outcome);
+                let has_struck =
+                    process.service.drifting().is_some_and(|drift| drift.has_struck && drift.at == order.seq);
+                world.counters.drifts += u64::from(has_struck);
+                world.checks.executed(self.id, trust(self.character), order.seq, &outcome);
                 Some(Input::Executed { seq: order.seq, outcome })
             }
             Job::Snapshot(order) => {
@@ -213,6 +216,7 @@ impl Machine {
             world.checks.report(Oracle::Durable, format!("{:?}: {why}", self.id));
             return None;
         }
+        process.writer.forget_last();
         world.checks.state_at(self.id, seq);
         world.counters.restarts_from_snapshot += u64::from(process.started_from == Some(seq));
         Some(Input::Installed { seq })

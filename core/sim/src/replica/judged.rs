@@ -58,6 +58,19 @@ impl Machine {
         Some((executed, images::state_digest(&mut process.service, executed), process.service.entries()))
     }
 
+    /// Whether its service drifted and nobody could tell yet: what it holds may be wrong.
+    #[must_use]
+    pub fn is_secretly_wrong(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.service.drifting().is_some_and(|drift| drift.has_struck))
+    }
+
+    /// The last stable checkpoint of a replica that is not in quarantine.
+    #[must_use]
+    pub fn stable_in_order(&self) -> Option<Seq> {
+        let replica = &self.process.as_ref()?.replica;
+        replica.quarantine().is_none().then(|| replica.stable().min(replica.executed()))
+    }
+
     /// A line about the replica, for people.
     #[must_use]
     pub fn describe(&self) -> String {

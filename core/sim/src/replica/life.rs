@@ -6,9 +6,10 @@ use bft_core::door::Effects;
 use bft_core::ids::Seq;
 use bft_core::journal::Tail;
 
-use super::{Character, Crash, Machine, Process, Rot, UnderWay};
+use super::{Crash, Machine, Process, Rot, UnderWay};
 use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
+use crate::ledger::Drift;
 use crate::options::Fault;
 use crate::trace::Actor;
 use crate::world::{Life, World};
@@ -49,12 +50,9 @@ impl Machine {
             let records = booted.records.len();
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
-        let stable = replica.stable();
         self.note_silence(world, replica.silent_through());
         let mut process = Process::new(replica, booted, world, self.id);
-        if self.character == Character::Drifter && self.life.0 > 1 {
-            process.service.drift(stable.next());
-        }
+        process.service.drift(self.drift.map(|drift| Drift { has_struck: false, ..drift }));
         self.process = Some(Box::new(process));
         self.carry_out(world, effects);
     }
@@ -109,6 +107,7 @@ impl Machine {
     pub fn crash(&mut self, world: &mut World, crash: Crash) -> bool {
         let Some(process) = self.process.take() else { return false };
         process.replica.check_invariants();
+        self.drift = self.drift.and(process.service.drifting());
         if crash == Crash::Stopped {
             self.process = Some(process);
             self.close(world);

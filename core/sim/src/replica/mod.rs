@@ -14,15 +14,16 @@ use bft_core::auth::Verifier;
 use bft_core::door::{Effects, Execute, Input, Now, Outgoing, SnapshotOrder};
 use bft_core::ids::{LinkId, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
 use bft_core::journal::{Journal, JournalOptions, Ticket};
-use bft_core::replica::Replica;
+use bft_core::replica::{QuarantinePhase, Replica};
 use bft_core::service::ReplyBuffer;
 use bft_core::snapshot::Manifest;
 use bft_core::wire::request::SignedRequest;
 
 use crate::boot;
+use crate::checkers::divergence::Trust;
 use crate::disk::{Disk, FileName, Pending};
 use crate::images::Writer;
-use crate::ledger::Ledger;
+use crate::ledger::{Drift, Ledger, Wrong};
 use crate::network::Node;
 use crate::options::Options;
 use crate::points::Plug;
@@ -60,8 +61,6 @@ pub enum Crash {
 /// Why a replica will not come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// Its service drifted away from the others', and it noticed.
-    Drifted,
     /// It is one of two under one name, and the others went on with what the other one said.
     Outvoted,
     /// It was a villain, and what it caused stopped its own core.
@@ -86,7 +85,7 @@ pub enum Character {
     Correct,
     /// It attacks.
     Villain,
-    /// Its service is not deterministic after a restart.
+    /// Its service is not deterministic.
     Drifter,
     /// It is one of two that act under one name, each as it should.
     Twin,
@@ -109,6 +108,8 @@ pub struct Machine {
     is_silent: bool,
     character: Character,
     villain: Option<Twin>,
+    /// What goes wrong in its service, between two processes.
+    drift: Option<Drift>,
     disk_factor: u64,
     wall_offset: i64,
     mono_offset: u64,
@@ -185,6 +186,7 @@ impl Machine {
             is_silent: false,
             character,
             villain: (character == Character::Villain).then(|| twin(id, world)),
+            drift: (character == Character::Drifter).then(|| drift(&mut seed.child("drift").rng())),
             disk_factor: 1,
             wall_offset: 0,
             mono_offset: 0,
@@ -243,6 +245,11 @@ impl Machine {
     /// The faults end: a villain that would go on for ever and be borne does so.
     pub fn reform(&mut self) {
         self.villain.take_if(|villain| villain.strategy().lasts() == Lasts::UntilHealed);
+        self.drift = None;
+        if let Some(process) = &mut self.process {
+            let drift = process.service.drifting();
+            process.service.drift(drift.map(|drift| Drift { left: 0, ..drift }));
+        }
     }
 
     /// Whether it has to come to where the others are.
@@ -255,6 +262,16 @@ impl Machine {
     #[must_use]
     pub fn is_transferring(&self) -> bool {
         self.process.as_ref().is_some_and(|process| process.replica.transfer_progress().is_some())
+    }
+
+    /// Whether it is in quarantine, and nothing but a start leads out of it: there is no snapshot to go back to.
+    #[must_use]
+    pub fn waits_for_its_operator(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| {
+            let replica = &process.replica;
+            let is_stopped = replica.quarantine().is_some_and(|of| of.phase == QuarantinePhase::Stopped);
+            is_stopped && replica.stable_snapshot() == Seq(0) && replica.transfer_progress().is_none()
+        })
     }
 
     /// Sets the wall clock anew, at most `most` nanoseconds wrong.
@@ -361,6 +378,20 @@ impl Process {
             steps: 0,
         }
     }
+}
+
+/// Whether the services of machines of this character are deterministic.
+fn trust(character: Character) -> Trust {
+    match character {
+        Character::Drifter => Trust::Drifts,
+        Character::Correct | Character::Villain | Character::Twin => Trust::Sound,
+    }
+}
+
+/// What goes wrong in the service of a drifter: early enough to come to something.
+fn drift(rng: &mut Rng) -> Drift {
+    let wrong = Wrong::ALL[rng.below(Wrong::ALL.len() as u64) as usize];
+    Drift { at: Seq(rng.range(1, 80)), wrong, left: rng.range(1, 3) as u32, has_struck: false }
 }
 
 /// The villain at the door of a replica, with its key.

@@ -53,6 +53,7 @@ fn describe_file(done: &FileDone) -> String {
         FileDone::Begun { attempt, found } => format!("{attempt:?} begins with {} pieces", found.len()),
         FileDone::Checked { attempt, part, state } => format!("{attempt:?}: piece {part} is {state:?}"),
         FileDone::Stored { attempt, part } => format!("{attempt:?}: piece {part} is stored"),
+        FileDone::Reread { seq, image } => format!("snapshot {seq} read back: {}", image.is_some()),
         FileDone::Assembled { attempt, clients } => format!("{attempt:?} is assembled: {}", clients.is_some()),
     }
 }
@@ -102,6 +103,8 @@ fn describe(message: &Message) -> String {
             let digest = chunk.bytes.as_ref().map(ChunkBytes::digest);
             format!("CHUNK {} {:?} {digest:?}", chunk.seq, chunk.piece)
         }
+        Message::FetchTrail(seq) => format!("FETCH-TRAIL {seq}"),
+        Message::Trail(trail) => format!("TRAIL {} of {}", trail.seq, trail.steps.len()),
         Message::Evidence(evidence) => {
             let (view, seq) = evidence.proof.place();
             format!("EVIDENCE {} {view:?} {seq}", evidence.proof.kind().name())
@@ -136,7 +139,10 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
         Message::Checkpoint(vote) => world.trace.digest(&vote.root),
         Message::Snapshot(vote) => world.trace.digest(&vote.root),
         Message::Status(status) => world.trace.number(status.executed.0 << 32 | status.stable.0),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => world.trace.number(seq.0),
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
+            world.trace.number(seq.0)
+        }
+        Message::Trail(trail) => world.trace.digest(&trail.exec_before),
         Message::Manifest(snapshot) => world.trace.digest(&snapshot.certificate.root),
         Message::FetchChunk(fetch) => world.trace.number(fetch.piece.index.into()),
         Message::Chunk(chunk) => {

@@ -1,12 +1,12 @@
 //! The attack (B20): a source of state transfer that gives garbage for a piece, a genuine piece under another index, a piece
 //! that is too long or too short, says that it keeps nothing, and shows manifests that nobody signed: one that was changed
-//! in a single digest, one that is huge, one of another Seq.
+//! in a single digest, one that is huge, one of another Seq. And steps of an execution that nobody took.
 
 use std::sync::Arc;
 
 use bft_core::ids::{Digest, ReplicaId, Seq};
 use bft_core::snapshot::ChunkBytes;
-use bft_core::wire::message::{Chunk, Message, StableSnapshot};
+use bft_core::wire::message::{Chunk, Message, StableSnapshot, Trail};
 use bytes::Bytes;
 
 use super::Villain;
@@ -31,6 +31,9 @@ impl Villain for LyingSource {
             }
             Message::Chunk(genuine) if means.rng.chance(LIES) => {
                 said.lie(Message::Chunk(chunk(&mut means.rng, genuine)));
+            }
+            Message::Trail(genuine) if means.rng.chance(LIES) => {
+                said.lie(Message::Trail(trail(&mut means.rng, genuine)));
             }
             other => said.truth(other),
         }
@@ -71,13 +74,25 @@ pub fn chunk(rng: &mut Rng, chunk: Chunk) -> Chunk {
     Chunk { seq, piece, bytes: Some(ChunkBytes::new(Bytes::from(bytes))) }
 }
 
+/// What is given in place of the steps of an execution.
+pub fn trail(rng: &mut Rng, mut trail: Trail) -> Trail {
+    let nth = rng.below(trail.steps.len().max(1) as u64) as usize;
+    match rng.below(4) {
+        0 => trail.exec_before = Digest(rng.bytes()),
+        1 => trail.chain = Digest(rng.bytes()),
+        2 => trail.steps.truncate(nth),
+        _ => trail.steps.iter_mut().skip(nth).take(1).for_each(|step| step.delta = Digest(rng.bytes())),
+    }
+    trail
+}
+
 #[cfg(test)]
 mod tests {
     use bft_core::auth::{Rejected, Verifier};
     use bft_core::ids::Epoch;
     use bft_core::snapshot::{Manifest, Piece, Scalars, Section};
     use bft_core::wire::canonical;
-    use bft_core::wire::message::SnapshotVote;
+    use bft_core::wire::message::{SnapshotVote, Step};
 
     use super::*;
     use crate::cluster::Cluster;
@@ -109,6 +124,16 @@ mod tests {
         for reason in [Rejected::ManifestMismatch, Rejected::BadSignature, Rejected::NoQuorum] {
             assert!(refused.contains(&reason), "{reason}: {refused:?}");
         }
+    }
+
+    #[test]
+    fn b20_no_trail_of_it_is_the_one_that_was_asked_for() {
+        let steps = (0..8).map(|nth| Step { reply_root: Digest([nth; 32]), delta: Digest([7; 32]) }).collect();
+        let genuine = Trail { seq: Seq(8), chain: Digest([1; 32]), exec_before: Digest([2; 32]), steps };
+        let mut rng = Seed::root(5).rng();
+        let given: Vec<_> = (0..100).map(|_| trail(&mut rng, genuine.clone())).collect();
+        assert!(!given.contains(&genuine));
+        assert!(given.iter().any(|trail| trail.steps.len() < 8) && given.iter().any(|trail| trail.steps.len() == 8));
     }
 
     #[test]

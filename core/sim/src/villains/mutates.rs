@@ -144,6 +144,15 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
             see(Field::Word(&mut chunk.seq.0));
             see(Field::Half(&mut chunk.piece.index));
         }
+        Message::Trail(trail) => {
+            see(Field::Word(&mut trail.seq.0));
+            see(Field::Digest(&mut trail.chain));
+            see(Field::Digest(&mut trail.exec_before));
+            for step in &mut trail.steps {
+                see(Field::Digest(&mut step.reply_root));
+                see(Field::Digest(&mut step.delta));
+            }
+        }
         Message::ViewChange(view_change) => visit_view_change(Arc::make_mut(view_change), see),
         Message::NewView(new_view) => {
             let NewView { epoch, view, view_changes, .. } = Arc::make_mut(new_view);
@@ -152,7 +161,7 @@ fn visit(message: &mut Message, see: &mut dyn FnMut(Field<'_>)) {
             view_changes.iter_mut().for_each(|message| visit_view_change(Arc::make_mut(message), see));
         }
         Message::Status(status) => visit_status(status, see),
-        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) => {
+        Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
             see(Field::Word(&mut seq.0));
         }
         Message::FetchBody(batch) => {
@@ -286,6 +295,8 @@ fn seal(means: &mut Means, message: &mut Message) {
         | Message::Manifest(_)
         | Message::FetchChunk(_)
         | Message::Chunk(_)
+        | Message::FetchTrail(_)
+        | Message::Trail(_)
         | Message::Evidence(_)
         | Message::Request(_)
         | Message::Reply(_)

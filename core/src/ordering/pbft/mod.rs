@@ -39,6 +39,8 @@ pub struct Pbft {
     stable: Seq,
     /// H_dmg: a journal was lost here in which votes up to this Seq may have stood. Silent until h reaches it.
     silent_through: Seq,
+    /// The replica around this does not trust its machine: silent until it does.
+    is_quarantined: bool,
     window: VecDeque<Slot>,
     /// PRE-PREPAREs of the next window, the first for each Seq (V11).
     early: BTreeMap<Seq, PrePrepare>,
@@ -91,6 +93,7 @@ impl Pbft {
             views,
             stable,
             silent_through: Seq(0),
+            is_quarantined: false,
             window,
             early: BTreeMap::new(),
             early_bytes: 0,
@@ -114,11 +117,32 @@ impl Pbft {
         self
     }
 
-    /// Whether this replica remembers every vote it may have cast above h: only then does it vote, propose and change views
-    /// (D7).
+    /// Whether this replica votes, proposes and changes views: only who remembers every vote it may have cast above h (D7),
+    /// and is not in quarantine.
     #[must_use]
     pub fn may_vote(&self) -> bool {
+        self.remembers() && !self.is_quarantined
+    }
+
+    /// Whether no vote above h can be lost.
+    #[must_use]
+    pub fn remembers(&self) -> bool {
         crate::mutant!(M49DamagedVotesEarly, self.stable >= self.silent_through, true)
+    }
+
+    /// Nothing is voted for, proposed or changed from now on. What was voted for before stays true.
+    pub fn quarantine(&mut self) {
+        self.is_quarantined = true;
+        self.early.clear();
+        self.early_bytes = 0;
+    }
+
+    /// Takes part again: what became prepared meanwhile is committed.
+    pub fn release(&mut self, out: &mut Outbox<'_>) {
+        self.is_quarantined = false;
+        for index in 0..self.window.len() {
+            self.advance_slot(index, out);
+        }
     }
 
     /// The view that this replica is in, or the one it goes to.
@@ -282,7 +306,7 @@ impl Pbft {
         assert!((1..).zip(&self.window).all(|(i, slot)| slot.seq == self.stable.plus(i)), "the window has no gap");
         assert!(self.early_bytes <= EARLY_BODY_BYTES && self.early.len() as u64 <= self.config.params().window);
         for slot in &self.window {
-            assert!(self.may_vote() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
+            assert!(self.remembers() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");
             assert!(slot.cert_at.is_none() || slot.accepted.is_some(), "a certificate is of an accepted batch");
             if let (Some(accepted), Some(committed), Some(_)) = (&slot.accepted, &slot.committed, slot.cert_at) {
                 let same_view = accepted.position.view == committed.position.view;

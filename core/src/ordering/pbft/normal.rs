@@ -34,7 +34,7 @@ pub enum Ignored {
     Conflicting,
     /// Of a kind that this version knows and does not act on.
     NotActedOn,
-    /// Asks for a vote of a replica that must be silent, after damage.
+    /// Asks for a vote of a replica that must be silent: after damage, or in quarantine.
     Silent,
     NotNeeded,
 }
@@ -292,9 +292,9 @@ impl Pbft {
     }
 
     /// Does what a slot has become ready for.
-    fn advance_slot(&mut self, index: usize, out: &mut Outbox<'_>) {
+    pub(super) fn advance_slot(&mut self, index: usize, out: &mut Outbox<'_>) {
         let slot = &self.window[index];
-        if slot.cert_at.is_none() && slot.is_prepared(&self.config) {
+        if slot.cert_at.is_none() && slot.is_prepared(&self.config) && self.may_vote() {
             self.prepared(index, out);
         }
         let primary = self.primary();

@@ -17,13 +17,12 @@
 use std::sync::Arc;
 
 use super::Replica;
-use super::sessions::Sessions;
 use crate::door::{Attempt, Effects, FileDone, FileOrder, Lane, Now, To};
 use crate::ids::{LogPosition, Nanos, ReplicaId, Seq};
 use crate::limits::SECOND;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
-use crate::quorum::ReplicaSet;
+use crate::quorum::{ReplicaSet, Weights};
 use crate::snapshot::{ChunkBytes, ClientsImage, Manifest, Piece};
 use crate::wire::message::{Chunk, FetchChunk, Message, SnapshotVote, StableSnapshot};
 
@@ -152,6 +151,17 @@ impl Transfer {
         }
     }
 
+    /// The newest snapshot that a blocking set claims to have: at least one of them does.
+    #[must_use]
+    pub fn known(&self, weights: &Weights) -> Seq {
+        let claiming = |least: Seq| {
+            let claims = (0..).map(ReplicaId).zip(&self.claims);
+            claims.filter(|(_, claim)| **claim >= least).map(|(peer, _)| peer).collect()
+        };
+        let supported = |claim: &Seq| weights.is_blocking(claiming(*claim));
+        self.claims.iter().copied().filter(supported).max().unwrap_or_default()
+    }
+
     /// `peer` says that this is its newest stable snapshot.
     pub fn claims(&mut self, peer: ReplicaId, snapshot: Seq) {
         self.claims[peer.index()] = snapshot;
@@ -205,7 +215,7 @@ impl Transfer {
         }
     }
 
-    fn give_up(&mut self) {
+    pub(super) fn give_up(&mut self) {
         self.state = State::Idle;
         self.bad = ReplicaSet::EMPTY;
     }
@@ -275,6 +285,7 @@ impl Replica {
 
     /// SS(s) with its manifest, checked by the verifier.
     pub(super) fn on_manifest(&mut self, snapshot: StableSnapshot, out: &mut Effects) -> Result<(), Ignored> {
+        self.compare_manifest(&snapshot, out);
         let State::Seeking { missing, .. } = self.transfer.state else { return Err(Ignored::NotNeeded) };
         if snapshot.certificate.seq < missing {
             return Err(Ignored::BelowWindow);
@@ -316,9 +327,13 @@ impl Replica {
     }
 
     /// The shell carried out an order on files.
-    pub(super) fn on_file(&mut self, done: FileDone, out: &mut Effects) {
+    pub(super) fn on_file(&mut self, now: Now, done: FileDone, out: &mut Effects) {
         match done {
-            FileDone::Manifest { seq, manifest } => self.send_manifest(seq, manifest, out),
+            FileDone::Manifest { seq, manifest } => {
+                self.compare_own_manifest(seq, manifest.as_ref(), out);
+                self.send_manifest(seq, manifest, out);
+            }
+            FileDone::Reread { seq, image } => self.on_reread(seq, image, now, out),
             FileDone::Piece { to, seq, piece, bytes } => {
                 self.transfer.serving.piece_read();
                 self.counters.chunks_served += u64::from(bytes.is_some());
@@ -343,12 +358,17 @@ impl Replica {
         }
     }
 
-    /// Whether the log has led past what a snapshot was wanted for.
+    /// Whether the log has led past what a snapshot was wanted for. Whose state is not to be trusted has come no further than
+    /// its newest stable snapshot.
     fn is_transfer_obsolete(&self) -> bool {
-        let executed = self.executing.last;
+        let is_suspect = self.quarantine.is_suspect();
+        let executed = if is_suspect { self.stable_snapshot() } else { self.executing.last };
         match &self.transfer.state {
             State::Idle => true,
-            State::Seeking { missing, .. } => self.is_committed(*missing) || executed >= *missing,
+            State::Seeking { missing, .. } => {
+                let is_in_log = !is_suspect && self.is_committed(*missing);
+                is_in_log || executed >= *missing
+            }
             State::Fetching { pieces, .. } => executed >= pieces.seq(),
             State::Assembling { target, .. } | State::Waiting { target, .. } => executed >= target.certificate.seq,
             State::Switching { .. } => false,
@@ -442,7 +462,9 @@ impl Replica {
     fn switch_when_possible(&mut self, out: &mut Effects) {
         let State::Waiting { target, .. } = &self.transfer.state else { return };
         let seq = target.certificate.seq;
-        let is_possible = self.pbft.stable() >= seq && self.executing.is_free() && self.snapshots.is_idle();
+        let is_at_rest = self.executing.is_free() && self.snapshots.is_idle();
+        // What a report compares is in the state that is given up.
+        let is_possible = self.pbft.stable() >= seq && is_at_rest && self.quarantine.is_told();
         if !is_possible {
             return;
         }
@@ -468,19 +490,17 @@ impl Replica {
         let seq = certificate.seq;
         self.transfer.give_up();
         self.counters.transfers += 1;
-        self.sessions = Sessions::restore(self.config.params(), *clients);
-        self.executing.jump(&manifest.scalars);
+        self.adopt_state(&manifest, *clients, now);
         self.snapshots.jump(&manifest, certificate, self.superblock.journal_start);
         self.index.forget(seq);
-        self.catch_up.jumped(seq);
-        self.views.forget_sample();
-        self.purge_pool();
+        if self.quarantine.is_suspect() {
+            self.execute_anew(seq, out);
+        }
         out.install = Some(seq);
         out.remove_snapshots_below = Some(seq);
         out.files.push(FileOrder::Clear);
         self.drop_when_unread(out);
         self.compare_transferred(seq, out);
-        self.next_status = now.mono;
     }
 
     fn read_pieces(&mut self, out: &mut Effects) {

@@ -10,7 +10,7 @@ use rkyv::vec::ArchivedVec;
 use rkyv::with::AsVec;
 use rkyv::{Archive, Serialize};
 
-use super::{CHUNK_BYTES, COUNTERS, DecodeError, LOG_SLOTS, MAP_WORDS, SIGNERS, TEXT_BYTES};
+use super::{CHUNK_BYTES, COUNTERS, DecodeError, LOG_SLOTS, MAP_WORDS, SIGNERS, TEXT_BYTES, TRAIL_STEPS};
 use crate::ids::{Digest, Epoch, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use crate::limits;
 use crate::quorum::ReplicaSet;
@@ -397,7 +397,7 @@ impl ArchivedStatus<'_> {
     }
 }
 
-/// FETCH-SLOT, FETCH-LOG and FETCH-MANIFEST.
+/// FETCH-SLOT, FETCH-LOG, FETCH-MANIFEST and FETCH-TRAIL.
 #[derive(Archive, Serialize)]
 pub(super) struct Fetch {
     seq: u64,
@@ -412,6 +412,46 @@ impl From<&Seq> for Fetch {
 impl ArchivedFetch {
     pub(super) fn native(&self) -> Seq {
         Seq(self.seq.to_native())
+    }
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct Step {
+    reply_root: [u8; 32],
+    delta: [u8; 32],
+}
+
+#[derive(Archive, Serialize)]
+pub(super) struct Trail {
+    seq: u64,
+    chain: [u8; 32],
+    exec_before: [u8; 32],
+    steps: Vec<Step>,
+}
+
+impl From<&native::Trail> for Trail {
+    fn from(trail: &native::Trail) -> Self {
+        let step = |step: &native::Step| Step { reply_root: step.reply_root.0, delta: step.delta.0 };
+        Self {
+            seq: trail.seq.0,
+            chain: trail.chain.0,
+            exec_before: trail.exec_before.0,
+            steps: trail.steps.iter().map(step).collect(),
+        }
+    }
+}
+
+impl ArchivedTrail {
+    pub(super) fn native(&self) -> Result<native::Trail, DecodeError> {
+        TRAIL_STEPS.check(self.steps.len())?;
+        let step =
+            |step: &ArchivedStep| native::Step { reply_root: Digest(step.reply_root), delta: Digest(step.delta) };
+        Ok(native::Trail {
+            seq: Seq(self.seq.to_native()),
+            chain: Digest(self.chain),
+            exec_before: Digest(self.exec_before),
+            steps: self.steps.iter().map(step).collect(),
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use crate::wire::frame::{WIRE_VERSION, is_kept};
 use crate::wire::message::{
     Ballot, BatchBody, BatchHeader, BatchId, Busy, Checkpoint, Chunk, ClientCertificate, ClientJoin, Code, Commit,
     CommitCertificate, FetchChunk, Info, Position, PrePrepare, Prepare, PreparedCertificate, Reply, SnapshotVote,
-    StableSnapshot, Status,
+    StableSnapshot, Status, Step, Trail,
 };
 use crate::wire::request::{Body, FLAG_CLOSE, encode_request, result_digest};
 
@@ -122,6 +122,8 @@ pub(in crate::wire) fn examples() -> Vec<Message> {
         Message::Manifest(stable_snapshot(2, 3)),
         Message::FetchChunk(FetchChunk { seq: Seq(128), piece: Piece { section: Section::Clients, index: 7 } }),
         Message::Chunk(chunk(Some(b"a piece of the state"))),
+        Message::FetchTrail(Seq(128)),
+        Message::Trail(trail(3)),
         Message::Evidence(Arc::new(evidence(7))),
     ]
 }
@@ -130,6 +132,12 @@ fn evidence(seq: u64) -> Evidence {
     let vote = |digest| SignedVote { digest: Digest([digest; 32]), ballot: slot(1, 0).certificate.proposal };
     let proof = Proof::two_prepares(ReplicaId(3), View(5), Seq(seq), vote(1), vote(2));
     Evidence { cluster: ClusterId([4; 32]), epoch: Epoch(2), proof }
+}
+
+fn trail(steps: u8) -> Trail {
+    let step = |step| Step { reply_root: Digest([step; 32]), delta: Digest([step ^ 0xff; 32]) };
+    let (chain, exec_before) = (Digest([7; 32]), Digest([8; 32]));
+    Trail { seq: Seq(128), chain, exec_before, steps: (0..steps).map(step).collect() }
 }
 
 fn chunk(bytes: Option<&'static [u8]>) -> Chunk {
@@ -403,6 +411,13 @@ pub(in crate::wire) fn messages() -> impl Strategy<Value = Message> {
             let bytes = bytes.map(|bytes| ChunkBytes::new(Bytes::from(bytes)));
             Message::Chunk(Chunk { seq, piece, bytes })
         }),
+        seqs().prop_map(Message::FetchTrail),
+        (seqs(), digests(), digests(), vec((digests(), digests()), 0..40)).prop_map(
+            |(seq, chain, exec_before, steps)| {
+                let steps = steps.into_iter().map(|(reply_root, delta)| Step { reply_root, delta }).collect();
+                Message::Trail(Trail { seq, chain, exec_before, steps })
+            }
+        ),
         any::<u64>().prop_map(|seq| Message::Evidence(Arc::new(evidence(seq)))),
     ]
 }

@@ -110,7 +110,7 @@ fn every_flipped_bit_of_a_header_is_found() {
 
 #[test]
 fn kinds_of_other_versions_are_unknown() {
-    let unused = [0, 7, 15, 24, 42, 48, 49, 50, 51, 64, 66, 256 + 17, u16::MAX];
+    let unused = [0, 7, 15, 24, 44, 48, 49, 50, 51, 64, 66, 256 + 17, u16::MAX];
     for number in unused {
         for peer in PEERS {
             assert_eq!(refusal(&forged(6, &number.to_le_bytes()), peer), FrameError::UnknownKind(number));
@@ -120,7 +120,7 @@ fn kinds_of_other_versions_are_unknown() {
 
 #[test]
 fn every_kind_comes_from_whom_it_may() {
-    let replica = [1, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 65];
+    let replica = [1, 16, 17, 18, 19, 20, 21, 22, 23, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 65];
     let client = [1, 4, 6];
     let server = [2, 3, 5];
     let table: [(PeerRole, &[u16]); 3] =
@@ -146,6 +146,7 @@ fn limits_follow_the_configuration() {
     assert_eq!(max(&four, Kind::Reply), 256 * 1024 + 4 * 4096 + 1024);
     assert_eq!(max(&four, Kind::Log), 2 << 20);
     assert_eq!((max(&four, Kind::Manifest), max(&four, Kind::Chunk)), (5 << 20, (1024 + 4) << 10));
+    assert_eq!(max(&four, Kind::Trail), (128 + 1) << 10);
     assert_eq!(four.frame_max(PeerRole::Client), FRAME_HEADER_BYTES + (257 << 10));
     let params =
         ProtocolParams { batch_bytes_max: 8 << 20, window: 4096, checkpoint_interval: 2048, ..Default::default() };

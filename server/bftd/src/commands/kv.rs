@@ -24,6 +24,7 @@ Examples:
   bftd kv cas colour green --expect blue --config net/client.toml
   bftd kv cas shape round --absent --config net/client.toml
   bftd kv add visits 1 --config net/client.toml
+  bftd kv append log started --config net/client.toml
   bftd kv count --config net/client.toml --output json
 
 Exit codes: 0 done; 1 no such key, or the value was not the expected one; 64 the operation is refused (too long, not a
@@ -73,6 +74,8 @@ enum Words {
         #[arg(allow_negative_numbers = true)]
         delta: i64,
     },
+    /// Put text behind the value of a key and print how many bytes it has then
+    Append { key: String, value: String },
     /// Print the number of keys
     Count,
 }
@@ -89,6 +92,7 @@ impl Words {
                 value: value.as_bytes(),
             },
             Self::Add { key, delta } => Operation::Add { key: key.as_bytes(), delta: *delta },
+            Self::Append { key, value } => Operation::Append { key: key.as_bytes(), value: value.as_bytes() },
             Self::Count => Operation::Count,
         }
     }
@@ -153,6 +157,7 @@ fn text(reply: &Reply<'_>) -> Vec<u8> {
         Reply::Deleted(Prior::Absent) => b"ok: there was no such key\n".to_vec(),
         Reply::Counter(sum) => format!("{sum}\n").into_bytes(),
         Reply::Count(keys) => format!("{keys}\n").into_bytes(),
+        Reply::Appended(bytes) => format!("{bytes}\n").into_bytes(),
     }
 }
 
@@ -165,6 +170,7 @@ fn object(seq: Seq, reply: &Reply<'_>) -> Value {
         Reply::Mismatch(value) => value_object(*value),
         Reply::Counter(sum) => json!({ "sum": sum }),
         Reply::Count(keys) => json!({ "keys": keys }),
+        Reply::Appended(bytes) => json!({ "bytes": bytes }),
         Reply::Error(refusal) => json!({ "error": refusal.to_string() }),
     };
     if let Reply::Mismatch(_) = reply {
@@ -196,7 +202,8 @@ fn verdict(reply: &Reply<'_>) -> Result<(), Failure> {
         | Reply::Deleted(_)
         | Reply::Swapped
         | Reply::Counter(_)
-        | Reply::Count(_) => Ok(()),
+        | Reply::Count(_)
+        | Reply::Appended(_) => Ok(()),
     }
 }
 

@@ -8,6 +8,7 @@ use bft_core::config::ClusterConfig;
 use bft_core::config::strict::HumanDuration;
 use bft_core::ids::ReplicaId;
 use bft_core::wire::message::Info;
+use bft_server::io::Driver;
 use serde_json::{Map, Value, json};
 
 use crate::exit::{Failure, Reason, because};
@@ -100,7 +101,14 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
         match &row.answer {
             Ok(info) => {
                 lines.push(cells(cluster, row, info));
-                if let Some(through) = silent_through(info) {
+                if let Some(through) = counted(info, "quarantined_through") {
+                    remarks += &format!(
+                        "replica {}: it came to something else than the others and is in quarantine: it answers nobody, and \
+                         votes again when it agrees at a checkpoint above {through}; see divergence/ in its data directory\n",
+                        row.replica
+                    );
+                }
+                if let Some(through) = counted(info, "silent_through") {
                     remarks += &format!(
                         "replica {}: its journal was damaged; it follows, and votes again when STABLE reaches {through}\n",
                         row.replica
@@ -120,9 +128,9 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
     out + &remarks
 }
 
-/// The Seq up to which a replica that lost votes to damage is silent.
-fn silent_through(info: &Info) -> Option<u64> {
-    let counted = info.counters.iter().find(|(name, _)| name == "silent_through");
+/// A Seq up to which a replica is silent, if it is.
+fn counted(info: &Info, name: &str) -> Option<u64> {
+    let counted = info.counters.iter().find(|(counter, _)| counter == name);
     counted.map(|(_, through)| *through).filter(|through| *through > 0)
 }
 
@@ -170,6 +178,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "transfer": transfer_object(info),
         "state_digest": info.state.map(|(_, digest)| digest.to_string()),
         "state_digest_seq": info.state.map(|(seq, _)| seq.0),
+        "driver": Driver::of_write_path(&info.write_path).map(Driver::name),
         "write_path": info.write_path,
         "durable": !info.write_path.is_empty(),
         "sealed": info.sealed,

@@ -1,6 +1,10 @@
 //! Clusters of real `bftd` processes, and clients that count.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unused_macros, reason = "each test binary uses a part of it")]
+
+#[macro_use]
+#[path = "../../../tests/support/drivers.rs"]
+mod drivers;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,6 +16,7 @@ use std::time::{Duration, Instant};
 use bft_client::{Client, ClientConfig, Completion, Completions, Outcome, SessionStart, Submit, Wait};
 use bft_core::ids::ReplicaId;
 use bft_core::wire::message::Info;
+use bft_server::Io;
 use bft_server::children::{LocalCluster, Program};
 use bft_server::testnet::TestnetOptions;
 use bft_services::kv::{Operation, Reply};
@@ -33,7 +38,13 @@ pub const SNAPSHOTS_RARELY: u64 = 8192 * INTERVAL;
 
 /// A cluster of four with small files and frequent checkpoints. Nothing runs.
 pub fn cluster(dir: &Path, snapshot_slots: u64) -> LocalCluster {
+    cluster_over(Io::Auto, dir, snapshot_slots)
+}
+
+/// The same with this driver.
+pub fn cluster_over(io: Io, dir: &Path, snapshot_slots: u64) -> LocalCluster {
     let adjust = move |options: &mut TestnetOptions| {
+        options.io = io;
         options.journal.segment_bytes = 4 << 20;
         options.params.checkpoint_interval = INTERVAL;
         options.params.window = 2 * INTERVAL;
@@ -43,10 +54,21 @@ pub fn cluster(dir: &Path, snapshot_slots: u64) -> LocalCluster {
     LocalCluster::create(&dir.join("net"), 4, program(), adjust).unwrap()
 }
 
-/// The same, running.
+/// A cluster of four, running.
 pub fn running_cluster(dir: &Path, snapshot_slots: u64) -> LocalCluster {
-    let mut cluster = cluster(dir, snapshot_slots);
+    running_cluster_over(Io::Auto, dir, snapshot_slots)
+}
+
+/// The same with this driver.
+pub fn running_cluster_over(io: Io, dir: &Path, snapshot_slots: u64) -> LocalCluster {
+    let mut cluster = cluster_over(io, dir, snapshot_slots);
     cluster.start_all(PATIENCE).unwrap();
+    let words = cluster.child(ReplicaId(0)).said().unwrap();
+    match io {
+        Io::Auto => {}
+        Io::Uring => assert!(words.contains("who moves the bytes driver=\"io_uring\""), "{words}"),
+        Io::Epoll => assert!(words.contains("who moves the bytes driver=\"epoll\""), "{words}"),
+    }
     cluster
 }
 

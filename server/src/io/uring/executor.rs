@@ -2,12 +2,11 @@
 //! themselves are the shard's.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
-use std::net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs};
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bft_core::ids::{LinkId, Nanos, ReplicaId};
@@ -16,35 +15,19 @@ use glommio::Task;
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 
-use super::socket::{Descriptor, Socket};
+use super::bell::Listener;
+use super::socket::Socket;
 use super::wake::Notice;
-use super::{Dispatch, Inbox, ToCore};
 use crate::brim::Brim;
 use crate::clock;
-use crate::counters::ShardCounters;
 use crate::error::ServerError;
-use crate::io::doorbell::Listener;
-use crate::shard::{Arrival, Handover, Origin, Shard, ShardSetup};
+use crate::io::mesh::{Inbox, Place, ToCore};
+use crate::io::redial::{CONNECT_TIMEOUT, Redial, look_up};
+use crate::io::{ACCEPT_RETRY, CLIENT_READ_BYTES, READ_BYTES, TICK, WRITE_BYTES};
+use crate::shard::{Handover, Origin, Shard, ShardSetup};
 
-/// Read at a time. One buffer for all sockets of an executor: what was read is opened before anything else is.
-const READ_BYTES: usize = 256 * 1024;
-/// Read at a time from a client: under load its Requests are to be few in a turn, and all clients to have theirs soon.
-const CLIENT_READ_BYTES: usize = 128 * 1024;
-/// Sealed and written at a time to one socket.
-const WRITE_BYTES: usize = 256 * 1024;
-/// How often handshakes and silent links are looked at.
-const TICK: Duration = Duration::from_millis(250);
-/// How long a dialled connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The first wait before dialling again; doubled until the longest.
-const REDIAL_FIRST: Duration = Duration::from_millis(20);
-const REDIAL_LONGEST: Duration = Duration::from_secs(1);
-/// A link that lived this long was a good one: dialling starts afresh.
-const GOOD_LINK: u64 = 5_000_000_000;
 /// Tasks of closed sockets end at once; nothing waits longer for them.
 const END_MAX: u64 = 1_000_000_000;
-/// A wait after the system refused another connection: it has no descriptors left.
-const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The sockets of one executor, and the shard whose links they carry.
 pub struct Executor {
@@ -52,14 +35,11 @@ pub struct Executor {
     pub shard: RefCell<Shard>,
     /// There is something to do.
     pub turn: Notice,
-    index: u16,
     setup: ShardSetup,
     sockets: RefCell<BTreeMap<LinkId, Rc<Socket>>>,
     buffer: RefCell<Vec<u8>>,
     inboxes: Vec<Arc<Inbox>>,
     core: Option<RefCell<ToCore>>,
-    /// What the queue to the core had no room for: nothing is read meanwhile.
-    arrivals: RefCell<VecDeque<Arrival>>,
     /// Tasks that wait to read.
     readers: RefCell<Vec<Rc<Notice>>>,
     /// Tasks that run as long as the executor. It does not drop them by itself.
@@ -71,27 +51,21 @@ pub struct Executor {
 
 impl Executor {
     /// For the executor that this is called on. `core`: the way to the core, where it is on another one.
-    pub fn new(
-        setup: ShardSetup,
-        counters: Arc<ShardCounters>,
-        inboxes: Vec<Arc<Inbox>>,
-        core: Option<ToCore>,
-    ) -> Result<Rc<Self>, ServerError> {
-        Ok(Rc::new(Self {
+    pub fn new(place: Place, core: Option<ToCore>) -> Rc<Self> {
+        let Place { pin: _, setup, counters, inboxes } = place;
+        Rc::new(Self {
             shard: RefCell::new(Shard::new(setup.clone(), counters)),
             turn: Notice::default(),
-            index: setup.index,
             setup,
             sockets: RefCell::default(),
             buffer: RefCell::new(vec![0; READ_BYTES]),
             inboxes,
             core: core.map(RefCell::new),
-            arrivals: RefCell::default(),
             readers: RefCell::default(),
             tasks: RefCell::default(),
             ending_tasks: Cell::new(0),
             is_ending: Cell::new(false),
-        }))
+        })
     }
 
     /// Whether the pool is full, as all shards see it.
@@ -114,7 +88,7 @@ impl Executor {
         let me = self.setup.me;
         for peer in self.setup.config.replicas() {
             // One link for each pair: the lower id dials.
-            if me < peer && peer.0 % self.setup.shards == self.index {
+            if me < peer && peer.0 % self.setup.shards == self.setup.index {
                 self.keep(self.clone().dial(peer));
             }
         }
@@ -125,22 +99,18 @@ impl Executor {
     pub async fn run_shard(self: Rc<Self>, listener: Option<StdListener>) -> Result<(), ServerError> {
         self.start(listener)?;
         let core = self.core.as_ref().expect("this executor's shard is not the core's");
-        // Rings also when this ends in a panic: the core then finds the queue abandoned.
-        let _at_end = RingAtEnd(core.borrow().bell.clone());
         loop {
             self.before_turn().await;
             self.turn.taken().await;
             let now = clock::now().mono;
-            if self.inbox().is_stopping.load(Ordering::Acquire) || core.borrow().dispatches.is_abandoned() {
+            if core.borrow().is_over() {
                 return self.end().await;
             }
             self.adopt(now);
-            self.take_dispatches(now, &mut core.borrow_mut());
-            let mut shard = self.shard.borrow_mut();
-            shard.finish_turn(now);
-            self.arrivals.borrow_mut().extend(shard.arrivals());
-            drop(shard);
-            self.push_arrivals(&mut core.borrow_mut());
+            core.borrow_mut().exchange(now, &mut self.shard.borrow_mut());
+            if !core.borrow().is_full() {
+                self.resume_readers();
+            }
             self.flush();
         }
     }
@@ -156,9 +126,8 @@ impl Executor {
 
     /// Takes links that other executors have brought up.
     pub fn adopt(self: &Rc<Self>, now: Nanos) {
-        let links = std::mem::take(&mut *self.inbox().links.lock().expect("nobody panics while holding it"));
-        for (descriptor, handover) in links {
-            let Ok(socket) = Socket::adopt(descriptor).map(Rc::new) else { continue };
+        for (connection, handover) in self.inbox().links() {
+            let Ok(socket) = Socket::adopt(connection).map(Rc::new) else { continue };
             let link = self.shard.borrow_mut().adopt(now, handover);
             self.serve_on_task(link, socket);
         }
@@ -210,7 +179,7 @@ impl Executor {
     }
 
     fn inbox(&self) -> &Inbox {
-        &self.inboxes[usize::from(self.index)]
+        &self.inboxes[usize::from(self.setup.index)]
     }
 
     fn write(&self, link: LinkId) {
@@ -231,42 +200,15 @@ impl Executor {
         }
     }
 
-    fn take_dispatches(&self, now: Nanos, core: &mut ToCore) {
-        let mut shard = self.shard.borrow_mut();
-        while let Ok(dispatch) = core.dispatches.pop() {
-            match dispatch {
-                Dispatch::Frame { to, lane, frame } => shard.send(now, to, lane, frame),
-                Dispatch::Answer { link, answer } => shard.answer(now, link, answer),
-                Dispatch::StopAdmitting => shard.stop_admitting(),
-            }
-        }
-    }
-
-    fn push_arrivals(&self, core: &mut ToCore) {
-        let mut arrivals = self.arrivals.borrow_mut();
-        let before = arrivals.len();
-        push_all(&mut arrivals, &mut core.arrivals);
-        if !arrivals.is_empty() {
-            self.inbox().is_starved.store(true, Ordering::SeqCst);
-            // The core may have made room just before it could see the flag.
-            push_all(&mut arrivals, &mut core.arrivals);
-        }
-        if arrivals.len() < before {
-            core.bell.ring();
-        }
-        if arrivals.is_empty() {
-            self.resume_readers();
-        }
-    }
-
     fn resume_readers(&self) {
         self.readers.borrow_mut().drain(..).for_each(|reader| reader.give());
     }
 
     /// Waits while the queue to the core is full, or the turn for more of a client's Requests.
     async fn has_room(&self, link: LinkId) {
-        let is_full = || !self.arrivals.borrow().is_empty() || !self.shard.borrow().may_read(link);
-        while !self.is_ending.get() && is_full() {
+        let is_core_full = || self.core.as_ref().is_some_and(|core| core.borrow().is_full());
+        let must_wait = || is_core_full() || !self.shard.borrow().may_read(link);
+        while !self.is_ending.get() && must_wait() {
             let reader = Rc::new(Notice::default());
             self.readers.borrow_mut().push(reader.clone());
             reader.taken().await;
@@ -286,7 +228,7 @@ impl Executor {
 
     async fn tick(self: Rc<Self>) {
         while !self.is_ending.get() {
-            sleep(TICK).await;
+            sleep(Duration::from_nanos(TICK)).await;
             self.shard.borrow_mut().tick(clock::now().mono);
             self.turn.give();
         }
@@ -298,7 +240,7 @@ impl Executor {
                 Ok(stream) => self.accepted(stream),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    sleep(ACCEPT_RETRY).await;
+                    sleep(Duration::from_nanos(ACCEPT_RETRY)).await;
                 }
             }
         }
@@ -338,7 +280,7 @@ impl Executor {
 
     /// Keeps a link to `peer` for ever.
     async fn dial(self: Rc<Self>, peer: ReplicaId) {
-        let mut wait = REDIAL_FIRST;
+        let mut redial = Redial::default();
         while !self.is_ending.get() {
             let begin = clock::now().mono;
             if let Some(socket) = self.connect(peer).await {
@@ -349,11 +291,7 @@ impl Executor {
                 self.turn.give();
                 self.serve(link, socket).await;
             }
-            if clock::now().mono.since(begin) > GOOD_LINK {
-                wait = REDIAL_FIRST;
-            }
-            sleep(jittered(wait)).await;
-            wait = (wait * 2).min(REDIAL_LONGEST);
+            sleep(redial.after(clock::now().mono.since(begin))).await;
         }
     }
 
@@ -362,10 +300,7 @@ impl Executor {
         let resolved = match address.parse::<SocketAddr>() {
             Ok(address) => Some(address),
             // Names are asked for on another thread: it can take seconds.
-            Err(_) => {
-                let ask = move || address.to_socket_addrs().ok().and_then(|mut found| found.next());
-                glommio::executor().spawn_blocking(ask).await
-            }
+            Err(_) => glommio::executor().spawn_blocking(move || look_up(&address)).await,
         };
         let Some(resolved) = resolved else {
             tracing::debug!(replica = peer.0, "its address is not known");
@@ -416,9 +351,8 @@ impl Executor {
         let Some(handover) = handover else { return false };
         assert_eq!(handover.link, link, "a link is handed over when its handshake has just finished");
         self.sockets.borrow_mut().remove(&link);
-        let descriptor: Result<Descriptor, _> = socket.descriptor();
-        if let Ok(descriptor) = descriptor {
-            self.inboxes[usize::from(handover.shard)].hand_over(descriptor, handover);
+        if let Ok(connection) = socket.descriptor() {
+            self.inboxes[usize::from(handover.shard)].hand_over(connection, handover);
         }
         socket.is_closed.set(true);
         socket.writer.give();
@@ -446,29 +380,5 @@ impl Executor {
 pub async fn look_at_sockets() {
     for _ in 0..2 {
         glommio::executor().yield_task_queue_now().await;
-    }
-}
-
-fn push_all(arrivals: &mut VecDeque<Arrival>, queue: &mut rtrb::Producer<Arrival>) {
-    while let Some(arrival) = arrivals.pop_front() {
-        if let Err(rtrb::PushError::Full(arrival)) = queue.push(arrival) {
-            arrivals.push_front(arrival);
-            return;
-        }
-    }
-}
-
-/// Between half of `wait` and all of it.
-fn jittered(wait: Duration) -> Duration {
-    let [chance, ..] = crate::entropy();
-    wait / 2 + wait / 2 * u32::from(chance) / 255
-}
-
-/// Rings a bell when it is dropped.
-struct RingAtEnd(Arc<crate::io::doorbell::Doorbell>);
-
-impl Drop for RingAtEnd {
-    fn drop(&mut self) {
-        self.0.ring();
     }
 }

@@ -15,12 +15,7 @@ use rustix::net::{SendFlags, Shutdown, send, shutdown};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::wake::Notice;
-
-/// How long a silent connection of a client lives before the kernel asks whether it is there.
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// A connection's descriptor on its way to another executor.
-pub struct Descriptor(OwnedFd);
+use crate::io::KEEPALIVE;
 
 /// A connection.
 pub struct Socket {
@@ -56,14 +51,14 @@ impl Socket {
     }
 
     /// For a connection that another executor had.
-    pub fn adopt(descriptor: Descriptor) -> io::Result<Self> {
+    pub fn adopt(connection: OwnedFd) -> io::Result<Self> {
         // SAFETY: the descriptor is owned, and the stream takes it over.
-        Self::new(unsafe { TcpStream::from_raw_fd(descriptor.0.into_raw_fd()) })
+        Self::new(unsafe { TcpStream::from_raw_fd(connection.into_raw_fd()) })
     }
 
     /// The same connection for another executor; this one must read no more.
-    pub fn descriptor(&self) -> io::Result<Descriptor> {
-        Ok(Descriptor(self.with_fd(|fd| fd.try_clone_to_owned())?))
+    pub fn descriptor(&self) -> io::Result<OwnedFd> {
+        self.with_fd(|fd| fd.try_clone_to_owned())
     }
 
     /// Where the other end is.
