@@ -274,7 +274,8 @@ impl Manifest {
         let mut hasher = Hasher::new(Context::Snapshot);
         hasher.update(&scalars);
         hasher.u64(self.state.len() as u64).u64(self.state_bytes()).update(&self.state_digest().0);
-        hasher.u64(self.clients.len() as u64).update(&section_root(&self.clients).0);
+        let clients = crate::mutant!(M23ClientsOutsideRoot, section_root(&self.clients), Digest::ZERO);
+        hasher.u64(self.clients.len() as u64).update(&clients.0);
         hasher.finish()
     }
 
@@ -422,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn k7_the_root_binds_clients_state_and_scalars() {
+    fn c20_k7_the_root_binds_clients_state_and_every_scalar() {
         let bytes = image().encode();
         let mut manifest = Manifest::new(image().scalars);
         manifest.add_chunk(b"state");
@@ -436,9 +437,23 @@ mod tests {
         let mut other = manifest.clone();
         other.state.push((0, chunk_digest(b"")));
         assert_ne!(other.root(), root);
-        let mut other = manifest;
-        other.scalars.time_ns += 1;
-        assert_ne!(other.root(), root);
+        let changes: [fn(&mut Scalars); 5] = [
+            |scalars| scalars.seq = scalars.seq.next(),
+            |scalars| scalars.chain.0[0] ^= 1,
+            |scalars| scalars.exec.0[0] ^= 1,
+            |scalars| scalars.time_ns += 1,
+            |scalars| scalars.previous_state_bytes += 1,
+        ];
+        for change in changes {
+            let mut other = manifest.clone();
+            change(&mut other.scalars);
+            assert_ne!(other.root(), root, "{:?}", other.scalars);
+        }
+        let mut aged = image();
+        aged.next_recency += 1;
+        let mut other = Manifest { clients: Vec::new(), ..manifest };
+        other.add_clients(&aged.encode());
+        assert_ne!(other.root(), root, "the recency of sessions");
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn signed_by_the_primary(cluster: &TestCluster, header: BatchHeader, body: Body)
 }
 
 #[test]
-fn z2_a_primary_that_signs_another_header_than_its_bodys_is_refused() {
+fn z2_s2_a_primary_that_signs_another_header_than_its_bodys_is_refused() {
     let cluster = TestCluster::new();
     let body = cluster.body(1);
     let good = body.header(5);
@@ -653,7 +653,7 @@ fn signed_by(cluster: &TestCluster, mut message: ViewChange) -> ViewChange {
 
 /// All the same signed anew: what is wrong is not only the signature.
 #[test]
-fn v1_every_part_of_a_view_change_is_checked() {
+fn z4_v1_every_part_of_a_view_change_is_checked() {
     let cluster = TestCluster::new();
     let cases: [Case<ViewChange>; 11] = [
         ("another Epoch", Rejected::WrongEpoch, |message| message.epoch = Epoch(4)),

@@ -41,7 +41,7 @@ fn v12_a_request_that_waits_for_a_dead_primary_is_executed_once_in_the_next_view
 }
 
 #[test]
-fn v12_what_a_dead_primary_had_proposed_to_a_quorum_comes_back_at_its_seq() {
+fn z10_v12_what_a_dead_primary_had_proposed_to_a_quorum_comes_back_at_its_seq() {
     let mut cluster = running();
     // Nobody hears a COMMIT: the batch is prepared everywhere and committed nowhere.
     cluster.hears = |_, _, message| message.kind() != Kind::Commit;
@@ -80,7 +80,7 @@ fn v12_a_proposal_that_too_few_are_there_to_prepare_costs_the_view_although_it_l
 }
 
 #[test]
-fn v9_views_change_although_whatever_is_said_of_them_first_is_lost() {
+fn z8_v9_views_change_although_whatever_is_said_of_them_first_is_lost() {
     let mut cluster = running();
     cluster.down.push(cluster.primary(0));
     cluster.hears = |_, _, message| !matches!(message, Message::ViewChange(_) | Message::NewView(_));

@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn d1_a_message_leaves_when_what_it_needs_is_durable() {
+    fn z11_d1_a_message_leaves_when_what_it_needs_is_durable() {
         let mut node = primary();
         sent(&mut node);
         node.input(opening());

@@ -2,10 +2,11 @@
 //! for every moment of every such operation, where the power of that replica goes, or of others too. Every run goes on
 //! to the end, under all judges (TESTING §10). `docs/crash-points.md` tells how to read and to replay what comes out.
 //!
-//! A scenario of state transfer belongs into [`Scenario::ALL`]: its operations are listed and cut like all others.
+//! Pairs of cuts, at two replicas, are too many to play all of them: they are drawn.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -20,14 +21,21 @@ use crate::network::Node;
 use crate::options::{ClientOptions, Fidelity, MICROSECOND, MachineOptions, NetworkOptions, Options, Scene};
 use crate::points::{Operation, Plug, Point};
 use crate::pool::spread;
+use crate::rng::Seed;
 use crate::run::{Report, run_scripted};
-use crate::script::{Company, Crash, Cut, Script};
+use crate::script::{Company, Crash, Cut, Damage, Script};
 use crate::trace::Trace;
 
 /// Everything is a function of this and of the case.
 const SEED: u64 = 7;
 /// Operations of the second life that are cut again, those of the start itself among them.
 const SECOND_OPERATIONS: usize = 12;
+/// When the backup that was cut off for long is heard again.
+const BACK_AT: u64 = 180 * MILLISECOND;
+/// Twice what the transfer needs from then on.
+const TRANSFER_TAKES: u64 = 40 * MILLISECOND;
+/// When a journal is damaged.
+const DAMAGED_AT: u64 = 40 * MILLISECOND;
 
 /// A run that is cut at all its points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,15 +46,27 @@ pub enum Scenario {
     Checkpoints,
     /// The primary is cut off, and comes back; checkpoints and snapshots in the next view.
     ViewChange,
+    /// A backup is cut off until the others have thrown away what it lacks, and fetches a snapshot.
+    Transfer,
     /// The journal goes from segment to segment.
     Rollover,
     /// A second cut, while the replica comes up after a first one.
     Recovery,
+    /// A backup's journal is damaged: it owns up to that, and is silent until it has learnt enough.
+    Damage,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 5] = [Self::Normal, Self::Checkpoints, Self::ViewChange, Self::Rollover, Self::Recovery];
+    pub const ALL: [Self; 7] = [
+        Self::Normal,
+        Self::Checkpoints,
+        Self::ViewChange,
+        Self::Transfer,
+        Self::Rollover,
+        Self::Recovery,
+        Self::Damage,
+    ];
 
     /// Its name on the command line.
     #[must_use]
@@ -55,8 +75,10 @@ impl Scenario {
             Self::Normal => "sc1",
             Self::Checkpoints => "sc2",
             Self::ViewChange => "sc3",
+            Self::Transfer => "sc4",
             Self::Rollover => "sc6",
             Self::Recovery => "sc7",
+            Self::Damage => "sc8",
         }
     }
 
@@ -83,14 +105,34 @@ impl Scenario {
             Self::ViewChange if counters.new_views == 0 => Some("no NEW-VIEW".into()),
             Self::ViewChange => lacks(&[Operation::Name]).map(|kind| format!("no {kind:?}")),
             Self::Rollover => lacks(&[Operation::NewSegment]).map(|kind| format!("no {kind:?}")),
+            Self::Transfer if counters.transfers == 0 => Some("no transfer".into()),
+            Self::Transfer if !seen.contains_key(&Operation::Group) => Some("its points lie elsewhere".into()),
+            Self::Transfer => None,
+            Self::Damage if counters.amnesias == 0 => Some("no damage".into()),
+            Self::Damage if counters.voting_again == 0 => Some("who lost its votes never votes again".into()),
+            Self::Damage => None,
         }
     }
 
     /// The replicas whose points are worth cutting: the first one stands for the others where time is short.
     fn victims(self) -> [ReplicaId; 2] {
-        // A backup, which is the primary of the next view, and the primary, which a view change comes to be cut off.
         let primary = self.primary();
-        [ReplicaId((primary.0 + 1) % 4), primary]
+        let backup = match self {
+            // The primary of the next view; where a view changes, the present one comes to be cut off.
+            Self::Normal | Self::Checkpoints | Self::ViewChange | Self::Rollover | Self::Recovery => 1,
+            Self::Transfer | Self::Damage => 2,
+        };
+        [ReplicaId((primary.0 + backup) % 4), primary]
+    }
+
+    /// When its points are worth cutting: before and after, it is like another one.
+    fn span(self) -> Range<u64> {
+        let safety = self.uncut().safety;
+        match self {
+            Self::Normal | Self::Checkpoints | Self::ViewChange | Self::Rollover | Self::Recovery => 0..safety,
+            Self::Transfer => BACK_AT..BACK_AT + TRANSFER_TAKES,
+            Self::Damage => DAMAGED_AT..safety,
+        }
     }
 
     /// The primary of the first view.
@@ -100,11 +142,27 @@ impl Scenario {
 
     fn options(self) -> Options {
         let mut options = self.uncut();
-        if self == Self::ViewChange {
-            let machine = Node(self.primary().index());
-            options.script.cuts.push(Cut { machine, from: 30 * MILLISECOND, until: 400 * MILLISECOND });
+        let script = &mut options.script;
+        match self {
+            Self::Normal | Self::Checkpoints | Self::Rollover | Self::Recovery => {}
+            Self::ViewChange => {
+                let machine = Node(self.primary().index());
+                script.cuts.push(Cut { machine, from: 30 * MILLISECOND, until: 400 * MILLISECOND });
+            }
+            Self::Transfer => {
+                let machine = Node(self.victims()[0].index());
+                script.cuts.push(Cut { machine, from: 20 * MILLISECOND, until: BACK_AT });
+            }
+            Self::Damage => script.damage = Some(Damage { victim: self.victims()[0], at: DAMAGED_AT }),
         }
         options
+    }
+
+    /// Of what a replica did with its disk, the operations to be cut, each with its number.
+    fn worth_cutting(self, log: &[(Operation, u64)]) -> Vec<(usize, Operation)> {
+        let span = self.span();
+        let numbered = (0..).zip(log).filter(|(_, (_, at))| span.contains(at));
+        numbered.map(|(nth, (kind, _))| (nth, *kind)).collect()
     }
 
     /// Its cluster and its load, with all links.
@@ -113,7 +171,9 @@ impl Scenario {
             Self::Normal => (64, 5, 40),
             Self::Checkpoints | Self::Recovery => (8, 22, 80),
             Self::ViewChange => (12, 24, 700),
+            Self::Transfer => (8, 90, 400),
             Self::Rollover => (64, 18, 70),
+            Self::Damage => (12, 45, 200),
         };
         base(snapshot_slots, operations, safety * MILLISECOND)
     }
@@ -188,13 +248,14 @@ pub(crate) fn base(snapshot_slots: u64, operations: u32, safety: u64) -> Options
     }
 }
 
-/// A run with its cuts. Written as `sc2/one/r1/37:torn`, with further points behind a `+`.
+/// A run with its cuts. Written as `sc2/one/r1/37:torn`, with further points behind a `+`; a pair of cuts at two replicas as
+/// `sc2/pair/r1/37:torn/r3/12:after`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
     /// Of what.
     pub scenario: Scenario,
-    /// Whose power goes, and where.
-    pub crash: Crash,
+    /// Whose power goes, and where: one replica's, or two's.
+    pub crashes: Vec<Crash>,
 }
 
 impl Case {
@@ -202,17 +263,22 @@ impl Case {
     #[must_use]
     pub fn options(&self) -> Options {
         let mut options = self.scenario.options();
-        options.script.crash = Some(self.crash.clone());
+        options.script.crashes.clone_from(&self.crashes);
         options
     }
 
-    fn play(&self) -> (Report, Plug) {
+    fn play(&self) -> (Report, Vec<Plug>) {
         run_scripted(self.options(), Trace::quiet())
+    }
+
+    /// What the first replica did with its disk.
+    fn log(&self) -> Vec<(Operation, u64)> {
+        self.play().1[0].log().to_vec()
     }
 
     fn with(&self, point: Point) -> Self {
         let mut case = self.clone();
-        case.crash.points.push(point);
+        case.crashes[0].points.push(point);
         case
     }
 }
@@ -222,10 +288,15 @@ const COMPANIES: [(Company, &str); 3] =
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Crash { victim, points, company } = &self.crash;
-        let (_, company) = COMPANIES[*company as usize];
-        let points: Vec<_> = points.iter().map(Point::to_string).collect();
-        write!(f, "{}/{company}/r{}/{}", self.scenario.name(), victim.0, points.join("+"))
+        let company = match &self.crashes[..] {
+            [crash] => COMPANIES[crash.company as usize].1,
+            _ => PAIR,
+        };
+        write!(f, "{}/{company}", self.scenario.name())?;
+        self.crashes.iter().try_for_each(|Crash { victim, points, .. }| {
+            let points: Vec<_> = points.iter().map(Point::to_string).collect();
+            write!(f, "/r{}/{}", victim.0, points.join("+"))
+        })
     }
 }
 
@@ -234,20 +305,32 @@ impl FromStr for Case {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let parts: Vec<_> = text.split('/').collect();
-        let [scenario, company, victim, points] = parts[..] else {
-            return Err(format!("`{text}` is no case: it looks like sc2/one/r1/37:torn"));
-        };
-        let scenario = scenario.parse()?;
-        let company = COMPANIES.iter().find(|(_, name)| *name == company);
-        let (company, _) = company.ok_or("who loses power is one, all or staggered")?;
-        let victim = victim.strip_prefix('r').and_then(|number| number.parse().ok()).filter(|number| *number < 4);
-        let victim = ReplicaId(victim.ok_or("a replica is one of r0 to r3")?);
-        let points = points.split('+').map(str::parse).collect::<Result<Vec<Point>, _>>()?;
-        if !points.is_sorted_by(|earlier, later| earlier.operation < later.operation) {
-            return Err("points come in the order of their operations".into());
+        match parts[..] {
+            [scenario, PAIR, one, at, other, there] => {
+                let crashes = vec![crash(Company::One, one, at)?, crash(Company::One, other, there)?];
+                if crashes[0].victim == crashes[1].victim {
+                    return Err("a pair is of two replicas".into());
+                }
+                Ok(Self { scenario: scenario.parse()?, crashes })
+            }
+            [scenario, company, victim, points] => {
+                let company = COMPANIES.iter().find(|(_, name)| *name == company);
+                let (company, _) = company.ok_or("who loses power is one, all or staggered")?;
+                Ok(Self { scenario: scenario.parse()?, crashes: vec![crash(*company, victim, points)?] })
+            }
+            _ => Err(format!("`{text}` is no case: it looks like sc2/one/r1/37:torn")),
         }
-        Ok(Self { scenario, crash: Crash { victim, points, company: *company } })
     }
+}
+
+fn crash(company: Company, victim: &str, points: &str) -> Result<Crash, String> {
+    let victim = victim.strip_prefix('r').and_then(|number| number.parse().ok()).filter(|number| *number < 4);
+    let victim = ReplicaId(victim.ok_or("a replica is one of r0 to r3")?);
+    let points = points.split('+').map(str::parse).collect::<Result<Vec<Point>, _>>()?;
+    if !points.is_sorted_by(|earlier, later| earlier.operation < later.operation) {
+        return Err("points come in the order of their operations".into());
+    }
+    Ok(Crash { victim, points, company })
 }
 
 impl FromStr for Scenario {
@@ -259,6 +342,9 @@ impl FromStr for Scenario {
         named.ok_or_else(|| format!("there is no scenario `{text}`: take one of {}", names.join(", ")))
     }
 }
+
+/// The name of two cuts at two replicas.
+const PAIR: &str = "pair";
 
 /// How much is played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -278,6 +364,8 @@ pub struct Tally {
     pub operations: BTreeMap<Operation, usize>,
     /// Runs, each with its own points.
     pub runs: usize,
+    /// Of a pair, cuts that the other one put off for ever.
+    pub missed: usize,
     /// What failed, and why.
     pub failures: Vec<(String, String)>,
     /// How long it took.
@@ -288,12 +376,14 @@ impl Tally {
     /// Everything in one line.
     #[must_use]
     pub fn line(&self) -> String {
-        let Self { name, operations, runs, failures, seconds } = self;
+        let Self { name, operations, runs, missed, failures, seconds } = self;
         let per_second = *runs as f64 / seconds.max(0.001);
         let kinds: Vec<_> = operations.iter().map(|(kind, count)| format!("{kind:?} {count}")).collect();
         let (count, failed) = (operations.values().sum::<usize>(), failures.len());
+        let missed = if *missed > 0 { format!("{missed} not reached, ") } else { String::new() };
         format!(
-            "{name:<18} {count:>4} operations, {runs:>5} points, {failed} failed, {seconds:.1} s, {per_second:.0} runs/s; {}",
+            "{name:<18} {count:>4} operations, {runs:>5} points, {missed}{failed} failed, {seconds:.1} s, \
+             {per_second:.0} runs/s; {}",
             kinds.join(", ")
         )
     }
@@ -309,10 +399,52 @@ pub fn enumerate(scenarios: &[Scenario], extent: Extent, jobs: usize, mut on_don
         for victim in victims {
             for (company, _) in companies {
                 let crash = Crash { victim: *victim, points: Vec::new(), company: *company };
-                on_done(tally(&Case { scenario: *scenario, crash }, jobs));
+                on_done(tally(&Case { scenario: *scenario, crashes: vec![crash] }, jobs));
             }
         }
     }
+}
+
+/// Plays pairs of cuts, at two replicas, a point each: `count` of them, drawn from `seed`.
+#[must_use]
+pub fn pairs(count: u64, seed: u64, jobs: usize) -> Tally {
+    let begun = Instant::now();
+    let scenarios: Vec<_> = Scenario::ALL.into_iter().filter(|scenario| *scenario != Scenario::Recovery).collect();
+    let logs: Vec<_> = scenarios.iter().map(|scenario| (*scenario, logs_of_all(*scenario))).collect();
+    let draw = |nth| {
+        let mut rng = Seed::root(seed).child("pairs").nth(nth).rng();
+        let (scenario, logs) = &logs[rng.below(logs.len() as u64) as usize];
+        let one = rng.below(4) as usize;
+        let other = (one + rng.range(1, 3) as usize) % 4;
+        let mut crash = |victim: usize| {
+            let log = &logs[victim];
+            let (operation, kind) = log[rng.below(log.len() as u64) as usize];
+            let moments = kind.moments();
+            let moment = moments[rng.below(moments.len() as u64) as usize];
+            let points = vec![Point { operation, moment }];
+            Crash { victim: ReplicaId(victim as u16), points, company: Company::One }
+        };
+        Case { scenario: *scenario, crashes: vec![crash(one), crash(other)] }
+    };
+    let cases: Vec<_> = (0..count).map(draw).collect();
+    let (mut failures, mut missed) = (Vec::new(), 0);
+    let play = |case: &Case| {
+        let (report, plugs) = case.play();
+        (report.violation, plugs.iter().map(Plug::left).sum::<usize>())
+    };
+    spread(jobs, &cases, play, |case, (violation, left)| {
+        missed += left;
+        failures.extend(violation.map(|violation| (case.to_string(), violation.to_string())));
+    });
+    let seconds = begun.elapsed().as_secs_f64();
+    Tally { name: PAIR.into(), operations: BTreeMap::new(), runs: cases.len(), missed, failures, seconds }
+}
+
+/// What every replica of a scenario does with its disk, without a cut.
+fn logs_of_all(scenario: Scenario) -> Vec<Vec<(usize, Operation)>> {
+    let uncut = |id| Crash { victim: ReplicaId(id), points: Vec::new(), company: Company::One };
+    let (_, plugs) = Case { scenario, crashes: (0..4).map(uncut).collect() }.play();
+    plugs.iter().map(|plug| scenario.worth_cutting(plug.log())).collect()
 }
 
 /// The first point of a scenario that fails, for those who planted a fault: the run without a cut, if that does.
@@ -327,21 +459,26 @@ pub fn first_failure(scenario: Scenario, jobs: usize) -> Option<(String, String)
 fn tally(uncut: &Case, jobs: usize) -> Tally {
     let begun = Instant::now();
     let name = uncut.to_string().trim_end_matches('/').to_owned();
-    let (report, plug) = uncut.play();
-    let log: Vec<_> = plug.log().iter().filter(|(_, at)| *at < uncut.scenario.options().safety).copied().collect();
+    let (report, plugs) = uncut.play();
+    let log = uncut.scenario.worth_cutting(plugs[0].log());
     let mut operations = BTreeMap::new();
-    log.iter().for_each(|(kind, _)| *operations.entry(*kind).or_default() += 1);
+    log.iter().for_each(|(_, kind)| *operations.entry(*kind).or_default() += 1);
     let mut failures: Vec<(String, String)> = Vec::new();
     failures.extend(report.violation.map(|violation| (name.clone(), violation.to_string())));
     failures.extend(uncut.scenario.gap(&report.counters, &operations).map(|gap| (name.clone(), gap)));
     let cases = match uncut.scenario {
-        Scenario::Normal | Scenario::Checkpoints | Scenario::ViewChange | Scenario::Rollover => {
-            (0..).zip(&log).flat_map(|(nth, (kind, _))| points(nth, *kind)).map(|point| uncut.with(point)).collect()
+        Scenario::Normal
+        | Scenario::Checkpoints
+        | Scenario::ViewChange
+        | Scenario::Transfer
+        | Scenario::Rollover
+        | Scenario::Damage => {
+            log.iter().flat_map(|(nth, kind)| points(*nth, *kind)).map(|point| uncut.with(point)).collect()
         }
         Scenario::Recovery => twice(uncut, &log, jobs),
     };
     spread(jobs, &cases, judge, |case, verdict| failures.extend(verdict.err().map(|why| (case.to_string(), why))));
-    Tally { name, operations, runs: cases.len(), failures, seconds: begun.elapsed().as_secs_f64() }
+    Tally { name, operations, runs: cases.len(), missed: 0, failures, seconds: begun.elapsed().as_secs_f64() }
 }
 
 fn points(operation: usize, kind: Operation) -> impl Iterator<Item = Point> {
@@ -350,26 +487,21 @@ fn points(operation: usize, kind: Operation) -> impl Iterator<Item = Point> {
 
 /// Two cuts: the first at every moment of the last operation of each kind, the second at every moment of what the
 /// replica does next, its start first of all.
-fn twice(uncut: &Case, log: &[(Operation, u64)], jobs: usize) -> Vec<Case> {
+fn twice(uncut: &Case, log: &[(usize, Operation)], jobs: usize) -> Vec<Case> {
     let mut last = BTreeMap::new();
-    (0..).zip(log).filter(|(_, (kind, _))| *kind != Operation::LastInstance).for_each(|(nth, (kind, _))| {
-        last.insert(*kind, nth);
+    log.iter().filter(|(_, kind)| *kind != Operation::LastInstance).for_each(|(nth, kind)| {
+        last.insert(*kind, *nth);
     });
     let first: Vec<_> =
         last.into_iter().flat_map(|(kind, nth)| points(nth, kind)).map(|point| uncut.with(point)).collect();
     let mut cases = Vec::new();
-    spread(
-        jobs,
-        &first,
-        |case| case.play().1,
-        |case, plug| {
-            let cut = case.crash.points[0].operation;
-            let second = (cut + 1..).zip(&plug.log()[cut + 1..]);
-            let next = second.skip_while(|(_, (kind, _))| !starts(*kind)).take(SECOND_OPERATIONS);
-            cases.extend(next.flat_map(|(nth, (kind, _))| points(nth, *kind)).map(|point| case.with(point)));
-        },
-    );
-    cases.sort_unstable_by_key(|case| case.crash.points.clone());
+    spread(jobs, &first, Case::log, |case, log| {
+        let cut = case.crashes[0].points[0].operation;
+        let second = (cut + 1..).zip(&log[cut + 1..]);
+        let next = second.skip_while(|(_, (kind, _))| !starts(*kind)).take(SECOND_OPERATIONS);
+        cases.extend(next.flat_map(|(nth, (kind, _))| points(nth, *kind)).map(|point| case.with(point)));
+    });
+    cases.sort_unstable_by_key(|case| case.crashes[0].points.clone());
     cases
 }
 
@@ -379,10 +511,11 @@ fn starts(kind: Operation) -> bool {
 }
 
 fn judge(case: &Case) -> Result<(), String> {
-    let (report, plug) = case.play();
+    let (report, plugs) = case.play();
+    let left = plugs[0].left();
     match report.violation {
         Some(violation) => Err(violation.to_string()),
-        None if plug.left() > 0 => Err(format!("{} points were not reached", plug.left())),
+        None if left > 0 => Err(format!("{left} points were not reached")),
         None => Ok(()),
     }
 }
@@ -394,7 +527,12 @@ mod tests {
 
     #[test]
     fn cases_are_read_as_they_are_written() {
-        for text in ["sc2/one/r1/37:torn", "sc7/all/r0/3:before+5:cached", "sc3/staggered/r2/0:after"] {
+        for text in [
+            "sc2/one/r1/37:torn",
+            "sc7/all/r0/3:before+5:cached",
+            "sc3/staggered/r2/0:after",
+            "sc4/pair/r2/9:complete/r0/4:lost",
+        ] {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
         }
         for wrong in
@@ -407,10 +545,10 @@ mod tests {
     /// Plays the points of some operations at the first victim; says how many there were.
     fn hold(scenario: Scenario, company: Company, chosen: impl Fn(&Operation) -> bool, moments: &[Moment]) -> usize {
         let [victim, _] = scenario.victims();
-        let uncut = Case { scenario, crash: Crash { victim, points: Vec::new(), company } };
-        let (_, plug) = uncut.play();
-        let of_kind = (0..).zip(plug.log()).filter(|(_, (kind, _))| chosen(kind));
-        let all = of_kind.flat_map(|(nth, (kind, _))| points(nth, *kind));
+        let uncut = Case { scenario, crashes: vec![Crash { victim, points: Vec::new(), company }] };
+        let log = scenario.worth_cutting(&uncut.log());
+        let of_kind = log.iter().filter(|(_, kind)| chosen(kind));
+        let all = of_kind.flat_map(|(nth, kind)| points(*nth, *kind));
         let cases: Vec<_> =
             all.filter(|point| moments.contains(&point.moment)).map(|point| uncut.with(point)).collect();
         spread(2, &cases, judge, |case, verdict| assert_eq!(verdict, Ok(()), "{case}"));
@@ -447,16 +585,39 @@ mod tests {
     }
 
     #[test]
+    fn t4_power_cut_at_every_step_of_a_transfer_fetches_nothing_again() {
+        let of_transfer = |kind: &Operation| {
+            (Operation::Begin..=Operation::Clear).contains(kind)
+                || matches!(kind, Operation::FirstCopies | Operation::LastCopies)
+        };
+        assert!(hold(Scenario::Transfer, Company::One, of_transfer, &Moment::ALL) > 60);
+    }
+
+    #[test]
+    fn d20_power_cut_while_a_start_owns_up_to_damage() {
+        let of_start = |kind: &Operation| (Operation::Repair..=Operation::LastInstance).contains(kind);
+        assert!(hold(Scenario::Damage, Company::One, of_start, &Moment::ALL) > 15);
+    }
+
+    #[test]
+    fn pairs_are_drawn_and_hold() {
+        let tally = pairs(12, 1, 2);
+        assert_eq!((tally.runs, &tally.failures), (12, &Vec::new()));
+        assert!(tally.missed < 6, "{} of 24 points", tally.missed);
+    }
+
+    #[test]
     fn a_run_is_the_same_up_to_its_point_and_the_point_is_reached() {
         let crash = Crash { victim: ReplicaId(1), points: Vec::new(), company: Company::One };
-        let uncut = Case { scenario: Scenario::Normal, crash };
-        let (_, whole) = uncut.play();
-        assert!(whole.log().len() > 8, "{:?}", whole.log());
+        let uncut = Case { scenario: Scenario::Normal, crashes: vec![crash] };
+        let whole = uncut.log();
+        assert!(whole.len() > 8, "{whole:?}");
         for moment in Moment::ALL {
-            let (report, cut) = uncut.with(Point { operation: 5, moment }).play();
+            let (report, plugs) = uncut.with(Point { operation: 5, moment }).play();
+            let cut = &plugs[0];
             assert_eq!(report.violation, None);
             assert_eq!((cut.left(), report.counters.points, report.counters.restarts), (0, 1, 1));
-            assert_eq!(cut.log()[..=5], whole.log()[..=5]);
+            assert_eq!(cut.log()[..=5], whole[..=5]);
         }
     }
 }

@@ -108,12 +108,29 @@ impl Writer {
         (writing.next, writing.operation) = (0, Operation::Chunk);
     }
 
-    /// What comes next of an own image; `None`: it is another task's turn.
+    /// What comes next; `None`: something is only read.
     #[must_use]
     pub fn next(&self) -> Option<Operation> {
         match self.queue.front().expect("a step is of a task") {
             Task::Image(writing) => Some(writing.operation),
-            Task::Order(_) | Task::Landed(..) | Task::Assembly(..) => None,
+            Task::Order(order) => match order {
+                FileOrder::Begin { .. } => Some(Operation::Begin),
+                FileOrder::Store { .. } => Some(Operation::Piece),
+                FileOrder::Clear => Some(Operation::Clear),
+                FileOrder::ReadManifest { .. }
+                | FileOrder::ReadPiece { .. }
+                | FileOrder::Reread { .. }
+                | FileOrder::Check { .. }
+                | FileOrder::Assemble { .. } => None,
+            },
+            Task::Landed(..) => Some(Operation::PieceName),
+            Task::Assembly(_, _, stage) => match stage {
+                AssemblyStage::Pieces => Some(Operation::Assembly),
+                AssemblyStage::Manifest => Some(Operation::AssemblyManifest),
+                AssemblyStage::Folder => Some(Operation::AssemblyRename),
+                AssemblyStage::Name => Some(Operation::AssemblyName),
+                AssemblyStage::ReadBack => None,
+            },
         }
     }
 
@@ -184,7 +201,7 @@ impl Writing {
                 Some(Operation::Name)
             }
             Operation::Name => {
-                disk.flush_names();
+                bft_core::mutant!(M38NameNotFlushed, disk.flush_names(), {});
                 None
             }
             Operation::Group
@@ -193,6 +210,14 @@ impl Writing {
             | Operation::FirstCopies
             | Operation::LastCopies
             | Operation::Removal
+            | Operation::Begin
+            | Operation::Piece
+            | Operation::PieceName
+            | Operation::Assembly
+            | Operation::AssemblyManifest
+            | Operation::AssemblyRename
+            | Operation::AssemblyName
+            | Operation::Clear
             | Operation::Repair
             | Operation::FlushAll
             | Operation::FirstInstance
@@ -318,7 +343,7 @@ fn assemble(
             AssemblyStage::Name
         }
         AssemblyStage::Name => {
-            disk.flush_names();
+            bft_core::mutant!(M38NameNotFlushed, disk.flush_names(), {});
             AssemblyStage::ReadBack
         }
         AssemblyStage::ReadBack => {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use bft_sim::campaign::Campaign;
-use bft_sim::crash_points::{self, Case, Extent, Scenario};
+use bft_sim::crash_points::{self, Case, Extent, Scenario, Tally};
 use bft_sim::environments::Environment;
 use bft_sim::matrix::Night;
 use bft_sim::options::{Fidelity, Options, Scene};
@@ -68,7 +68,8 @@ enum Command {
     },
     /// Cuts the power around every operation of a replica on its disk, one run for each moment.
     CrashPoints {
-        /// Only this one: sc1 normal, sc2 checkpoints, sc3 view change, sc6 rollover, sc7 a second cut at the start.
+        /// Only this one: sc1 normal, sc2 checkpoints, sc3 view change, sc4 state transfer, sc6 rollover, sc7 a second
+        /// cut at the start, sc8 a damaged journal.
         #[arg(long)]
         scenario: Option<Scenario>,
         /// A second replica too, and each of them alone, with all others, and with one other a little later.
@@ -78,8 +79,14 @@ enum Command {
         #[arg(long, default_value_t = 2)]
         jobs: usize,
         /// Plays this case and prints everything that happens, like sc2/one/r1/37:torn.
-        #[arg(long, conflicts_with_all = ["scenario", "all"])]
+        #[arg(long, conflicts_with_all = ["scenario", "all", "pairs"])]
         case: Option<Case>,
+        /// Instead: so many pairs of cuts at two replicas, drawn from --seed.
+        #[arg(long, conflicts_with_all = ["scenario", "all"])]
+        pairs: Option<u64>,
+        /// Where pairs are drawn from.
+        #[arg(long, default_value_t = 0, requires = "pairs")]
+        seed: u64,
     },
     /// Runs one replica twice under one name, through every sequence of partitions and leaders; and two replicas, which
     /// must break agreement. Succeeds only if the first breaks nothing and the second does.
@@ -164,7 +171,8 @@ fn main() -> ExitCode {
         Command::Determinism { seeds, mode } => determinism(seeds, mode),
         Command::Mutants { search, villain, names } => mutants(search, villain, &names),
         Command::CrashPoints { case: Some(case), .. } => play(case.options(), &case.to_string()),
-        Command::CrashPoints { scenario, all, jobs, case: None } => crash_points(scenario, all, jobs),
+        Command::CrashPoints { pairs: Some(count), seed, jobs, .. } => crash_pairs(count, seed, jobs),
+        Command::CrashPoints { scenario, all, jobs, .. } => crash_points(scenario, all, jobs),
         Command::Twins { case: Some(case), .. } => play(case.options(), &case.to_string()),
         Command::Twins { rounds, sample, seed, jobs, case: None } => {
             twins(rounds, sample.map_or(Choice::All, |count| Choice::Sample { count, seed }), jobs)
@@ -234,13 +242,23 @@ fn crash_points(scenario: Option<Scenario>, all: bool, jobs: usize) -> bool {
     let (mut runs, mut failed) = (0, 0);
     crash_points::enumerate(&scenarios, extent, jobs, |tally| {
         (runs, failed) = (runs + tally.runs, failed + tally.failures.len());
-        for (case, why) in &tally.failures {
-            println!("{case} fails: {why}\n  replay with: bft-sim crash-points --case {case}");
-        }
-        println!("{}", tally.line());
+        print_tally(&tally);
     });
     println!("{runs} points, {failed} failed");
     failed == 0
+}
+
+fn crash_pairs(count: u64, seed: u64, jobs: usize) -> bool {
+    let tally = crash_points::pairs(count, seed, jobs);
+    print_tally(&tally);
+    tally.failures.is_empty()
+}
+
+fn print_tally(tally: &Tally) {
+    for (case, why) in &tally.failures {
+        println!("{case} fails: {why}\n  replay with: bft-sim crash-points --case {case}");
+    }
+    println!("{}", tally.line());
 }
 
 fn determinism(seeds: Seeds, mode: Mode) -> bool {

@@ -50,7 +50,7 @@ mod planted {
     use crate::checkers::{Oracle, Violation};
     use crate::crash_points::{self, Scenario};
     use crate::options::{Fidelity, Options, Scene};
-    use crate::probes::PROBES;
+    use crate::probes::{PROBES, holds};
     use crate::run::run;
     use crate::trace::Trace;
     use crate::villains::Strategy;
@@ -130,10 +130,10 @@ mod planted {
     fn kill_by_probe(mutant: Mutant, name: &str) -> Result<String, String> {
         let probe = PROBES.iter().find(|(known, _)| *known == name);
         let (_, probe) = probe.ok_or_else(|| format!("there is no probe {name}"))?;
-        if planted(mutant, probe).is_ok() {
+        if planted(mutant, || holds(*probe)).is_ok() {
             return Err(format!("the probe {name}"));
         }
-        match probe() {
+        match holds(*probe) {
             Err(why) => Err(format!("the core without it fails the probe {name}: {why}")),
             Ok(()) => Ok(format!("by the probe {name}")),
         }
@@ -153,7 +153,7 @@ mod planted {
                 println!("oracle = \"{}\" # {}\n", violation.oracle.name(), violation.text);
                 continue;
             }
-            let by_probe = PROBES.iter().find(|(_, probe)| planted(*mutant, probe).is_err());
+            let by_probe = PROBES.iter().find(|(_, probe)| planted(*mutant, || holds(*probe)).is_err());
             match by_probe {
                 Some((name, _)) => println!("[[mutant]]\nname = \"{}\"\nprobe = \"{name}\"\n", mutant.name()),
                 None => {

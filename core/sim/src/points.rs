@@ -35,6 +35,22 @@ pub enum Operation {
     Name,
     /// Snapshots that nobody needs are removed.
     Removal,
+    /// A transfer begins: pieces of other snapshots are removed.
+    Begin,
+    /// A piece that came from a peer is written.
+    Piece,
+    /// And flushed, with its name.
+    PieceName,
+    /// The pieces are put into the folder of their snapshot.
+    Assembly,
+    /// The manifest that came with them.
+    AssemblyManifest,
+    /// The folder is flushed, and gets its name.
+    AssemblyRename,
+    /// Its name is flushed.
+    AssemblyName,
+    /// The pieces are removed: their snapshot is installed.
+    Clear,
     /// A start makes a copy of the superblock equal to the others.
     Repair,
     /// A start flushes what it is going to read.
@@ -47,7 +63,7 @@ pub enum Operation {
 
 impl Operation {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 24] = [
         Self::Group,
         Self::NewSegment,
         Self::RecycledSegment,
@@ -60,6 +76,14 @@ impl Operation {
         Self::Rename,
         Self::Name,
         Self::Removal,
+        Self::Begin,
+        Self::Piece,
+        Self::PieceName,
+        Self::Assembly,
+        Self::AssemblyManifest,
+        Self::AssemblyRename,
+        Self::AssemblyName,
+        Self::Clear,
         Self::Repair,
         Self::FlushAll,
         Self::FirstInstance,
@@ -75,8 +99,12 @@ impl Operation {
             }
             // What lies in a folder without a name is thrown away by the next start, whatever it is.
             Self::Chunk | Self::Clients | Self::Manifest | Self::Folder => &[Moment::Before, Moment::Complete],
-            Self::Rename => &[Moment::Before, Moment::Lost, Moment::Complete],
-            Self::Name => &[Moment::Before, Moment::Unheard, Moment::After],
+            Self::Begin | Self::Piece | Self::Assembly | Self::AssemblyManifest | Self::Clear => {
+                &[Moment::Before, Moment::Complete]
+            }
+            Self::PieceName => &[Moment::Before, Moment::Unheard, Moment::After],
+            Self::Rename | Self::AssemblyRename => &[Moment::Before, Moment::Lost, Moment::Complete],
+            Self::Name | Self::AssemblyName => &[Moment::Before, Moment::Unheard, Moment::After],
             Self::Removal => &[Moment::Before, Moment::Torn, Moment::Complete],
             // Before it is done, what was written and not flushed has any fate.
             Self::FlushAll => &[Moment::Before, Moment::Complete],

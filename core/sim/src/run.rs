@@ -72,13 +72,13 @@ pub fn run(options: Options, trace: Trace) -> Report {
     played(options, trace).report()
 }
 
-/// Runs a script, and says beside the verdict what its victim did with its disk.
+/// Runs a script, and says beside the verdict what its victims did with their disks.
 #[must_use]
-pub fn run_scripted(options: Options, trace: Trace) -> (Report, Plug) {
-    let victim = options.script.crash.as_ref().map(|crash| crash.victim);
+pub fn run_scripted(options: Options, trace: Trace) -> (Report, Vec<Plug>) {
+    let victims: Vec<_> = options.script.crashes.iter().map(|crash| crash.victim.index()).collect();
     let run = played(options, trace);
-    let plug = victim.map_or_else(Plug::default, |victim| run.machines[victim.index()].plug().clone());
-    (run.report(), plug)
+    let plugs = victims.into_iter().map(|victim| run.machines[victim].plug().clone()).collect();
+    (run.report(), plugs)
 }
 
 fn played(options: Options, trace: Trace) -> Run {
@@ -613,7 +613,7 @@ thread_local! {
 }
 
 /// Runs `f`; a panic becomes its message and place, and is not printed.
-fn quietly<R>(f: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, String> {
+pub(crate) fn quietly<R>(f: AssertUnwindSafe<impl FnOnce() -> R>) -> Result<R, String> {
     static HOOK: std::sync::Once = std::sync::Once::new();
     HOOK.call_once(|| {
         let before = std::panic::take_hook();

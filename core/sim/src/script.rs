@@ -13,8 +13,10 @@ pub struct Script {
     pub doubled: Vec<ReplicaId>,
     /// Machines that nobody hears and that hear nobody, for a while.
     pub cuts: Vec<Cut>,
-    /// Where somebody's power is cut.
-    pub crash: Option<Crash>,
+    /// A machine that loses its power, and something of its journal while it is down.
+    pub damage: Option<Damage>,
+    /// Where whose power is cut: one entry for a replica.
+    pub crashes: Vec<Crash>,
     /// Rounds of a fixed partition under a fixed leader, one after the other, before the faults end.
     pub rounds: Vec<Round>,
 }
@@ -28,6 +30,15 @@ pub struct Cut {
     pub from: u64,
     /// Until when.
     pub until: u64,
+}
+
+/// A journal that is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Whose.
+    pub victim: ReplicaId,
+    /// When its power goes.
+    pub at: u64,
 }
 
 /// Who else is hit by a crash.

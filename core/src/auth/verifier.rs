@@ -249,7 +249,9 @@ impl Verifier {
             if of >= *view {
                 return Err(Rejected::BadView);
             }
+            let checked = crate::mutant!(M20CertificateUnsigned, usize::MAX, claims.len());
             self.prepared_but_for(certificate, claims)?;
+            claims.truncate(checked);
             last = seq;
         }
         claims.push(self.claim(*replica, message.signing_bytes(self.cluster()), *signature));
@@ -316,7 +318,8 @@ impl Verifier {
         self.header(position, header)?;
         self.body(header, body)?;
         // The proposal first: whoever is not the primary does not get a batch's worth of work out of us.
-        self.all(&[self.proposal_claim(position, ballot)])?;
+        let claim = self.proposal_claim(position, ballot);
+        self.all(&[crate::mutant!(M6ProposalOfAnybody, claim, self.of_anybody(claim))])?;
         self.requests(body.entries())
     }
 
@@ -371,7 +374,7 @@ impl Verifier {
         self.quorum(signers)?;
         self.all(&claims)?;
         let is_its = manifest.scalars.seq == certificate.seq && manifest.root() == certificate.root;
-        if is_its { Ok(()) } else { Err(Rejected::ManifestMismatch) }
+        if crate::mutant!(M33ManifestNotCompared, is_its, true) { Ok(()) } else { Err(Rejected::ManifestMismatch) }
     }
 
     /// Committed slots of consecutive Seqs. Their signatures are checked together: few signers, many signatures.
@@ -571,6 +574,13 @@ impl Verifier {
 
     fn epoch(&self, epoch: Epoch) -> Result<(), Rejected> {
         if epoch == self.config.epoch() { Ok(()) } else { Err(Rejected::WrongEpoch) }
+    }
+
+    /// For the mutant that lets anybody propose.
+    #[cfg(feature = "mutants")]
+    fn of_anybody(&self, claim: Claim) -> Claim {
+        let mut signers = self.config.members().iter().map(|member| Claim { public_key: member.public_key, ..claim });
+        signers.find(|claim| self.scheme.verify(claim)).unwrap_or(claim)
     }
 
     fn cluster(&self) -> ClusterId {

@@ -132,7 +132,8 @@ impl Evidence {
         let PrePrepare { position, ballot, header, body } = proposal;
         // Its header and its primary's signature first: they cost one check, and whoever is not the primary no more.
         let judge = Judge { verifier, accused: verifier.config().primary(position.view) };
-        if position.epoch != verifier.config().epoch() || judge.proposal(position, ballot).is_err() {
+        let is_signed = crate::mutant!(M39ClaimedSignerBlamed, judge.proposal(position, ballot).is_ok(), true);
+        if position.epoch != verifier.config().epoch() || !is_signed {
             return None;
         }
         let index = verifier.first_unsigned(body.entries())?;
@@ -148,7 +149,8 @@ impl Evidence {
             request: body.bytes().slice(entry.bytes.start as usize..entry.bytes.end as usize),
         };
         let evidence = Self::new(verifier.config(), Proof::ForgedRequest(Box::new(forged)));
-        evidence.verify(verifier).is_ok().then_some(evidence)
+        let is_proved = crate::mutant!(M39ClaimedSignerBlamed, evidence.verify(verifier).is_ok(), true);
+        is_proved.then_some(evidence)
     }
 }
 

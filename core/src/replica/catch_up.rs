@@ -15,7 +15,7 @@ use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
 use crate::ordering::pbft::retransmit::says;
 use crate::ordering::pbft::slot::Slot;
-use crate::quorum::ReplicaSet;
+use crate::quorum::{ReplicaSet, Weights};
 use crate::wire::message::{CommitCertificate, CommittedSlot, Message, Status};
 
 /// What an encoded certificate may take beside its body.
@@ -43,8 +43,8 @@ pub enum Shape {
 /// What this replica lacks and what it gives.
 #[derive(Debug)]
 pub struct CatchUp {
-    /// The highest Seq that a peer said it has executed.
-    highest: Seq,
+    /// What each peer last said it has executed.
+    claims: Vec<Seq>,
     /// Committed batches below the window that are not executed yet, as far as memory allows.
     backlog: BTreeMap<Seq, Ready>,
     backlog_bytes: usize,
@@ -82,11 +82,11 @@ struct Part {
 }
 
 impl CatchUp {
-    /// Nothing missing yet, among `n` replicas.
+    /// Nothing missing yet, in a cluster of `n`.
     #[must_use]
     pub fn new(tuning: &Tuning, n: usize) -> Self {
         Self {
-            highest: Seq(0),
+            claims: vec![Seq(0); n],
             backlog: BTreeMap::new(),
             backlog_bytes: 0,
             backlog_bytes_max: tuning.body_bytes,
@@ -101,10 +101,15 @@ impl CatchUp {
         }
     }
 
-    /// Whether a peer has executed more.
+    /// The highest Seq that a blocking set says it has executed: what one liar boasts changes nothing here (T1, PF5).
     #[must_use]
-    pub fn is_behind(&self, executed: Seq) -> bool {
-        self.highest > executed
+    pub fn executed_by_others(&self, weights: &Weights) -> Seq {
+        let claiming = |least: Seq| {
+            let peers = (0..).map(ReplicaId).zip(&self.claims);
+            peers.filter(|(_, claim)| **claim >= least).map(|(peer, _)| peer).collect()
+        };
+        let supported = |claim: &Seq| weights.is_blocking(claiming(*claim));
+        self.claims.iter().copied().filter(supported).max().unwrap_or_default()
     }
 
     /// A committed batch below the window.
@@ -258,9 +263,8 @@ impl Replica {
             self.retransmit_checkpoints(from, status.stable, out);
             self.retransmit_snapshot_votes(from, status.snapshot, out);
         }
-        self.catch_up.highest = self.catch_up.highest.max(status.executed);
+        self.catch_up.claims[from.index()] = status.executed;
         self.transfer.claims(from, status.snapshot);
-        self.fairness.claims(from, status.executed);
         let missing = self.first_missing();
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);
@@ -325,7 +329,7 @@ impl Replica {
         let missing = self.first_missing();
         self.catch_up.note_missing(missing, now);
         // Far behind: the next part at once, from who has just given one.
-        if self.catch_up.highest.0 > missing.0 + self.config.params().window / 2 {
+        if self.catch_up.claims[from.index()] > missing.plus(self.config.params().window / 2) {
             self.fetch(now, from, missing, out);
         }
         Ok(())
@@ -542,7 +546,7 @@ mod tests {
     #[test]
     fn t3_a_peer_that_speaks_first_and_gives_nothing_does_not_keep_the_others_from_being_asked() {
         let tuning = Tuning::default();
-        let mut catch_up = CatchUp::new(&tuning, 3);
+        let mut catch_up = CatchUp::new(&tuning, 4);
         let (first, second, missing) = (ReplicaId(1), ReplicaId(2), Seq(5));
         let at = |nth: u64| Now { mono: Nanos(nth * tuning.status_idle), ..Now::default() };
         catch_up.note_missing(missing, at(0));

@@ -85,7 +85,8 @@ impl Replica {
     /// `seq` was executed and is a multiple of K: signs its root, once and for all.
     pub(super) fn take_checkpoint(&mut self, seq: Seq, out: &mut Effects) {
         let root = self.checkpoint_root(seq);
-        if let Some(own) = self.checkpoints.own.get(&seq) {
+        let own = self.checkpoints.own.get(&seq);
+        if let Some(own) = crate::mutant!(M52CheckpointSignedAgain, own, None) {
             if own.root == root {
                 return;
             }
@@ -281,7 +282,8 @@ impl Replica {
         self.superblock.stable = Some(certificate);
         let superblock = self.superblock.clone();
         let at = Outbox::new(out, &mut self.last, &mut self.index).persist_superblock(superblock);
-        self.checkpoints.pending.push_back((at, seq));
+        let counts_at = crate::mutant!(M53WindowBeforeDurable, at, self.durable);
+        self.checkpoints.pending.push_back((counts_at, seq));
         if let Some(here) = self.checkpoints.own.get(&seq).map(|own| own.root) {
             self.judge_own(seq, here, there, out);
         }

@@ -222,11 +222,8 @@ impl Replica {
     }
 
     fn start(&mut self, seq: Seq, ready: Ready, out: &mut Effects) {
-        let time_ns = crate::mutant!(
-            M46TimeStandsStill,
-            ready.header.time_ns.max(self.executing.time_ns.saturating_add(1)),
-            ready.header.time_ns
-        );
+        let time_ns =
+            crate::mutant!(M46TimeStandsStill, ready.header.time_ns.max(self.executing.time_ns.saturating_add(1)), 1);
         self.executing.time_ns = time_ns;
         let verdicts = self.admit(seq, &ready.body);
         let runs = |verdict: &Verdict| *verdict == Verdict::Run;

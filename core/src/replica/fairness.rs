@@ -9,8 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use super::pool::Pool;
 use crate::config::ProtocolParams;
-use crate::ids::{Digest, PublicKey, ReplicaId, Seq};
-use crate::quorum::Weights;
+use crate::ids::{Digest, PublicKey, Seq};
 
 /// A Request may see so many full pipelines of later ones pass.
 const PIPELINES: u64 = 4;
@@ -35,8 +34,6 @@ pub struct Fairness {
     batches: VecDeque<(u32, u32)>,
     ordered: u64,
     repeated: u64,
-    /// What each peer last said it has executed.
-    claims: Vec<Seq>,
 }
 
 /// The oldest waiting Request of a client.
@@ -50,7 +47,7 @@ struct Watched {
 }
 
 impl Fairness {
-    pub fn new(params: &ProtocolParams, n: usize) -> Self {
+    pub fn new(params: &ProtocolParams) -> Self {
         let pipeline = u64::from(params.batch_requests_max).saturating_mul(params.pipeline_max);
         Self {
             patience: PIPELINES.saturating_mul(pipeline),
@@ -58,23 +55,7 @@ impl Fairness {
             batches: VecDeque::with_capacity(BATCHES),
             ordered: 0,
             repeated: 0,
-            claims: vec![Seq(0); n],
         }
-    }
-
-    /// A peer says that it has executed everything up to `executed`.
-    pub fn claims(&mut self, peer: ReplicaId, executed: Seq) {
-        self.claims[peer.index()] = executed;
-    }
-
-    /// The highest Seq that a blocking set says it has executed: one liar cannot put it off for ever (T1).
-    fn known(&self, weights: &Weights) -> Seq {
-        let claiming = |least: Seq| {
-            let peers = (0..).map(ReplicaId).zip(&self.claims);
-            peers.filter(|(_, claim)| **claim >= least).map(|(peer, _)| peer).collect()
-        };
-        let supported = |claim: &Seq| weights.is_blocking(claiming(*claim));
-        self.claims.iter().copied().filter(supported).max().unwrap_or_default()
     }
 
     /// A new primary: what the old one did is not held against it.
@@ -98,15 +79,8 @@ impl Fairness {
     }
 
     /// Looks at what waits, now and then. `executed` and `requests`: the last Seq executed and how many Requests that made
-    /// so far; `prepared`: the highest Seq that is prepared here.
-    pub fn judge(
-        &mut self,
-        pool: &Pool,
-        weights: &Weights,
-        (executed, requests): (Seq, u64),
-        prepared: Seq,
-    ) -> Option<Unfair> {
-        let known = self.known(weights).max(prepared);
+    /// so far; `known`: the highest Seq that is known to be ordered.
+    pub fn judge(&mut self, pool: &Pool, (executed, requests): (Seq, u64), known: Seq) -> Option<Unfair> {
         let mut passed_over = false;
         let mut former = std::mem::take(&mut self.watched);
         for oldest in pool.oldest_of_each() {

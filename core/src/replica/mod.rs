@@ -313,7 +313,8 @@ impl Replica {
 
     /// A Request from its client's link, or forwarded by a peer.
     fn on_request(&mut self, now: Now, request: SignedRequest, forwarded_by: Option<ReplicaId>, out: &mut Effects) {
-        if let Some(reply) = self.sessions.answered(&request.entry) {
+        let answered = self.sessions.answered(&request.entry);
+        if let Some(reply) = crate::mutant!(M32WaitsForExecuted, answered, None) {
             self.answer(&request.entry, &reply, Detail::Full, out);
             return;
         }
@@ -444,14 +445,15 @@ impl Replica {
 
     fn purge_pool(&mut self) {
         let sessions = &self.sessions;
-        self.pool.purge(&|request| sessions.is_open(&request.entry));
+        let is_open = |request: &SignedRequest| sessions.is_open(&request.entry);
+        self.pool.purge(&|request| crate::mutant!(M32WaitsForExecuted, is_open(request), true));
     }
 
     fn has_outstanding_work(&self) -> bool {
         self.pool.waiting() > 0
             || !self.pbft.is_normal()
             || self.pbft.in_flight() > 0
-            || self.catch_up.is_behind(self.executing.last)
+            || self.catch_up.executed_by_others(self.config.weights()) > self.executing.last
             || self.transfer.is_active()
             || self.handshake.is_open()
             || self.superblock.quarantined

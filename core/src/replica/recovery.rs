@@ -136,7 +136,7 @@ impl Recovery {
             accusations: Accusations::default(),
             forwarding: Forwarding::default(),
             handshake: Handshake::new(config.n()),
-            fairness: Fairness::new(config.params(), config.n()),
+            fairness: Fairness::new(config.params()),
             views_need: LogPosition(0),
             new_view_at: LogPosition(0),
             index: JournalIndex::new(superblock.collected),
@@ -185,7 +185,9 @@ impl Recovery {
             Record::Cert(certificate) => replica.pbft.restore_certificate(&certificate),
             Record::NewView(new_view) => {
                 replica.new_view_at = at;
-                replica.pbft.restore_new_view(&new_view).map_err(|seq| RecoverError::Safety { at, seq })?;
+                let restored =
+                    crate::mutant!(M51NewViewMadeAnew, replica.pbft.restore_new_view(&new_view), Ok::<_, Seq>(()));
+                restored.map_err(|seq| RecoverError::Safety { at, seq })?;
             }
             Record::Committed(committed) => replica.pbft.restore_committed(committed.certificate),
             Record::CkptVote { root, .. } => replica.restore_checkpoint(seq, root),

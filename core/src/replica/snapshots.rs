@@ -199,6 +199,9 @@ impl Replica {
         }
         (self.snapshots.bytes_since, self.snapshots.slots_since) = (0, 0);
         if self.snapshots.running.is_some() {
+            if crate::mutant!(M57PointSkipped, false, true) {
+                return;
+            }
             self.snapshots.held = Some(seq);
             self.executing.hold();
         } else {

@@ -224,7 +224,8 @@ impl Replica {
             new_view.map(|new_view| Message::NewView(Arc::clone(new_view)))
         } else {
             let has_it = status.view == view && status.changing.is_some_and(|seen| seen.contains(self.me));
-            let own = self.pbft.own_view_change().filter(|_| !has_it);
+            let wants_it = crate::mutant!(M28ViewChangeSentOnce, !has_it, false);
+            let own = self.pbft.own_view_change().filter(|_| wants_it);
             own.map(|own| Message::ViewChange(Arc::clone(own)))
         };
         if let Some(message) = message {
@@ -240,8 +241,8 @@ impl Replica {
             return;
         }
         let executed = (self.executing.last, self.counters.requests);
-        let (weights, prepared) = (self.config.weights(), self.pbft.highest_prepared());
-        match self.fairness.judge(&self.pool, weights, executed, prepared) {
+        let known = self.catch_up.executed_by_others(self.config.weights()).max(self.pbft.highest_prepared());
+        match self.fairness.judge(&self.pool, executed, known) {
             None => return,
             Some(Unfair::PassesOver) => self.counters.suspected_of_passing_over += 1,
             Some(Unfair::Repeats) => self.counters.suspected_of_repeating += 1,
@@ -341,11 +342,12 @@ impl Replica {
 
     fn set_timer(&mut self, now: Now) {
         let waits_for = self.waits_for();
-        if self.views.timer.map(|timer| timer.waits_for) == waits_for {
+        let is_same = self.views.timer.map(|timer| timer.waits_for) == waits_for;
+        if crate::mutant!(M54TimerSetByEveryStep, is_same, false) {
             return;
         }
         let base = self.config.params().view_timeout;
-        let factor = 1 << self.views.failed.min(20);
+        let factor = 1 << crate::mutant!(M29TimeoutsStayShort, self.views.failed.min(20), 0);
         let progress = (LATENCIES * self.views.latency).clamp(base, LATENCIES * base);
         self.views.timer = waits_for.map(|waits_for| {
             let duration = match waits_for {
@@ -365,6 +367,11 @@ impl Replica {
         if self.pbft.is_normal() {
             // Whose state comes from others does not execute meanwhile, whoever is primary.
             if self.transfer.is_active() {
+                return None;
+            }
+            // The next batch is committed: what it waits for is the own service or disk (V16).
+            let next = self.executing.last.next();
+            if self.is_committed(next) || self.catch_up.is_lost(next) {
                 return None;
             }
             // What was proposed has left the pool, and may never be prepared if too few are in this view.

@@ -22,6 +22,8 @@ use super::files::Files;
 use super::{CLUSTER, scheme};
 
 const LINK: LinkId = LinkId(1);
+/// What wall clocks begin with.
+pub const WALL: u64 = 1_700_000_000_000_000_000;
 
 pub struct Host {
     pub replica: Replica,
@@ -32,6 +34,9 @@ pub struct Host {
     pub held: Vec<Outgoing>,
     pub deadline: Nanos,
     pub executed: Vec<Seq>,
+    pub service_is_stopped: bool,
+    /// What the service would have answered.
+    pub unanswered: Vec<Input>,
     pub files: Files,
     /// What the service holds.
     pub state: u64,
@@ -62,6 +67,8 @@ pub struct Cluster {
     pub asked: Vec<SignedRequest>,
     /// What each replica was told to send, and what must be durable first.
     pub told: Vec<(ReplicaId, Kind, LogPosition)>,
+    /// What the wall clock of each replica was when the test's clock stood at 0.
+    pub walls: Vec<u64>,
 }
 
 impl Cluster {
@@ -97,6 +104,7 @@ impl Cluster {
             sent: Vec::new(),
             asked: Vec::new(),
             told: Vec::new(),
+            walls: vec![WALL; 4],
             schemes,
             config,
         };
@@ -135,8 +143,8 @@ impl Cluster {
         &mut self.hosts[replica.index()]
     }
 
-    pub fn now(&self) -> Now {
-        Now { mono: Nanos(self.now), wall: WallNanos(1_700_000_000_000_000_000 + self.now) }
+    pub fn now(&self, at: ReplicaId) -> Now {
+        Now { mono: Nanos(self.now), wall: WallNanos(self.walls[at.index()] + self.now) }
     }
 
     pub fn submit(&mut self) {
@@ -216,7 +224,7 @@ impl Cluster {
         if self.down.contains(&at) {
             return;
         }
-        let now = self.now();
+        let now = self.now(at);
         let host = &mut self.hosts[at.index()];
         host.effects.clear();
         host.replica.step(now, input, &mut host.effects);
@@ -247,7 +255,12 @@ impl Cluster {
         for order in effects.execute.drain(..) {
             host.executed.push(order.seq);
             let outcome = host.execute(at, &order);
-            self.queue.push_back((at, Input::Executed { seq: order.seq, outcome }));
+            let answer = Input::Executed { seq: order.seq, outcome };
+            if host.service_is_stopped {
+                host.unanswered.push(answer);
+            } else {
+                self.queue.push_back((at, answer));
+            }
         }
         for order in effects.files.drain(..) {
             self.queue.extend(host.files.carry_out(order).map(|done| (at, Input::File(done))));
@@ -300,6 +313,15 @@ impl Cluster {
         self.host(at).disk_is_stopped = false;
         self.flush(at);
         self.release(at);
+        self.settle();
+    }
+
+    /// The service goes on.
+    pub fn start_service(&mut self, at: ReplicaId) {
+        let host = self.host(at);
+        host.service_is_stopped = false;
+        let answers = std::mem::take(&mut host.unanswered);
+        self.queue.extend(answers.into_iter().map(|answer| (at, answer)));
         self.settle();
     }
 
@@ -366,19 +388,20 @@ fn start(
     }
     let last = records.last().map_or(LogPosition(0), |persist| persist.position);
     let mut effects = Effects::default();
-    let now = Now { mono: Nanos(now), wall: WallNanos(1_700_000_000_000_000_000 + now) };
+    let now = Now { mono: Nanos(now), wall: WallNanos(WALL + now) };
     let replica = recovery.finish(now, last, Seq(0), &mut effects);
     let deadline = effects.deadline.unwrap_or_default();
-    let (held, executed) = (Vec::new(), Vec::new());
     Host {
         replica,
         effects,
         records,
         durable: last,
         disk_is_stopped: false,
-        held,
+        held: Vec::new(),
         deadline,
-        executed,
+        executed: Vec::new(),
+        service_is_stopped: false,
+        unanswered: Vec::new(),
         files,
         state: 0,
         astray: BTreeMap::new(),

@@ -422,7 +422,7 @@ fn bring(remote: &mut Remote, shard: &mut Shard, messages: &[Message]) {
 }
 
 #[test]
-fn a1_a_bad_signature_in_a_forwarded_request_is_charged_to_the_link_that_brought_it() {
+fn z5_a1_a_bad_signature_in_a_forwarded_request_is_charged_to_the_link_that_brought_it() {
     let mut shard = shard_of(3, 1, 1);
     let mut client = Remote::client(&mut shard, 100);
     let mut honest = Remote::replica(&mut shard, 1, 1, Nanos(0));

@@ -231,7 +231,7 @@ fn with_preface(change: impl Fn(&mut [u8])) -> Ends {
 }
 
 #[test]
-fn a_version_or_suite_or_role_cannot_be_talked_down() {
+fn o4_a_version_or_suite_or_role_cannot_be_talked_down() {
     // Every one of these suits the acceptor, so only the prologue tells that the connector never said it.
     let cases: [(&str, ChangeInPlace); 3] = [
         ("lowest version", |preface| preface[4] = 0),

@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn d1_a_vote_that_is_not_durable_may_not_leave() {
+    fn z11_d1_a_vote_that_is_not_durable_may_not_leave() {
         let mut judge = Durable::new(&made::cluster().config);
         assert!(judge.released(ME, &prepare(1)).is_err());
         persist(&mut judge, 1, Place::Journal(vote(1)));

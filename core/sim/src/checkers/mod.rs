@@ -34,6 +34,7 @@ pub mod exactly_once;
 pub mod execution;
 pub mod signatures;
 pub mod validity;
+pub mod views;
 
 /// Who found the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +53,8 @@ pub enum Oracle {
     Signatures,
     /// Every certificate holds what it claims (I10).
     Certificates,
+    /// Nobody runs ahead, and a view begins with what its VIEW-CHANGEs say (I10).
+    Views,
     /// Nobody correct is accused; who is heard to contradict itself is (I9).
     Evidence,
     /// Who differs is found and named, and nobody else (K4).
@@ -66,7 +69,7 @@ pub enum Oracle {
 
 impl Oracle {
     /// Every oracle.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Agreement,
         Self::Execution,
         Self::Validity,
@@ -74,6 +77,7 @@ impl Oracle {
         Self::Durable,
         Self::Signatures,
         Self::Certificates,
+        Self::Views,
         Self::Evidence,
         Self::Divergence,
         Self::Durability,
@@ -92,6 +96,7 @@ impl Oracle {
             Self::Durable => "durable",
             Self::Signatures => "signatures",
             Self::Certificates => "certificates",
+            Self::Views => "views",
             Self::Evidence => "evidence",
             Self::Divergence => "divergence",
             Self::Durability => "durability",
@@ -142,6 +147,7 @@ pub struct Checks {
     signatures: signatures::Signatures,
     asked: asked::Asked,
     certificates: certificates::Certificates,
+    views: views::Views,
     evidence: evidence::Evidences,
     divergence: divergence::Divergence,
     durability: durability::Durability,
@@ -173,6 +179,7 @@ impl Checks {
             evidence: evidence::Evidences::new(config, Arc::clone(&witness)),
             divergence: divergence::Divergence::default(),
             certificates: certificates::Certificates::new(Arc::clone(config), witness),
+            views: views::Views::new(config, doubled.iter().copied().fold(villains, ReplicaSet::with)),
             durability: durability::Durability::new(config, villains),
         }
     }
@@ -268,6 +275,8 @@ impl Checks {
             self.judge(Oracle::Durable, replica, verdict);
             let verdict = self.signatures.released(message);
             self.judge(Oracle::Signatures, replica, verdict);
+            let verdict = self.views.released(replica, message);
+            self.judge(Oracle::Views, replica, verdict);
         }
         let verdict = self.certificates.released(message);
         self.judge(Oracle::Certificates, replica, verdict);
@@ -312,6 +321,7 @@ impl Checks {
     /// The disk of a replica was put back to an earlier state of itself.
     pub fn put_back(&mut self, replica: ReplicaId) {
         self.put_back.insert(replica);
+        self.views.put_back(replica);
     }
 
     /// A replica found that it signed what it does not know of. Nobody does whose disk kept what it held.
@@ -349,6 +359,7 @@ impl Checks {
         if !self.is_bound(replica) {
             return;
         }
+        self.views.recovered(replica, superblock.promised);
         let verdict = self.evidence.recovered(replica, records);
         self.judge(Oracle::Evidence, replica, verdict);
         let certified = match self.durable.recovered(replica, superblock, records) {
@@ -385,6 +396,24 @@ impl Checks {
     pub fn has_noticed(&mut self, replica: ReplicaId, stable: Seq) {
         let verdict = self.divergence.noticed(replica, stable);
         self.judge(Oracle::Divergence, replica, verdict);
+    }
+
+    /// A core has taken a step.
+    pub fn stands(&mut self, replica: ReplicaId, ordering: &Pbft) {
+        if !self.is_bound(replica) {
+            return;
+        }
+        let verdict = self.views.stands(replica, ordering);
+        self.judge(Oracle::Views, replica, verdict);
+    }
+
+    /// A core orders a snapshot of the state at `seq`.
+    pub fn snapshot_ordered(&mut self, replica: ReplicaId, seq: Seq) {
+        if self.doubled.contains(replica) {
+            return;
+        }
+        let verdict = self.execution.snapshot_ordered(replica, seq);
+        self.judge(Oracle::Execution, replica, verdict);
     }
 
     /// A core asked for a batch to be executed.

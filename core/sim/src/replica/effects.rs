@@ -76,6 +76,9 @@ impl Machine {
             process.replica.check_invariants();
         }
         let is_learner = process.replica.learner().is_some();
+        if !matches!(self.character, Character::Villain | Character::Twin) {
+            world.checks.stands(self.id, process.replica.ordering());
+        }
         self.note_silence(world, silent_through);
         self.note_learner(world, is_learner);
         self.carry_out(world, effects);
@@ -154,6 +157,9 @@ impl Machine {
             world.counters.refused += (order.body.entries().len() - order.admitted.len()) as u64;
             world.trace.number(order.seq.0);
             world.trace.detail(|| format!("execute Seq {}: {} Requests", order.seq, order.admitted.len()));
+        }
+        if let Some(snapshot) = snapshot.as_ref().filter(|_| self.character != Character::Villain) {
+            world.checks.snapshot_ordered(self.id, snapshot.seq);
         }
         process.jobs.extend(before.into_iter().map(Job::Execute));
         process.jobs.extend(snapshot.map(Job::Snapshot));

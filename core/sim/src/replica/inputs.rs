@@ -144,7 +144,7 @@ impl Machine {
         if self.flush_fails(world, under_way.operation, under_way.name) {
             return;
         }
-        self.disk.flush(under_way.name);
+        bft_core::mutant!(M36FlushBesideWrite, self.disk.flush(under_way.name), {});
         if self.plug.reaches(under_way.operation, Moment::Unheard) {
             return;
         }
@@ -225,7 +225,6 @@ impl Machine {
 
     pub(super) fn on_snapshot_step(&mut self, world: &mut World) {
         let process = self.process.as_mut().expect("events in a life find its process");
-        // What is done for a transfer has no points of its own.
         let operation = process.writer.next();
         if operation.is_some_and(|operation| self.puts_snapshot_off(world, operation)) {
             let delay = self.full_until - world.now;
@@ -251,8 +250,11 @@ impl Machine {
                 self.step(world, Input::Snapshot { seq, outcome });
                 reaches(self, Moment::After);
             }
-            Some(Finished::File(done)) => self.step(world, Input::File(done)),
-            None => {}
+            Some(Finished::File(done)) => {
+                self.step(world, Input::File(done));
+                reaches(self, Moment::After);
+            }
+            None => drop(reaches(self, Moment::After)),
         }
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bft_core::door::Effects;
 use bft_core::ids::Seq;
+use bft_core::journal::Tail;
 
 use super::{Character, Crash, Machine, Process, Rot, UnderWay};
 use crate::boot::{self, BootError, Power};
@@ -69,7 +70,11 @@ impl Machine {
                 return None;
             }
         };
+        let owned_up = booted.superblock.damaged_through;
+        let is_owned_up = owned_up > std::mem::replace(&mut self.owned_up, owned_up);
         match (self.rot, &booted.damage) {
+            // An earlier start wrote down that there is damage, and got no further.
+            (Rot::Hidden, None) if is_owned_up => self.finds_damage(world, "owned up to it before", &booted.tail),
             (Rot::Hidden, None) => {
                 let text = format!("{:?} starts and does not see that its disk is damaged", self.id);
                 world.checks.report(Oracle::Durable, text);
@@ -77,15 +82,17 @@ impl Machine {
             (Rot::Unharmed, Some(why)) => {
                 world.checks.report(Oracle::Durable, format!("{:?} finds damage that nothing did: {why}", self.id));
             }
-            (Rot::Hidden | Rot::Found(_), Some(why)) => {
-                world.counters.amnesias += 1;
-                world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || why.clone());
-                world.checks.damaged(self.id);
-                self.rot = Rot::Found(booted.tail.last());
-            }
+            (Rot::Hidden | Rot::Found(_), Some(why)) => self.finds_damage(world, why, &booted.tail),
             (Rot::Unharmed | Rot::Found(_), None) => {}
         }
         Some(booted)
+    }
+
+    fn finds_damage(&mut self, world: &mut World, why: &str, tail: &Tail) {
+        world.counters.amnesias += 1;
+        world.trace.event(world.now, Actor::Replica(self.id.index()), 90, || why.to_owned());
+        world.checks.damaged(self.id);
+        self.rot = Rot::Found(tail.last());
     }
 
     /// Whether the replica votes, and since when it does again.

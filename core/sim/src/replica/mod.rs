@@ -115,6 +115,8 @@ pub struct Machine {
     process: Option<Box<Process>>,
     gone: Option<Gone>,
     rot: Rot,
+    /// How far the last start knew of damage.
+    owned_up: Seq,
     /// It lost votes and casts none, as far as is known.
     is_silent: bool,
     /// It votes no more, as far as is known.
@@ -197,6 +199,7 @@ impl Machine {
             process: None,
             gone: None,
             rot: Rot::Unharmed,
+            owned_up: Seq(0),
             is_silent: false,
             is_learner: false,
             image: None,

@@ -46,8 +46,8 @@ impl Machine {
         }
         let (kind, _) = self.plug.log()[point.operation];
         match (kind, point.moment) {
-            (Operation::Rename, Moment::Complete) => self.disk.flush_names(),
-            (Operation::Rename, Moment::Lost) => self.disk.forget_names(),
+            (Operation::Rename | Operation::AssemblyRename, Moment::Complete) => self.disk.flush_names(),
+            (Operation::Rename | Operation::AssemblyRename, Moment::Lost) => self.disk.forget_names(),
             (_, _) => {}
         }
     }

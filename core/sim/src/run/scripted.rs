@@ -41,16 +41,18 @@ pub(super) struct Rounds {
 impl Run {
     pub(super) fn begin_script(&mut self) {
         let script = &self.world.options.script;
-        if let Some(crash) = &script.crash {
+        for crash in &script.crashes {
             self.machines[crash.victim.index()].plug_in(&crash.points);
         }
-        let cuts: Vec<_> = script.cuts.iter().map(|cut| cut.from).collect();
+        let damage = script.damage.iter().map(|damage| damage.at);
+        let cuts: Vec<_> = script.cuts.iter().map(|cut| cut.from).chain(damage).collect();
         let first_round = (!script.rounds.is_empty()).then_some(WARM_UP);
         cuts.into_iter().chain(first_round).for_each(|at| self.world.after(at, Event::Scripted));
     }
 
     pub(super) fn on_scripted(&mut self) {
         self.cut_off();
+        self.damage();
         if !self.world.options.script.rounds.is_empty() {
             self.go_on_with_rounds();
         }
@@ -72,6 +74,17 @@ impl Run {
 
     // ---- crashes ----
 
+    /// Who is due loses its power, and something that was durable.
+    fn damage(&mut self) {
+        let now = self.world.now;
+        let Some(damage) = self.world.options.script.damage.filter(|damage| damage.at == now) else { return };
+        let node = Node(damage.victim.index());
+        self.on_power_loss(node);
+        if !self.machines[node.0].rot(&mut self.world) {
+            self.world.checks.report(Oracle::Convergence, "the script finds nothing to damage".into());
+        }
+    }
+
     /// A machine lost its power at a point of the script, and perhaps others with it.
     pub(super) fn on_pulled(&mut self, node: Node, point: Point) {
         self.world.counters.points += 1;
@@ -79,7 +92,8 @@ impl Run {
             let (operation, _) = self.machines[node.0].plug().log()[point.operation];
             format!("is without power at {point}: {operation:?}")
         });
-        let company = self.world.options.script.crash.as_ref().map(|crash| crash.company);
+        let crashes = &self.world.options.script.crashes;
+        let company = crashes.iter().find(|crash| crash.victim.index() == node.0).map(|crash| crash.company);
         match company.expect("only a script has points") {
             Company::One => {}
             Company::All => {

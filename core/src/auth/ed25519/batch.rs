@@ -151,7 +151,12 @@ impl Batch {
 
     fn check_singly(&mut self, range: Range<usize>) {
         for term in &mut self.terms[range] {
-            term.valid = term.equation.holds_for(&self.signers[term.signer]);
+            let signer = &self.signers[term.signer];
+            term.valid = crate::mutant!(
+                M45BatchWithoutCofactor,
+                term.equation.holds_for(signer),
+                term.equation.sum(signer) == EdwardsPoint::default()
+            );
         }
     }
 
@@ -169,11 +174,11 @@ impl Batch {
         let base = -terms.iter().map(|term| term.zs).sum::<Scalar>();
         let scalars = [base].into_iter().chain(merged.iter().map(|(scalar, _)| *scalar));
         let points = [ED25519_BASEPOINT_POINT].into_iter().chain(merged.iter().map(|(_, signer)| signers[*signer]));
-        EdwardsPoint::vartime_multiscalar_mul(
+        let sum = EdwardsPoint::vartime_multiscalar_mul(
             scalars.chain(terms.iter().map(|term| term.z)),
             points.chain(terms.iter().map(|term| term.equation.commitment)),
-        )
-        .is_small_order()
+        );
+        crate::mutant!(M45BatchWithoutCofactor, sum.is_small_order(), sum == EdwardsPoint::default())
     }
 }
 

@@ -119,8 +119,12 @@ impl Equation {
     }
 
     fn holds_for(&self, public_key: &EdwardsPoint) -> bool {
-        let sum = EdwardsPoint::vartime_double_scalar_mul_basepoint(&self.k, &-public_key, &self.s) - self.commitment;
-        sum.is_small_order()
+        self.sum(public_key).is_small_order()
+    }
+
+    /// `sB - kA - R`.
+    fn sum(&self, public_key: &EdwardsPoint) -> EdwardsPoint {
+        EdwardsPoint::vartime_double_scalar_mul_basepoint(&self.k, &-public_key, &self.s) - self.commitment
     }
 }
 

@@ -15,7 +15,7 @@ fn c6_two_replicas_that_agree_are_enough_and_one_is_not() {
 }
 
 #[test]
-fn z7_copies_of_one_replicas_answer_do_not_add_up() {
+fn z7_z8_copies_of_one_replicas_answer_do_not_add_up() {
     let mut harness = Harness::opened();
     let request = harness.send(1);
     for _ in 0..5 {

@@ -49,8 +49,6 @@ pub struct Pbft {
     early_bytes: usize,
     /// The last Seq that this replica proposed in this view.
     proposed: Seq,
-    /// The agreed time of the last batch that this replica proposed.
-    proposed_time: u64,
     /// The highest Seq that is prepared here in the current view.
     highest_prepared: Seq,
     /// The highest Seq voted for in the current view: now, at the last own STATUS, and at the one before.
@@ -116,7 +114,6 @@ impl Pbft {
             early: BTreeMap::new(),
             early_bytes: 0,
             proposed: stable,
-            proposed_time: 0,
             highest_prepared: Seq(0),
             voted_through: stable,
             voted_from: None,
@@ -234,7 +231,8 @@ impl Pbft {
         if !self.may_vote() || !self.is_primary() || !self.is_normal() || !self.has_begun() {
             return 0;
         }
-        if !room_for_body || self.proposed.0 >= self.stable.0 + params.window {
+        if !room_for_body || self.proposed.0 >= crate::mutant!(M8WindowNotHeld, self.stable.0 + params.window, u64::MAX)
+        {
             return 0;
         }
         (params.pipeline_max as usize).saturating_sub(self.in_flight())

@@ -39,8 +39,10 @@ pub struct TwoPrepared {
 impl Beginning {
     /// What `view_changes`, valid and of a quorum, make of a view. `null` is the digest of the null batch.
     pub fn of(view_changes: &[Arc<ViewChange>], null: Digest) -> Result<Self, TwoPrepared> {
+        let certificates = view_changes.iter().map(|message| message.certificate.as_ref());
+        let rank = |certificate: &Option<&Checkpoint>| certificate.map(|sc| sc.seq);
         let certificate =
-            view_changes.iter().filter_map(|message| message.certificate.as_ref()).max_by_key(|sc| sc.seq);
+            crate::mutant!(M18LowestCheckpoint, certificates.max_by_key(rank), certificates.min_by_key(rank)).flatten();
         let stable = certificate.map_or(Seq(0), |certificate| certificate.seq);
         let mut highest: BTreeMap<Seq, (View, Chosen)> = BTreeMap::new();
         let prepared = view_changes.iter().flat_map(|message| &message.prepared);
@@ -52,14 +54,15 @@ impl Beginning {
             if known.0 == view && known.1.digest != digest {
                 return Err(TwoPrepared { seq, view });
             }
-            if known.0 < view {
+            if crate::mutant!(M16FirstCertificateChosen, known.0 < view, false) {
                 *known = chosen;
             }
         }
         let last = highest.last_key_value().map_or(stable, |(seq, _)| *seq);
         let gap = Chosen { digest: null, header: BatchHeader::NULL };
         let at = |seq| (seq, highest.get(&seq).map_or(gap, |(_, chosen)| *chosen));
-        let order = (stable.0 + 1..=last.0).map(Seq).map(at).collect();
+        let is_filled = |seq: &Seq| crate::mutant!(M17GapsStayOpen, *seq > stable, highest.contains_key(seq));
+        let order = (stable.0 + 1..=last.0).map(Seq).filter(is_filled).map(at).collect();
         Ok(Self { stable, certificate: certificate.cloned(), order })
     }
 

@@ -44,15 +44,10 @@ impl Pbft {
     pub fn propose(&mut self, now: Now, body: Body, out: &mut Outbox<'_>) -> Seq {
         assert!(self.room() > 0, "proposals are bounded by the window, the pipeline and memory");
         let seq = self.proposed.next();
-        let time_ns = crate::mutant!(
-            M46TimeStandsStill,
-            now.wall.0.max(self.proposed_time.saturating_add(1)),
-            self.proposed_time.max(1)
-        );
-        let header = body.header(time_ns);
+        // Not made to grow here: after a clock that was far ahead backups would refuse it (O3). Execution does that.
+        let header = body.header(now.wall.0);
         let digest = header.digest(self.config.cluster_id(), self.config.epoch());
         self.proposed = seq;
-        self.proposed_time = time_ns;
         self.propose_at(seq, Chosen { digest, header }, Arc::new(body), out);
         seq
     }
@@ -99,7 +94,10 @@ impl Pbft {
         }
         let Some(index) = self.slot_index(seq) else { return self.buffer_early(pre_prepare) };
         let slot = &self.window[index];
-        if let Some(accepted) = &slot.accepted {
+        let counts = |accepted: &&Accepted| {
+            crate::mutant!(M7SecondProposalAccepted, accepted.position.view == view, accepted.position.digest == digest)
+        };
+        if let Some(accepted) = slot.accepted.as_ref().filter(counts) {
             if accepted.position.digest == digest {
                 return Err(Ignored::Duplicate);
             }
@@ -108,7 +106,9 @@ impl Pbft {
             return Err(Ignored::Conflicting);
         }
         // What the view begins with is voted for although it is committed here: others may need the votes.
-        if let Some(certificate) = slot.committed.as_ref().filter(|_| is_new) {
+        if let Some(certificate) =
+            slot.committed.as_ref().filter(|_| crate::mutant!(M50CommittedNotVotedFor, is_new, true))
+        {
             let known = (certificate.position, certificate.proposal);
             self.judge_proposal(known, &pre_prepare);
             return Err(Ignored::NotNeeded);
@@ -122,7 +122,7 @@ impl Pbft {
 
     /// A backup's PREPARE.
     pub fn on_prepare(&mut self, prepare: &Prepare, out: &mut Outbox<'_>) -> Result<(), Ignored> {
-        self.in_view(prepare.position.view)?;
+        crate::mutant!(M4VotesPooledOverViews, self.in_view(prepare.position.view), Ok(()))?;
         if prepare.replica == self.me {
             return Err(Ignored::OwnMessage);
         }
@@ -145,7 +145,7 @@ impl Pbft {
 
     /// A COMMIT, of the peer whose link it came on.
     pub fn on_commit(&mut self, commit: &Commit, out: &mut Outbox<'_>) -> Result<(), Ignored> {
-        self.in_view(commit.position.view)?;
+        crate::mutant!(M4VotesPooledOverViews, self.in_view(commit.position.view), Ok(()))?;
         let index = self.index_in_window(commit.position.seq)?;
         match self.window[index].commits.vote(commit.replica, commit.position.digest, commit.nonce) {
             Voted::New => {
@@ -210,7 +210,6 @@ impl Pbft {
         self.reach(index, Milestone::Vote);
         if self.is_primary() {
             self.proposed = self.proposed.max(vote.position.seq);
-            self.proposed_time = self.proposed_time.max(vote.header.time_ns);
             self.proposed_again(vote.position.seq);
         }
     }
@@ -352,8 +351,10 @@ impl Pbft {
             self.judge_proposal(known, &pre_prepare);
             return Err(Ignored::Duplicate);
         }
-        let far = self.stable.plus(2 * self.config.params().window);
-        if seq > far || self.early_bytes + bytes > EARLY_BODY_BYTES {
+        let windows = crate::mutant!(M9EarlyProposalDropped, 2, 1);
+        let far = self.stable.plus(windows * self.config.params().window);
+        let is_too_much = seq > far || self.early_bytes + bytes > EARLY_BODY_BYTES;
+        if crate::mutant!(M44EarlyWithoutBound, is_too_much, false) {
             return Err(Ignored::AboveWindow);
         }
         self.early_bytes += bytes;
@@ -362,11 +363,13 @@ impl Pbft {
     }
 
     fn in_view(&self, view: View) -> Result<(), Ignored> {
-        if view == self.view && self.is_normal() { Ok(()) } else { Err(Ignored::OtherView) }
+        let votes = crate::mutant!(M13VotesOnTheWay, self.is_normal(), true);
+        if view == self.view && votes { Ok(()) } else { Err(Ignored::OtherView) }
     }
 
     fn fits_beginning(&self, seq: Seq, digest: Digest) -> Result<(), Ignored> {
-        let fits = self.beginning().allows(seq, digest, self.null_digest());
+        let allows = self.beginning().allows(seq, digest, self.null_digest());
+        let fits = crate::mutant!(M19BeginningNotCompared, allows, true);
         if fits { Ok(()) } else { Err(Ignored::NotInBeginning) }
     }
 

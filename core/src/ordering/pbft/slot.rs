@@ -201,7 +201,8 @@ impl Slot {
     /// the one that is needed.
     pub fn leave_view(&mut self, config: &ClusterConfig, left: View) {
         self.keep_openings(config, left);
-        if self.cert_at.is_some() {
+        let is_highest = self.cert_at.is_some();
+        if crate::mutant!(M15FirstCertificateNamed, is_highest, is_highest && self.prepared_before.is_none()) {
             self.prepared_before = Some(self.prepared_certificate(config));
         }
         let needed = self.committed.as_ref().map(|committed| committed.position.digest);

@@ -196,7 +196,10 @@ impl Pbft {
             let replicas = (0..).map(ReplicaId).zip(&self.views.going_to);
             replicas.filter(|(replica, going)| *replica != self.me && **going >= view).map(|(id, _)| id).collect()
         };
-        let enough = |view: View| self.config.weights().is_blocking(at_or_above(view));
+        let enough = |view: View| {
+            let there = at_or_above(view);
+            crate::mutant!(M30JoinsOne, self.config.weights().is_blocking(there), !there.is_empty())
+        };
         views.into_iter().rev().find(|view| enough(*view)).filter(|view| *view > self.view)
     }
 
@@ -214,7 +217,8 @@ impl Pbft {
     pub fn quorum_is_going(&self) -> bool {
         let replicas = (0..).map(ReplicaId).zip(&self.views.going_to);
         let going: ReplicaSet = replicas.filter(|(_, view)| **view >= self.view).map(|(id, _)| id).collect();
-        self.views.phase == Phase::Changing && self.config.weights().is_quorum(going.with(self.me))
+        let is_quorum = crate::mutant!(M31RunsAway, self.config.weights().is_quorum(going.with(self.me)), true);
+        self.views.phase == Phase::Changing && is_quorum
     }
 
     /// The own VIEW-CHANGE for the current view, while it is needed.

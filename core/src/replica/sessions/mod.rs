@@ -144,6 +144,11 @@ impl Sessions {
         };
         // An opening later in the same batch may have evicted the session.
         if let Some(session) = self.table.get_mut(&entry.session) {
+            crate::mutant!(M55RefusedNotSeen, {}, {
+                if reply.code == Code::Ok {
+                    session.max_seen = session.max_seen.max(entry.req_no);
+                }
+            });
             self.cached_bytes += session.put(reply.clone()) as u64;
             self.evict_for_bytes(entry.session);
         }
@@ -398,7 +403,7 @@ impl Session {
             entry.req_no <= self.floor,
             entry.req_no <= self.max_seen && self.get(entry.req_no).is_none()
         );
-        if is_over {
+        if crate::mutant!(M24AcknowledgedRunsAgain, is_over, false) {
             return Err(Code::AlreadyAcked);
         }
         if entry.req_no.0 > self.floor.0 + window {
@@ -410,7 +415,7 @@ impl Session {
         if self.result_bytes >= SESSION_RESULT_BYTES && entry.req_no.0 > self.floor.0 + 1 {
             return Err(Code::Window);
         }
-        self.max_seen = self.max_seen.max(entry.req_no);
+        self.max_seen = crate::mutant!(M55RefusedNotSeen, self.max_seen.max(entry.req_no), self.max_seen);
         Ok(None)
     }
 

@@ -252,7 +252,12 @@ impl Pieces {
         let is_it = |(len, digest): (u32, Digest)| {
             bytes.bytes().len() == len as usize && crate::mutant!(M60ChunkNotCompared, bytes.digest() == digest, true)
         };
-        let Some(part) = part.filter(|_| entry.is_some_and(is_it)) else {
+        let is_here = crate::mutant!(
+            M34IndexNotCompared,
+            entry.is_some_and(is_it),
+            self.manifest.pieces().any(|(_, len, digest)| is_it((len, digest)))
+        );
+        let Some(part) = part.filter(|_| is_here) else {
             self.take_back(from);
             return Arrived::Bad;
         };
