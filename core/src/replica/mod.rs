@@ -254,7 +254,8 @@ impl Replica {
         self.catch_up.check(&self.tuning);
         self.transfer.check();
         self.trails.check();
-        assert!(self.superblock.quarantined || self.pbft.may_vote() || self.silent_through().is_some());
+        let is_silent = self.silent_through().is_some() || !self.is_sworn_in();
+        assert!(self.superblock.quarantined || self.pbft.may_vote() || is_silent);
         self.accusations.check();
         assert!(self.durable <= self.last, "only what was emitted becomes durable");
         assert!(self.index.base() <= self.executing.last || self.executing.last == Seq(0));

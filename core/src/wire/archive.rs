@@ -186,7 +186,7 @@ fn assert_bounds(message: &Message) {
             maps.into_iter().for_each(|map| MAP_WORDS.assert(map.len()));
         }
         Message::Recall(recall) => {
-            [&recall.voted, &recall.certified].into_iter().for_each(|map| MAP_WORDS.assert(map.len()))
+            [&recall.voted, &recall.certified].into_iter().for_each(|map| MAP_WORDS.assert(map.len()));
         }
         Message::Slot(slot) => SIGNERS.assert(slot.certificate.commits.len()),
         Message::Log(slots) => {

@@ -21,8 +21,8 @@ const DISK: &str = "48m";
 const COMPLAINT: &str = "no room for the journal";
 /// So many batches behind: more than a replica ever is on this machine that only waits for the others.
 const STANDS_STILL: u64 = 100;
-/// What is written to fill journals.
-const VALUE_BYTES: usize = 16 << 10;
+/// What is written to fill journals: large, so that it is a matter of few commits, which are slow on a busy machine.
+const VALUE_BYTES: usize = 96 << 10;
 const KEYS: u64 = 16;
 const PACE: Duration = Duration::from_millis(5);
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -293,8 +293,8 @@ fn last_words(cluster: &mut LocalCluster, villain: ReplicaId) -> Result<Option<u
 
 /// From the line `villain NAME: N misdeeds`.
 fn misdeeds(log: &str) -> Option<u64> {
-    let counts = log.lines().filter_map(|line| line.strip_prefix("villain ")?.strip_suffix(" misdeeds"));
-    counts.last()?.rsplit(' ').next()?.parse().ok()
+    let mut counts = log.lines().filter_map(|line| line.strip_prefix("villain ")?.strip_suffix(" misdeeds"));
+    counts.next_back()?.rsplit(' ').next()?.parse().ok()
 }
 
 #[cfg(test)]

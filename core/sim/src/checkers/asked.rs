@@ -10,10 +10,13 @@ use bft_core::wire::message::Message;
 
 use super::{Verdict, is_quorum, weights_of};
 
+/// Whose word a message is.
+type Signer = Box<dyn Fn(&Message) -> Option<ReplicaId>>;
+
 /// What each replica asked in its present life, and who has answered.
 pub struct Asked {
     weights: Vec<u64>,
-    signer: Box<dyn Fn(&Message) -> Option<ReplicaId>>,
+    signer: Signer,
     lives: BTreeMap<ReplicaId, Questions>,
     learners: ReplicaSet,
     /// Those of them that became one in their present life: what is not a vote may still be on its way.

@@ -144,7 +144,7 @@ pub(super) fn note_send(world: &mut World, to: To, message: &Message) {
         Message::Snapshot(vote) => world.trace.digest(&vote.root),
         Message::Status(status) => world.trace.number(status.executed.0 << 32 | status.stable.0),
         Message::FetchSlot(seq) | Message::FetchLog(seq) | Message::FetchManifest(seq) | Message::FetchTrail(seq) => {
-            world.trace.number(seq.0)
+            world.trace.number(seq.0);
         }
         Message::Trail(trail) => world.trace.digest(&trail.exec_before),
         Message::Manifest(snapshot) => world.trace.digest(&snapshot.certificate.root),
