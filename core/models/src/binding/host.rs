@@ -11,7 +11,8 @@ use bft_core::ids::{Digest, LogPosition, Nanos, ReplicaId, Seq, WallNanos};
 use bft_core::journal::record::{Committed, Record, Vote};
 use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::replica::Replica;
-use bft_core::wire::message::Code;
+use bft_core::wire::message::{Code, Message};
+use bft_core::wire::recall::Recalled;
 use bft_core::wire::request::{Body, RequestBounds, result_digest};
 use bft_sim::scheme::LedgerScheme;
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub struct Host {
     pub replica: Replica,
     /// When it wants to be called.
     pub deadline: Nanos,
+    /// The question of its start (PROTOCOL §11), once it was asked.
+    question: Option<u64>,
     /// Requests of the batches that it voted for or learned of, by digest.
     batches: BTreeMap<Digest, Vec<Digest>>,
     /// Requests of batches that it knows to be committed.
@@ -94,8 +97,9 @@ impl Host {
         let replica = recovery.finish(at(now), durable, Seq(0), &mut effects);
         let (deadline, held) = (Nanos(now), Vec::new());
         let (batches, ordered) = (BTreeMap::new(), BTreeSet::new());
+        let question = None;
         let mut host =
-            Self { replica, deadline, batches, ordered, me, config, scheme, effects, records, durable, held };
+            Self { replica, question, deadline, batches, ordered, me, config, scheme, effects, records, durable, held };
         let mut out = Out::default();
         let mut queue = VecDeque::new();
         host.carry_out(&mut out, &mut queue)?;
@@ -123,6 +127,14 @@ impl Host {
     #[must_use]
     pub fn has_ordered(&self, request: Digest) -> bool {
         self.ordered.contains(&request)
+    }
+
+    /// What a peer answers to the question of its start that holds nothing it does not know of: disks here lose nothing
+    /// that was durable.
+    #[must_use]
+    pub fn answer(&self) -> Option<Message> {
+        let epoch = self.config.epoch();
+        self.question.map(|start| Message::Recalled(Recalled { epoch, start, held: None }))
     }
 
     /// The last record written.
@@ -157,6 +169,11 @@ impl Host {
         self.records.append(&mut effects.persist);
         if let Some(view) = effects.cancel_votes_below {
             self.held.retain(|held| held.message.voted_in().is_none_or(|voted_in| voted_in >= view));
+        }
+        for outgoing in &effects.send {
+            if let Message::Recall(question) = &outgoing.message {
+                self.question = Some(question.start);
+            }
         }
         self.held.append(&mut effects.send);
         self.release(out);

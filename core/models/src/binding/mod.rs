@@ -168,7 +168,7 @@ impl Walk {
             let body = Body::join(&requests[request..=request]);
             names.note(body.header(WALL.0), &Arc::new(body))?;
         }
-        Ok(Self {
+        let mut walk = Self {
             state: State::default(),
             waiting: vec![VecDeque::new(); REPLICAS],
             network: Network::default(),
@@ -182,7 +182,11 @@ impl Walk {
             verifier,
             requests,
             last_request,
-        })
+        };
+        for replica in (0..REPLICAS).filter(|replica| !walk.model.byzantine.has(*replica)).collect::<Vec<_>>() {
+            walk.swear_in(replica)?;
+        }
+        Ok(walk)
     }
 
     /// One step: of the model, or a message out of turn.

@@ -192,12 +192,24 @@ impl Walk {
         let now = self.now;
         let out = self.host(replica).restart(now)?;
         let mut taken = self.observe(replica, out)?;
+        taken.append(&mut self.swear_in(replica)?);
         if self.state.replicas[replica].phase == Phase::Changing {
             let view = self.state.replicas[replica].view;
             let asks = on_its_way(self.verifier.config(), view);
             taken.append(&mut self.arrive(replica, self.enemy.replica, asks)?);
         }
         taken.insert(0, action);
+        Ok(taken)
+    }
+
+    /// Everybody answers what a replica asks before its first vote.
+    pub(super) fn swear_in(&mut self, replica: usize) -> Result<Vec<Action>, Ended> {
+        let mut taken = Vec::new();
+        for from in (0..REPLICAS).filter(|from| *from != replica) {
+            if let Some(answer) = self.host(replica).answer() {
+                taken.append(&mut self.arrive(replica, from, answer)?);
+            }
+        }
         Ok(taken)
     }
 

@@ -11,7 +11,7 @@ use bft_core::wire::message::Message;
 use bft_sim::rng::{Rng, Seed};
 use stateright::Model;
 
-use super::host::Out;
+use super::host::{Host, Out};
 use super::network::Network;
 use super::wants::DEADLINES;
 use super::{Diverged, Ended, REPLICAS, Setup, Wrong, on_its_way};
@@ -51,6 +51,10 @@ impl Ways {
         let mut ways = Self { model, state: State::default(), setup, network, rng, now: SECOND, steps: Vec::new() };
         // There is always work: a Request that nobody's messages ever order.
         for replica in (0..REPLICAS).filter(|replica| *replica != model.byzantine) {
+            for from in (0..REPLICAS).filter(|from| *from != replica) {
+                let answer = ways.setup.hosts[replica].as_ref().and_then(Host::answer);
+                answer.map(|answer| ways.arrive(replica, from, answer)).transpose()?;
+            }
             let request = ways.setup.requests[0].clone();
             let checked = ways.setup.verifier.check_requests(vec![request]).0;
             ways.input(replica, Input::Requests(checked))?;
