@@ -29,7 +29,7 @@ const LOCAL: [&str; 11] = [
 const STATUSES: [&str; 3] = ["primary", "backup", "changing"];
 /// Events: those, and messages of every kind that replicas send one another.
 const EVENTS: usize = LOCAL.len() + PEER_KINDS.len();
-const PEER_KINDS: [Kind; 21] = [
+const PEER_KINDS: [Kind; 24] = [
     Kind::Request,
     Kind::PrePrepare,
     Kind::Prepare,
@@ -51,6 +51,9 @@ const PEER_KINDS: [Kind; 21] = [
     Kind::Chunk,
     Kind::FetchTrail,
     Kind::Trail,
+    Kind::Evidence,
+    Kind::Recall,
+    Kind::Recalled,
 ];
 
 /// What a replica is doing.
@@ -117,11 +120,22 @@ enum Condition {
     Client(ClientStrategy),
 }
 
+/// By event and status.
+type Table = [[u64; STATUSES.len()]; EVENTS];
+
+const EMPTY: Table = [[0; STATUSES.len()]; EVENTS];
+
 /// The sum over many runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Coverage {
-    seen: BTreeMap<Condition, [[u64; STATUSES.len()]; EVENTS]>,
-    all: [[u64; STATUSES.len()]; EVENTS],
+    seen: BTreeMap<Condition, Table>,
+    all: Table,
+}
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self { seen: BTreeMap::new(), all: EMPTY }
+    }
 }
 
 impl Coverage {
@@ -131,7 +145,7 @@ impl Coverage {
         let client = report.client.filter(|_| report.counters.client_misdeeds > 0).map(Condition::Client);
         add(&mut self.all, &report.seen);
         for condition in report.faults.iter().copied().map(Condition::Fault).chain(villain).chain(client) {
-            let sum = self.seen.entry(condition).or_insert([[0; STATUSES.len()]; EVENTS]);
+            let sum = self.seen.entry(condition).or_insert(EMPTY);
             add(sum, &report.seen);
         }
     }
@@ -156,7 +170,7 @@ impl Coverage {
     }
 }
 
-fn add(sum: &mut [[u64; STATUSES.len()]; EVENTS], seen: &Seen) {
+fn add(sum: &mut Table, seen: &Seen) {
     for (sum, count) in sum.iter_mut().flatten().zip(seen.0.iter().flatten()) {
         *sum += u64::from(*count);
     }
@@ -173,10 +187,10 @@ mod tests {
         let mut coverage = Coverage::default();
         coverage.add(&report);
         let summary = coverage.summary();
-        assert!(summary.starts_with("event x status x fault or villain: 2 of 180 seen"), "{summary}");
+        assert!(summary.starts_with("event x status x fault or villain: 2 of 210 seen"), "{summary}");
         assert!(summary.contains("deadline at a primary one") && !summary.contains("deadline at a backup one"));
         report.villain = Some(Strategy::Silent);
         coverage.add(&report);
-        assert!(coverage.summary().contains("2 of 180"), "a villain that did nothing does not count");
+        assert!(coverage.summary().contains("2 of 210"), "a villain that did nothing does not count");
     }
 }

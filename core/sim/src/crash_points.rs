@@ -536,7 +536,7 @@ mod tests {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
         }
         for wrong in
-            ["", "sc2", "sc4/one/r1/1:torn", "sc2/two/r1/1:torn", "sc2/one/r4/1:torn", "sc2/one/r1/2:torn+1:torn"]
+            ["", "sc2", "sc9/one/r1/1:torn", "sc2/two/r1/1:torn", "sc2/one/r4/1:torn", "sc2/one/r1/2:torn+1:torn"]
         {
             assert!(wrong.parse::<Case>().is_err(), "{wrong}");
         }

@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn one_villain_too_many_is_more_than_the_protocol_bears_and_the_judges_see_it() {
-        let broken = [Some(Oracle::Agreement), Some(Oracle::Assertion)];
+        let broken = [Oracle::Agreement, Oracle::Assertion, Oracle::Divergence].map(Some);
         for strategy in [Strategy::ProposesTwo, Strategy::CheckpointsTwo] {
             let found = judged(strategy, 1, 0..6);
             assert!(found.iter().any(|oracle| broken.contains(oracle)), "{strategy:?}: {found:?}");
