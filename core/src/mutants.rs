@@ -139,6 +139,8 @@ mutants! {
     M60ChunkNotCompared = "m60",
     /// A replica that starts votes before a quorum has said what it holds of it.
     M62VotesUnasked = "m62",
+    /// A replica that went back to an agreed state signs another root where it had signed one.
+    M64SignsWhereDisowned = "m64",
 }
 
 /// Whether this build holds the planted faults.

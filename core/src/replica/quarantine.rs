@@ -164,7 +164,9 @@ impl Replica {
     /// said what they hold of this replica (D11), and it stands by its state.
     pub(super) fn may_sign(&self, seq: Seq) -> bool {
         let stands_by = !self.superblock.quarantined && seq > self.superblock.disowned_through;
-        self.is_sworn_in() && seq > self.superblock.damaged_through && stands_by
+        self.is_sworn_in()
+            && seq > self.superblock.damaged_through
+            && crate::mutant!(M64SignsWhereDisowned, stands_by, true)
     }
 
     /// This replica came to `here` at `seq`, and a blocking set, or it itself before, came to `there`.
