@@ -337,7 +337,9 @@ impl<'a> Scan<'a> {
         let Some(header) = self.header_at(file, chain.offset)? else { return Ok(None) };
         let continues =
             header.segment == chain.number() && header.prev_check == chain.check && header.first_position > chain.last;
-        if !continues {
+        // No disk has so many records; nor may a number run over.
+        let is_countable = header.first_position.0.checked_add(u64::from(header.records) + 1).is_some();
+        if !continues || !is_countable {
             return Ok(None);
         }
         Ok(self.verified(file, chain.offset, &header)?.map(|(check, group)| (header, check, group)))

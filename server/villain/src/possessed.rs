@@ -189,6 +189,7 @@ mod tests {
     use bft_core::wire::canonical::{Tag, signing_bytes};
     use bft_core::wire::message::Kind;
     use bft_core::wire::opening::Opening;
+    use bft_core::wire::recall::Recalled;
     use bft_core::wire::request::{RequestBounds, encode_request};
     use bft_sim::rng::Seed;
     use bft_sim::villains::Strategy;
@@ -212,7 +213,7 @@ mod tests {
         Arc::new(ClusterConfig::new(ClusterId([7; 32]), Epoch(0), params, Admission::Any, members).unwrap())
     }
 
-    /// The primary of view 0, possessed.
+    /// The primary of view 0, possessed, whose peers hold nothing of it.
     fn primary(strategy: Strategy) -> (Possessed, Effects) {
         let config = config();
         let me = config.primary(View(0));
@@ -227,7 +228,18 @@ mod tests {
         });
         let mut effects = Effects::default();
         let recovery = Replica::recover(config.clone(), me, scheme.clone(), Tuning::default(), superblock);
-        let replica = recovery.finish(START, LogPosition(0), Seq(0), &mut effects);
+        let mut replica = recovery.finish(START, LogPosition(0), Seq(0), &mut effects);
+        let asked = effects.send.iter().find_map(|outgoing| match &outgoing.message {
+            Message::Recall(question) => Some(Recalled { epoch: question.epoch, start: question.start, held: None }),
+            _ => None,
+        });
+        let answer = Message::Recalled(asked.expect("a start asks"));
+        let verifier = Verifier::new(config.clone(), scheme.clone());
+        for from in config.replicas().filter(|peer| *peer != me).take(2) {
+            let message = verifier.check(from, answer.clone()).expect("nothing is claimed");
+            replica.step(START, Input::Message { from, message }, &mut effects);
+        }
+        effects.send.clear();
         let means = Means::new(me, config, scheme, ReplicaSet::EMPTY.with(me), Seed::root(1));
         let twin = Twin::new(strategy, means);
         let possessed = Possessed::new(replica, me, twin, START, &mut effects, Arc::default());
