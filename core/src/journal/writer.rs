@@ -391,13 +391,19 @@ impl Journal {
         let (mut count, mut bytes) = (0, 0);
         for (position, record) in &self.records {
             let len = record.encoded_len();
-            let is_full = count > 0 && bytes + len > self.options.group_bytes_max as usize;
+            let is_full = count > 0 && bytes + len > self.group_room();
             if *position != next || is_full || count == u16::MAX {
                 break;
             }
             (count, bytes, next) = (count + 1, bytes + len, next.next());
         }
         Some((count, bytes))
+    }
+
+    /// Bytes of records in the largest group: of several, no more than an empty segment takes.
+    fn group_room(&self) -> usize {
+        let segment = (self.options.segment_bytes as usize).saturating_sub(BLOCK_BYTES + GROUP_HEADER_BYTES);
+        segment.min(self.options.group_bytes_max as usize)
     }
 
     /// Moves on to a new segment if a group of this length does not fit the rest of the current one.

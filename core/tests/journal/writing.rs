@@ -51,6 +51,19 @@ fn what_waits_becomes_one_group_up_to_its_bound() {
 }
 
 #[test]
+fn a_group_of_several_is_never_longer_than_a_segment() {
+    let (tail, _) = Disk::new().scan().expect("an empty journal");
+    let options = JournalOptions { group_bytes_max: 4 * OPTIONS.segment_bytes, ..OPTIONS };
+    let mut journal = Journal::new(&first_superblock(), tail, options);
+    for seq in 1..=10 {
+        journal.append(Persist { position: LogPosition(seq), place: Place::Journal(vote(seq, 10_000)) });
+    }
+    let writes: Vec<_> = std::iter::from_fn(|| journal.next_write()).collect();
+    assert_eq!(writes.len(), 2, "six of them fit the first segment");
+    assert!(writes.iter().all(|write| write.bytes.len() <= OPTIONS.segment_bytes as usize));
+}
+
+#[test]
 fn a_commit_certificate_has_no_flush_of_its_own() {
     let mut shell = Shell::start(Disk::new()).expect("an empty journal");
     shell.append(committed(1, None));
