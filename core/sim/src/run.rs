@@ -29,8 +29,10 @@ mod scripted;
 
 use scripted::Rounds;
 
-/// Virtual time that the liveness phase may take.
-const LIVENESS_BOUND: u64 = 120 * SECOND;
+/// Virtual time in which the liveness phase must see some progress, and be over. A villain that only wastes time may make
+/// the second long; how much it wastes is measured elsewhere.
+const PROGRESS_BOUND: u64 = 120 * SECOND;
+const LIVENESS_BOUND: u64 = 5 * PROGRESS_BOUND;
 /// Events that a run may take: beyond, something runs in circles.
 const EVENTS_MAX: u64 = 6_000_000;
 /// How often a replica that was away is looked at, and after what time.
@@ -106,8 +108,31 @@ struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Safety,
-    Liveness { until: u64 },
+    Liveness(Liveness),
     Over,
+}
+
+/// How long the liveness phase still lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Liveness {
+    /// The sum of what all correct replicas have executed, at the highest.
+    executed: u64,
+    /// Unless that rises before.
+    until: u64,
+    ends: u64,
+}
+
+impl Liveness {
+    fn new(now: u64) -> Self {
+        Self { executed: 0, until: now + PROGRESS_BOUND, ends: now + LIVENESS_BOUND }
+    }
+
+    fn note(&mut self, now: u64, standings: &[Standing]) {
+        let executed = standings.iter().map(|standing| standing.executed.0).sum();
+        if executed > self.executed {
+            (self.executed, self.until) = (executed, self.ends.min(now + PROGRESS_BOUND));
+        }
+    }
 }
 
 impl Run {
@@ -503,23 +528,25 @@ impl Run {
         }
         self.clients.iter_mut().for_each(Client::hurry);
         self.operator_at = self.world.now + OPERATOR_INTERVAL;
-        self.phase = Phase::Liveness { until: self.world.now + LIVENESS_BOUND };
+        self.phase = Phase::Liveness(Liveness::new(self.world.now));
         self.world.after(POLL_INTERVAL, Event::Poll);
     }
 
     // ---- the end ----
 
     fn poll(&mut self) {
-        let Phase::Liveness { until } = self.phase else { return };
+        let Phase::Liveness(mut liveness) = self.phase else { return };
         let judged = self.machines.iter_mut().filter(|machine| machine.is_judged());
         let standings: Vec<_> = judged.filter_map(Machine::standing).collect();
+        liveness.note(self.world.now, &standings);
+        self.phase = Phase::Liveness(liveness);
         let waiting = self.clients.iter().filter(|client| !client.is_done(&self.world)).count();
         let down = self.machines.iter().filter(|machine| !machine.is_up() && machine.gone().is_none()).count();
         if self.is_over_budget() {
             // Votes that a villain has spoiled and a replica that is gone for good: a quorum of the others may not be left.
             self.world.counters.liveness_left_out += 1;
             self.phase = Phase::Over;
-        } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > until {
+        } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > liveness.until {
             self.phase = Phase::Over;
         } else {
             self.start_again();
