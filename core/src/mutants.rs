@@ -141,6 +141,8 @@ mutants! {
     M62VotesUnasked = "m62",
     /// A replica that went back to an agreed state signs another root where it had signed one.
     M64SignsWhereDisowned = "m64",
+    /// A primary stays in its view, whoever has left it.
+    M65PrimaryNeverLeaves = "m65",
 }
 
 /// Whether this build holds the planted faults.

@@ -2,8 +2,11 @@
 //! Chockler and Gotsman, DISC'20): what is waited for, for how long, and what is said to whom. What a view begins with is
 //! in `ordering/pbft`.
 //!
-//! One thing is waited for at a time: an execution, by a backup that knows of work; or a NEW-VIEW, by whoever is one of a
-//! quorum on its way. A timer that expires leads to the next view, and doubles until something is executed again.
+//! One thing is waited for at a time: an execution, by whoever knows of work; or a NEW-VIEW, by whoever is one of a quorum
+//! on its way. A timer that expires leads to the next view, and doubles until something is executed again.
+//!
+//! A primary waits like its backups: where weights are unequal those that have left its view may be too few to make it
+//! follow, and all that a quorum lacks.
 
 use std::sync::Arc;
 
@@ -317,9 +320,7 @@ impl Replica {
         }
         self.views.timer = None;
         self.next_status = Nanos(0);
-        if !self.pbft.is_primary() {
-            self.forward_again(out);
-        }
+        self.forward_again(out);
     }
 
     /// A sample at a time of how long a batch takes from the vote to its execution, by the own clock only.
@@ -377,7 +378,8 @@ impl Replica {
             // What was proposed has left the pool, and may never be prepared if too few are in this view.
             let is_open = self.pbft.in_flight() > 0 || self.pbft.highest_prepared() > self.executing.last;
             let has_work = self.pool.waiting() > 0 || is_open;
-            return (has_work && !self.pbft.is_primary()).then_some(WaitsFor::Execution(self.views.effective));
+            let waits = crate::mutant!(M65PrimaryNeverLeaves, has_work, has_work && !self.pbft.is_primary());
+            return waits.then_some(WaitsFor::Execution(self.views.effective));
         }
         // Nobody goes on from a view that a quorum has not come to (V8).
         self.pbft.quorum_is_going().then_some(WaitsFor::NewView(self.pbft.view()))
@@ -388,7 +390,9 @@ impl Replica {
         if let Some(timer) = &mut self.views.timer {
             timer.forward_at = None;
         }
-        let oldest = self.pool.iter().take(FORWARDED_AGAIN).cloned().collect();
-        self.forward(oldest, out);
+        if !self.pbft.is_primary() {
+            let oldest = self.pool.iter().take(FORWARDED_AGAIN).cloned().collect();
+            self.forward(oldest, out);
+        }
     }
 }

@@ -140,14 +140,14 @@ impl Synchroniser {
         (0..REPLICAS).filter(move |replica| *replica != byzantine)
     }
 
-    /// Whether the timer of `replica` runs: a backup waits for its primary; whoever is on its way waits for a NEW-VIEW, from
-    /// when it knows that a quorum is on its way (V8).
+    /// Whether the timer of `replica` runs: whoever is in a view waits for an execution; whoever is on its way waits for a
+    /// NEW-VIEW, from when it knows that a quorum is on its way (V8).
     #[must_use]
     pub fn waits(&self, state: &State, replica: usize) -> bool {
         let me = &state.replicas[replica];
         let going = (0..REPLICAS).filter(|other| *other != replica && me.going[*other] >= me.view);
         let is_quorum = going.count() as u32 + 1 >= QUORUM;
-        if me.is_changing { is_quorum || self.has(Fault::RunsAhead) } else { primary(me.view) != replica }
+        !me.is_changing || is_quorum || self.has(Fault::RunsAhead)
     }
 
     /// The view that `replica` joins, if enough others go beyond its own.
