@@ -363,6 +363,7 @@ impl Replica {
     fn on_durable(&mut self, through: LogPosition, out: &mut Effects) {
         assert!(self.durable <= through && through <= self.last, "durability grows, up to what was emitted");
         self.durable = through;
+        self.vote_when_answered(out);
         self.pbft.on_durable(through, &mut Outbox::new(out, &mut self.last, &mut self.index));
         self.checkpoints_durable(out);
         self.snapshots_durable(out);
