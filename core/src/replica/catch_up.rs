@@ -269,6 +269,7 @@ impl Replica {
         if self.catch_up.missing.0 != missing {
             self.catch_up.note_missing(missing, now);
         }
+        self.seek_when_gone(missing);
         let peer_has_it = status.executed >= missing || says(&status.committed, status.stable, missing) == Some(true);
         if peer_has_it {
             self.catch_up.has.insert(from);
@@ -393,10 +394,16 @@ impl Replica {
         }
         self.catch_up.asked = None;
         self.catch_up.refused_by.insert(from);
+        self.seek_when_gone(missing);
+        Ok(())
+    }
+
+    /// Nobody says again that `missing` is gone: while it is what is missing, it stays so. A transfer that has ended did not
+    /// bring it, if it began for the sake of an earlier Seq.
+    fn seek_when_gone(&mut self, missing: Seq) {
         if self.config.weights().is_blocking(self.catch_up.refused_by) {
             self.transfer.seek(missing);
         }
-        Ok(())
     }
 
     /// Takes one committed batch; says whether it was news.
