@@ -6,12 +6,14 @@ mod common;
 use std::sync::Arc;
 
 use bft_core::auth::Scheme;
-use bft_core::door::{Input, Persist, Place};
+use bft_core::config::ProtocolParams;
+use bft_core::door::{Input, Persist, Place, Tuning};
 use bft_core::ids::{ReplicaId, View};
 use bft_core::journal::record::Record;
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::wire::canonical::{self, commit_nonce, opening};
 use bft_core::wire::message::{Ballot, Kind, Message, NewView, Position, PrePrepare, ViewChange};
+use bytes::Bytes;
 use common::CLUSTER;
 use common::cluster::{Cluster, Hears};
 
@@ -20,11 +22,25 @@ const T0: u64 = 500 * MILLISECOND;
 
 /// A cluster that has answered one operation in view 0.
 fn running() -> Cluster {
-    let mut cluster = Cluster::new();
+    answered_once(Cluster::new())
+}
+
+fn answered_once(mut cluster: Cluster) -> Cluster {
     cluster.settle();
     cluster.submit();
     cluster.pass_until(SECOND, |cluster| cluster.done == 1);
     cluster
+}
+
+/// No message comes to `replica`, and none from it.
+fn cut_off(replica: ReplicaId) -> Hears {
+    let hears: [Hears; 4] = [
+        |from, to, _| from != ReplicaId(0) && to != ReplicaId(0),
+        |from, to, _| from != ReplicaId(1) && to != ReplicaId(1),
+        |from, to, _| from != ReplicaId(2) && to != ReplicaId(2),
+        |from, to, _| from != ReplicaId(3) && to != ReplicaId(3),
+    ];
+    hears[replica.index()]
 }
 
 #[test]
@@ -80,6 +96,30 @@ fn v12_a_proposal_that_too_few_are_there_to_prepare_costs_the_view_although_it_l
 }
 
 #[test]
+fn mem1_v12_bodies_kept_from_a_former_view_leave_the_next_one_its_room() {
+    let params = ProtocolParams {
+        checkpoint_interval: 8,
+        window: 16,
+        pipeline_max: 8,
+        request_bytes_max: 3900,
+        batch_bytes_max: 4096,
+        ..ProtocolParams::default()
+    };
+    let tuning = Tuning { body_bytes: 8192, ..Tuning::default() };
+    let mut cluster = answered_once(Cluster::tuned(params, tuning));
+    let prepared = |cluster: &Cluster| cluster.hosts[0].replica.ordering().highest_prepared();
+    let before = prepared(&cluster);
+    // Two batches that fill the memory for bodies are prepared everywhere, and committed nowhere.
+    cluster.hears = |_, _, message| !matches!(message, Message::Commit(commit) if commit.position.view == View(0));
+    for _ in 0..2 {
+        cluster.submit_operation(Bytes::from(vec![7; 3500]));
+    }
+    assert_eq!(prepared(&cluster), before.plus(2));
+    cluster.down.push(cluster.primary(0));
+    cluster.pass_until(5 * SECOND, |cluster| cluster.done == 3);
+}
+
+#[test]
 fn z8_v9_views_change_although_whatever_is_said_of_them_first_is_lost() {
     let mut cluster = running();
     cluster.down.push(cluster.primary(0));
@@ -123,14 +163,7 @@ fn v7_a_commit_that_waits_for_its_record_does_not_leave_after_the_view_is_left()
 fn v8_a_replica_that_is_alone_goes_one_view_on_and_comes_back() {
     let mut cluster = running();
     let alone = cluster.primary(1);
-    cluster.hears = |from, to, _| ![from, to].contains(&ReplicaId(u16::MAX));
-    let hears: Vec<Hears> = vec![
-        |from, to, _| from != ReplicaId(0) && to != ReplicaId(0),
-        |from, to, _| from != ReplicaId(1) && to != ReplicaId(1),
-        |from, to, _| from != ReplicaId(2) && to != ReplicaId(2),
-        |from, to, _| from != ReplicaId(3) && to != ReplicaId(3),
-    ];
-    cluster.hears = hears[alone.index()];
+    cluster.hears = cut_off(alone);
     // It alone gets the Request, and nobody executes it.
     cluster.submit();
     let request = cluster.sent.len();
@@ -139,6 +172,21 @@ fn v8_a_replica_that_is_alone_goes_one_view_on_and_comes_back() {
     assert!(cluster.view(alone).0 <= View(1), "{:?}", cluster.view(alone));
     cluster.hears = |_, _, _| true;
     cluster.submit();
+    cluster.pass_until(5 * SECOND, |cluster| cluster.done == cluster.submitted);
+}
+
+#[test]
+fn v8_a_primary_whose_view_comes_to_nothing_leaves_it_like_its_backups() {
+    let mut cluster = running();
+    let primary = cluster.primary(0);
+    cluster.hears = cut_off(primary);
+    cluster.submit();
+    let took = cluster.pass_until(4 * T0, |cluster| cluster.view(primary).0 > View(0));
+    assert!(took >= T0, "{took} ns: no sooner than a backup");
+    assert_eq!(cluster.view(primary), (View(1), false));
+    cluster.pass(60 * SECOND);
+    assert_eq!(cluster.view(primary).0, View(1), "and no further alone");
+    cluster.hears = |_, _, _| true;
     cluster.pass_until(5 * SECOND, |cluster| cluster.done == cluster.submitted);
 }
 

@@ -10,7 +10,7 @@ use crate::door::{Effects, Lane, Now, To};
 use crate::ids::{LogPosition, Nanos, ReplicaId, Seq};
 use crate::journal::record::Record;
 use crate::ordering::Outbox;
-use crate::ordering::pbft::Ignored;
+use crate::ordering::pbft::{Ignored, Pbft};
 use crate::wire::message::{BatchBody, BatchHeader, BatchId, Message};
 use crate::wire::request::Body;
 
@@ -34,6 +34,28 @@ enum Wanted {
     Here(Arc<Body>),
 }
 
+/// Bodies that are obtained ahead of their turn. They are used in the order of their Seqs: if a higher one came first, it could
+/// take the memory without which the lowest is never executed.
+struct Ahead {
+    waiting: usize,
+    waiting_max: usize,
+}
+
+impl Ahead {
+    /// The body, if it is its turn and there is room for it.
+    fn take(&mut self, pbft: &mut Pbft, batch: BatchId, body: Option<Arc<Body>>) -> Option<Arc<Body>> {
+        let is_next = self.waiting == 0;
+        let body = body.filter(|body| is_next && pbft.make_room(batch, body.bytes().len()));
+        self.waiting += usize::from(body.is_none());
+        body
+    }
+
+    /// Whether no more is to be obtained for now.
+    fn is_far(&self) -> bool {
+        self.waiting >= self.waiting_max
+    }
+}
+
 impl Batches {
     /// The lowest record that is being read.
     #[must_use]
@@ -52,9 +74,10 @@ impl Batches {
 }
 
 impl Replica {
-    /// Proposes what the view must begin with, as bodies are to be had.
+    /// Proposes what the view must begin with, in its order, as bodies are to be had and memory holds them.
     pub(super) fn propose_again(&mut self, now: Now, out: &mut Effects) {
         let due: Vec<_> = self.pbft.to_propose_again().collect();
+        let mut ahead = self.bodies_ahead();
         for (seq, chosen) in due {
             let batch = BatchId { seq, digest: chosen.digest };
             let body = if chosen.header == BatchHeader::NULL {
@@ -62,24 +85,36 @@ impl Replica {
             } else {
                 self.obtain(now, batch, out)
             };
-            let Some(body) = body.filter(|body| self.pbft.has_room_for(body.bytes().len())) else { continue };
-            self.batches.wanted.remove(&batch);
-            body.entries().iter().for_each(|entry| self.pool.ordered(&entry.client, &entry.digest));
-            let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
-            self.pbft.propose_again(seq, chosen, body, &mut outbox);
+            if let Some(body) = ahead.take(&mut self.pbft, batch, body) {
+                self.batches.wanted.remove(&batch);
+                body.entries().iter().for_each(|entry| self.pool.ordered(&entry.client, &entry.digest));
+                let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+                self.pbft.propose_again(seq, chosen, body, &mut outbox);
+            }
+            if ahead.is_far() {
+                return;
+            }
         }
     }
 
     /// Reads back the bodies of own proposals that a restart left without: peers may not have them yet.
     pub(super) fn restore_bodies(&mut self, now: Now, out: &mut Effects) {
         let without: Vec<_> = self.pbft.proposals_without_body().collect();
+        let mut ahead = self.bodies_ahead();
         for batch in without {
             let body = self.obtain(now, batch, out);
-            if let Some(body) = body.filter(|body| self.pbft.has_room_for(body.bytes().len())) {
+            if let Some(body) = ahead.take(&mut self.pbft, batch, body) {
                 self.batches.wanted.remove(&batch);
                 self.pbft.restore_body(batch, body);
             }
+            if ahead.is_far() {
+                return;
+            }
         }
+    }
+
+    fn bodies_ahead(&self) -> Ahead {
+        Ahead { waiting: 0, waiting_max: self.config.params().pipeline_max as usize }
     }
 
     /// A peer asks for a batch.

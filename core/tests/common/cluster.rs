@@ -50,6 +50,7 @@ pub type Hears = fn(ReplicaId, ReplicaId, &Message) -> bool;
 
 pub struct Cluster {
     pub config: Arc<ClusterConfig>,
+    pub tuning: Tuning,
     pub schemes: Vec<Arc<Ed25519>>,
     pub verifier: Verifier,
     pub hosts: Vec<Host>,
@@ -77,6 +78,10 @@ impl Cluster {
     }
 
     pub fn with(params: ProtocolParams) -> Self {
+        Self::tuned(params, Tuning::default())
+    }
+
+    pub fn tuned(params: ProtocolParams, tuning: Tuning) -> Self {
         let schemes: Vec<_> = (0..4).map(|i| Arc::new(scheme(&format!("replica {i}")))).collect();
         let member = |scheme: &Arc<Ed25519>| {
             let address = "127.0.0.1:0".into();
@@ -91,7 +96,7 @@ impl Cluster {
             verifier: Verifier::new(Arc::clone(&config), Arc::clone(&client)),
             hosts: config
                 .replicas()
-                .map(|me| start(&config, &schemes, me, Vec::new(), Files::default(), SECOND))
+                .map(|me| start(&config, &schemes, &tuning, me, Vec::new(), Files::default(), SECOND))
                 .collect(),
             client: ClientCore::new(Arc::clone(&config), client, options, [9; 32]),
             said: ClientEffects::default(),
@@ -105,6 +110,7 @@ impl Cluster {
             asked: Vec::new(),
             told: Vec::new(),
             walls: vec![WALL; 4],
+            tuning,
             schemes,
             config,
         };
@@ -148,8 +154,12 @@ impl Cluster {
     }
 
     pub fn submit(&mut self) {
+        self.submit_operation(Bytes::from_static(b"op"));
+    }
+
+    pub fn submit_operation(&mut self, operation: Bytes) {
         self.submitted += 1;
-        self.client.submit(Bytes::from_static(b"op"), self.submitted, None).expect("room in the client's queue");
+        self.client.submit(operation, self.submitted, None).expect("room in the client's queue");
         self.client.flush(Nanos(self.now), &mut self.said);
         self.settle();
     }
@@ -331,7 +341,7 @@ impl Cluster {
         let durable = host.durable;
         let records: Vec<_> = host.records.drain(..).filter(|persist| persist.position <= durable).collect();
         let (files, astray) = (std::mem::take(&mut host.files), std::mem::take(&mut host.astray));
-        self.hosts[at.index()] = start(&self.config, &self.schemes, at, records, files, self.now);
+        self.hosts[at.index()] = start(&self.config, &self.schemes, &self.tuning, at, records, files, self.now);
         self.hosts[at.index()].astray = astray;
         self.carry_out(at);
         self.greet(at);
@@ -355,6 +365,7 @@ impl Cluster {
 fn start(
     config: &Arc<ClusterConfig>,
     schemes: &[Arc<Ed25519>],
+    tuning: &Tuning,
     me: ReplicaId,
     records: Vec<Persist>,
     files: Files,
@@ -376,7 +387,7 @@ fn start(
     let scheme = Arc::clone(&schemes[me.index()]);
     let named = superblock.snapshot;
     let start = superblock.journal_start;
-    let mut recovery = Replica::recover(Arc::clone(config), me, scheme, Tuning::default(), superblock);
+    let mut recovery = Replica::recover(Arc::clone(config), me, scheme, tuning.clone(), superblock);
     if let Some((seq, root)) = named {
         let (manifest, clients) = files.read(seq, root).expect("what is named is there");
         recovery.snapshot(&manifest, *clients);

@@ -15,6 +15,7 @@ use crate::ordering::Outbox;
 use crate::wire::message::{BatchHeader, BatchId, CommitCertificate, PrePrepare};
 use crate::wire::request::Body;
 
+mod bodies;
 mod misbehaviour;
 pub mod new_view;
 mod normal;
@@ -157,6 +158,7 @@ impl Pbft {
     /// It votes no more, ever.
     pub fn learn_only(&mut self) {
         self.standing = Standing::Learner;
+        self.forget_early();
     }
 
     /// Its peers know of nothing that it lacks: what waited for this is done.
@@ -169,8 +171,7 @@ impl Pbft {
     /// Nothing is voted for, proposed or changed from now on. What was voted for before stays true.
     pub fn quarantine(&mut self) {
         self.is_quarantined = true;
-        self.early.clear();
-        self.early_bytes = 0;
+        self.forget_early();
     }
 
     /// Takes part again: what became prepared meanwhile is committed.
@@ -227,12 +228,11 @@ impl Pbft {
     #[must_use]
     pub fn room(&self) -> usize {
         let params = self.config.params();
-        let room_for_body = self.body_bytes + params.batch_bytes_max as usize <= self.body_bytes_max;
         if !self.may_vote() || !self.is_primary() || !self.is_normal() || !self.has_begun() {
             return 0;
         }
-        if !room_for_body || self.proposed.0 >= crate::mutant!(M8WindowNotHeld, self.stable.0 + params.window, u64::MAX)
-        {
+        let end = crate::mutant!(M8WindowNotHeld, self.stable.0 + params.window, u64::MAX);
+        if !self.has_room_for_another() || self.proposed.0 >= end {
             return 0;
         }
         (params.pipeline_max as usize).saturating_sub(self.in_flight())
@@ -255,23 +255,6 @@ impl Pbft {
         known.into_iter().find(|(at, _)| at.batch() == batch).map(|(_, header)| header)
     }
 
-    /// Own open proposals whose bodies memory does not hold: after a restart.
-    pub fn proposals_without_body(&self) -> impl Iterator<Item = BatchId> {
-        let open = self.window.iter().filter(|slot| self.is_primary() && slot.committed.is_none());
-        let accepted = open.filter_map(|slot| slot.accepted.as_ref());
-        accepted.filter(|accepted| accepted.body.is_none()).map(|accepted| accepted.position.batch())
-    }
-
-    /// Such a body, read back.
-    pub fn restore_body(&mut self, batch: BatchId, body: Arc<Body>) {
-        let Some(index) = self.slot_index(batch.seq) else { return };
-        let Some(accepted) = &mut self.window[index].accepted else { return };
-        if accepted.position.batch() == batch && accepted.body.is_none() {
-            self.body_bytes += body.bytes().len();
-            accepted.body = Some(body);
-        }
-    }
-
     /// Moves h to `seq`: the slots up to it are shown to `leaves`, ascending, and forgotten. The certificate is durable.
     pub fn advance(&mut self, seq: Seq, out: &mut Outbox<'_>, mut leaves: impl FnMut(&Slot)) {
         assert!(seq > self.stable, "the window never moves back");
@@ -292,16 +275,6 @@ impl Pbft {
         self.take_early(out);
     }
 
-    /// `seq` was executed: its body leaves memory as soon as its record is durable.
-    pub fn executed(&mut self, seq: Seq) {
-        if let Some(index) = self.slot_index(seq) {
-            self.change(index, |slot| {
-                slot.executed = true;
-                slot.release_body();
-            });
-        }
-    }
-
     /// A certificate from elsewhere says what is committed at `seq`, inside the window. Gives whether this was news, or
     /// the digest that is committed here already and differs.
     pub fn learn(&mut self, certificate: &Arc<CommitCertificate>, body: Arc<Body>) -> Result<bool, Digest> {
@@ -320,26 +293,14 @@ impl Pbft {
         Ok(true)
     }
 
-    /// The body of what is committed at its Seq, which the journal could not give back.
-    pub fn restore_committed_body(&mut self, batch: BatchId, body: Arc<Body>) {
-        let Some(index) = self.slot_index(batch.seq) else { return };
-        if !self.has_room_for(body.bytes().len()) {
-            return;
-        }
-        self.change(index, |slot| match &mut slot.accepted {
-            Some(accepted) if accepted.position.digest == batch.digest => accepted.body = Some(body),
-            Some(_) | None => slot.other = Some((batch.digest, body)),
-        });
-    }
-
     /// Recounts. For the invariants.
     pub fn check(&self) {
-        let bytes: usize = self.window.iter().map(Slot::body_bytes).sum();
-        assert_eq!(bytes, self.body_bytes, "bodies are counted right");
+        self.check_bodies();
         let open = self.window.iter().filter(|slot| slot.is_open()).count();
         assert_eq!(open, self.open, "open slots are counted right");
         assert_eq!(self.window.len() as u64, self.config.params().window);
         assert!((1..).zip(&self.window).all(|(i, slot)| slot.seq == self.stable.plus(i)), "the window has no gap");
+        assert!(self.may_vote() || self.early.is_empty(), "who is silent keeps no proposal to vote for later (D7)");
         assert!(self.early_bytes <= EARLY_BODY_BYTES && self.early.len() as u64 <= self.config.params().window);
         for slot in &self.window {
             assert!(self.remembers() || slot.accepted.is_none(), "who is silent has voted for nothing (D7)");

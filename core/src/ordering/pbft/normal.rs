@@ -58,12 +58,6 @@ impl Pbft {
         self.propose_at(seq, chosen, body, out);
     }
 
-    /// Whether memory holds one more body of this size.
-    #[must_use]
-    pub fn has_room_for(&self, bytes: usize) -> bool {
-        self.body_bytes + bytes <= self.body_bytes_max
-    }
-
     fn propose_at(&mut self, seq: Seq, Chosen { digest, header }: Chosen, body: Arc<Body>, out: &mut Outbox<'_>) {
         let position = Position { epoch: self.config.epoch(), view: self.view, seq, digest };
         let commitment = opening(&commit_nonce(&self.commit_secret, &position));
@@ -113,7 +107,7 @@ impl Pbft {
             self.judge_proposal(known, &pre_prepare);
             return Err(Ignored::NotNeeded);
         }
-        if self.body_bytes + pre_prepare.body.bytes().len() > self.body_bytes_max {
+        if !self.make_room(pre_prepare.position.batch(), pre_prepare.body.bytes().len()) {
             return Err(Ignored::MemoryFull);
         }
         self.vote(pre_prepare, out);
@@ -172,6 +166,12 @@ impl Pbft {
         }
     }
 
+    /// Nothing is voted for that was proposed beyond the window.
+    pub(super) fn forget_early(&mut self) {
+        self.early.clear();
+        self.early_bytes = 0;
+    }
+
     /// Takes from the early buffer what the window has reached.
     pub(super) fn take_early(&mut self, out: &mut Outbox<'_>) {
         let end = self.stable.plus(self.config.params().window);
@@ -182,8 +182,8 @@ impl Pbft {
             self.early_bytes -= pre_prepare.body.bytes().len();
             let Some(index) = self.slot_index(pre_prepare.position.seq) else { continue };
             let slot = &self.window[index];
-            let fits = self.body_bytes + pre_prepare.body.bytes().len() <= self.body_bytes_max;
-            if slot.accepted.is_none() && slot.committed.is_none() && fits {
+            let is_free = slot.accepted.is_none() && slot.committed.is_none();
+            if is_free && self.make_room(pre_prepare.position.batch(), pre_prepare.body.bytes().len()) {
                 self.vote(pre_prepare, out);
             }
         }

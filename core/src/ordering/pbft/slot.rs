@@ -102,9 +102,12 @@ impl Slot {
         openings.clear();
     }
 
-    /// Puts a proposal into it.
-    pub fn accept(&mut self, accepted: Accepted) {
+    /// Puts a proposal into it. One body is held once.
+    pub fn accept(&mut self, mut accepted: Accepted) {
         self.opened = ReplicaSet::EMPTY;
+        if let Some((_, body)) = self.other.take_if(|(digest, _)| *digest == accepted.position.digest) {
+            accepted.body.get_or_insert(body);
+        }
         self.accepted = Some(accepted);
     }
 

@@ -101,8 +101,7 @@ impl Pbft {
             let config = Arc::clone(&self.config);
             self.change(index, |slot| slot.leave_view(&config, left));
         }
-        self.early.clear();
-        self.early_bytes = 0;
+        self.forget_early();
         self.waiting.clear();
         self.highest_prepared = Seq(0);
         (self.voted_through, self.settling, self.settled) = (self.stable, self.stable, self.stable);
@@ -288,6 +287,7 @@ impl Pbft {
             self.views.again = again;
         }
         self.views.beginning = beginning;
+        self.forget_other_bodies();
         self.views.new_view = Some(new_view);
         self.views.phase = Phase::Normal;
         Ok(broken.map_or(Ok(()), Err))
