@@ -10,18 +10,15 @@ use bft_core::auth::{Refusal, Rejected, Scheme, Verifier};
 use bft_core::config::ProtocolParams;
 use bft_core::door::{Effects, Input, Now, Persist, Place, To, Tuning};
 use bft_core::evidence::{Accused, Evidence, EvidenceKind, Proof, SignedVote};
-use bft_core::ids::{Digest, Epoch, LogPosition, Nanos, ReplicaId, Seq, Signature, View, WallNanos};
+use bft_core::ids::{Digest, Epoch, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::Record;
-use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, SECOND};
 use bft_core::replica::Replica;
 use bft_core::wire::canonical;
-use bft_core::wire::message::{
-    Checkpoint, CommittedSlot, Message, NewView, Position, PrePrepare, PreparedCertificate, ViewChange,
-};
+use bft_core::wire::message::{Checkpoint, CommittedSlot, Message, NewView, Position, PrePrepare, PreparedCertificate};
 use bft_core::wire::request::{Body, SignedRequest};
 use bytes::Bytes;
-use common::{CLUSTER, TestCluster};
+use common::{CLUSTER, TestCluster, superblock_after};
 
 /// A backup of the views 0 to 2, and what comes out of it.
 struct Witness {
@@ -117,30 +114,11 @@ impl Witness {
         self.hear(replica, Message::Commit(commit));
     }
 
-    fn view_change(
-        &self,
-        replica: ReplicaId,
-        view: u64,
-        certificate: Option<Checkpoint>,
-        prepared: Vec<PreparedCertificate>,
-    ) -> Arc<ViewChange> {
-        let (epoch, view) = (Epoch(3), View(view));
-        let mut message = ViewChange { epoch, view, replica, certificate, prepared, signature: Signature::ZERO };
-        message.signature = self.cluster.scheme(replica).sign(&message.signing_bytes(CLUSTER));
-        Arc::new(message)
-    }
-
-    fn new_view(&self, view: u64, view_changes: Vec<Arc<ViewChange>>) -> NewView {
-        let mut message = NewView { epoch: Epoch(3), view: View(view), view_changes, signature: Signature::ZERO };
-        let primary = self.cluster.scheme(self.cluster.config.primary(View(view)));
-        message.signature = primary.sign(&message.signing_bytes(CLUSTER));
-        message
-    }
-
     /// A NEW-VIEW of empty VIEW-CHANGEs, of all but one replica.
-    fn empty_new_view(&self, view: u64, without: usize) -> NewView {
+    fn empty_new_view(&self, view: u64, without: usize) -> Arc<NewView> {
         let replicas = self.cluster.config.replicas().filter(|replica| replica.index() != without);
-        self.new_view(view, replicas.map(|replica| self.view_change(replica, view, None, vec![])).collect())
+        self.cluster
+            .new_view(view, replicas.map(|replica| self.cluster.view_change(replica, view, None, vec![])).collect())
     }
 
     fn prepared(&self, view: u64, seq: u64, batch: u64) -> PreparedCertificate {
@@ -185,19 +163,7 @@ impl Witness {
 }
 
 fn start(cluster: &TestCluster, me: ReplicaId, records: &[Persist]) -> (Replica, Effects) {
-    let mut superblock = Superblock::first(&Directory {
-        cluster_id: CLUSTER,
-        replica: me,
-        public_key: cluster.scheme(me).public_key(),
-        epoch: Epoch(3),
-        directory_id: [0; 16],
-        directory_key: [0; 32],
-    });
-    for persist in records {
-        if let Place::Superblock(newer) = &persist.place {
-            superblock = (**newer).clone();
-        }
-    }
+    let superblock = superblock_after(&cluster.config, me, records);
     let scheme = Arc::clone(&cluster.replicas[me.index()]);
     let mut recovery = Replica::recover(Arc::clone(&cluster.config), me, scheme, Tuning::default(), superblock);
     for persist in records {
@@ -280,7 +246,7 @@ fn a2_e1_e2_what_two_certificates_show_is_evidence() {
 
     let mut witness = Witness::new();
     witness.propose(0, 1, 1);
-    let view_change = witness.view_change(peer, 1, None, vec![witness.prepared(0, 1, 2)]);
+    let view_change = witness.cluster.view_change(peer, 1, None, vec![witness.prepared(0, 1, 2)]);
     witness.hear(peer, Message::ViewChange(view_change));
     assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::TwoProposals, 0, 1)], "in a VIEW-CHANGE");
 }
@@ -316,7 +282,7 @@ fn a2_e3_a_second_checkpoint_is_evidence() {
 fn a2_e4_a_view_change_that_forgets_a_commit_is_evidence_whichever_comes_first() {
     let peer = Witness::new().peer();
     let forgets = |witness: &mut Witness, view| {
-        let message = witness.view_change(peer, view, None, vec![]);
+        let message = witness.cluster.view_change(peer, view, None, vec![]);
         witness.hear(peer, Message::ViewChange(message));
     };
     let commits = |witness: &mut Witness| {
@@ -339,7 +305,7 @@ fn a2_e4_a_view_change_that_forgets_a_commit_is_evidence_whichever_comes_first()
     let mut witness = Witness::new();
     commits(&mut witness);
     let new_view = witness.empty_new_view(1, peer.index());
-    witness.hear(witness.primary(1), Message::NewView(Arc::new(new_view)));
+    witness.hear(witness.primary(1), Message::NewView(new_view));
     assert_eq!(witness.told, [], "the others had not committed");
     forgets(&mut witness, 2);
     assert_eq!(witness.told, expected(&witness, 2), "the view of the COMMIT was left before");
@@ -353,7 +319,7 @@ fn a2_e4_a_view_change_that_forgets_a_commit_is_evidence_whichever_comes_first()
     let mut witness = Witness::new();
     commits(&mut witness);
     let new_view = witness.empty_new_view(1, witness.me.index());
-    witness.hear(witness.primary(1), Message::NewView(Arc::new(new_view)));
+    witness.hear(witness.primary(1), Message::NewView(new_view));
     assert_eq!(witness.told, expected(&witness, 1), "said to the new primary alone");
 }
 
@@ -368,11 +334,11 @@ fn a2_a_lawful_view_change_is_no_evidence() {
     }
     // What it committed to, then a voted-for batch that it did not, then again with a later checkpoint after a restart.
     witness.prepare(0, 2, 2, peer);
-    let message = witness.view_change(peer, 1, None, vec![witness.prepared(0, 1, 1)]);
+    let message = witness.cluster.view_change(peer, 1, None, vec![witness.prepared(0, 1, 1)]);
     witness.hear(peer, Message::ViewChange(message));
-    let later = witness.view_change(peer, 1, Some(witness.cluster.checkpoint(8, &all)), vec![]);
+    let later = witness.cluster.view_change(peer, 1, Some(witness.cluster.checkpoint(8, &all)), vec![]);
     witness.hear(peer, Message::ViewChange(later));
-    let on = witness.view_change(peer, 2, Some(witness.cluster.checkpoint(8, &all)), vec![]);
+    let on = witness.cluster.view_change(peer, 2, Some(witness.cluster.checkpoint(8, &all)), vec![]);
     witness.hear(peer, Message::ViewChange(on));
     // A COMMIT whose nonce opens nothing is nobody's word.
     let mut commit = witness.cluster.commit(witness.at(0, 2, 2), peer);
@@ -387,9 +353,9 @@ fn v4_a2_e5_a_primary_that_does_not_keep_to_its_new_view_loses_it() {
     let primary = witness.primary(1);
     let certificate = witness.prepared(0, 1, 5);
     let replicas = witness.cluster.config.replicas().filter(|replica| *replica != witness.me);
-    let message = |replica| witness.view_change(replica, 1, None, vec![certificate.clone()]);
-    let new_view = witness.new_view(1, replicas.map(message).collect());
-    witness.hear(primary, Message::NewView(Arc::new(new_view)));
+    let message = |replica| witness.cluster.view_change(replica, 1, None, vec![certificate.clone()]);
+    let new_view = witness.cluster.new_view(1, replicas.map(message).collect());
+    witness.hear(primary, Message::NewView(new_view));
     witness.propose(1, 1, 5);
     witness.propose(1, 2, 7);
     assert_eq!((witness.told.len(), witness.promised()), (0, View(1)), "what it demands, and what it leaves open");
@@ -403,8 +369,8 @@ fn v4_a2_e5_an_invalid_new_view_is_refused_and_proves_it() {
     let mut witness = Witness::new();
     let (primary, relay) = (witness.primary(1), witness.peer());
     let valid = witness.empty_new_view(1, witness.me.index());
-    let invalid = witness.new_view(1, valid.view_changes[..2].to_vec());
-    let message = Message::NewView(Arc::new(invalid.clone()));
+    let invalid = witness.cluster.new_view(1, valid.view_changes[..2].to_vec());
+    let message = Message::NewView(Arc::clone(&invalid));
     let refusal: Box<Refusal> = witness.verifier.check_or_accuse(relay, message).expect_err("no quorum");
     assert_eq!(refusal.rejected, Rejected::NoQuorum);
     let evidence = refusal.evidence.expect("its primary signed it");
@@ -412,10 +378,10 @@ fn v4_a2_e5_an_invalid_new_view_is_refused_and_proves_it() {
     witness.step(Input::Message { from: relay, message: evidence });
     assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::FalseNewView, 1, 0)]);
     assert_eq!(witness.promised(), View(0), "nobody knows that anybody else goes there");
-    witness.hear(primary, Message::NewView(Arc::new(valid)));
+    witness.hear(primary, Message::NewView(valid));
     assert_eq!(witness.promised(), View(2), "a view that is known to be lost is left at once");
 
-    let mut forged = invalid;
+    let mut forged = Arc::unwrap_or_clone(invalid);
     forged.signature.0[32] ^= 1;
     let refusal = witness.verifier.check_or_accuse(relay, Message::NewView(Arc::new(forged))).expect_err("refused");
     assert_eq!(refusal.evidence, None, "the link is at fault, and nobody else");
@@ -426,11 +392,11 @@ fn a2_e7_a_second_new_view_is_evidence_and_ends_the_view() {
     let mut witness = Witness::new();
     let primary = witness.primary(1);
     let first = witness.empty_new_view(1, witness.me.index());
-    witness.hear(primary, Message::NewView(Arc::new(first.clone())));
-    witness.hear(witness.peer(), Message::NewView(Arc::new(first)));
+    witness.hear(primary, Message::NewView(Arc::clone(&first)));
+    witness.hear(witness.peer(), Message::NewView(first));
     assert_eq!(witness.told, [], "repeated");
     let second = witness.empty_new_view(1, witness.peer().index());
-    witness.hear(primary, Message::NewView(Arc::new(second)));
+    witness.hear(primary, Message::NewView(second));
     assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::TwoNewViews, 1, 0)]);
     assert_eq!(witness.promised(), View(2));
 }
@@ -571,11 +537,11 @@ fn a2_two_certificates_in_a_new_view_accuse_before_everything_stops() {
         witness.cluster.prepared(0, 1, &witness.cluster.body(batch), &backups)
     };
     let message = |replica: &ReplicaId| {
-        witness.view_change(*replica, 1, None, vec![certificate(1 + u64::from(*replica == all[0]))])
+        witness.cluster.view_change(*replica, 1, None, vec![certificate(1 + u64::from(*replica == all[0]))])
     };
-    let new_view = witness.new_view(1, all[..3].iter().map(message).collect());
+    let new_view = witness.cluster.new_view(1, all[..3].iter().map(message).collect());
     let now = Now { mono: Nanos(SECOND), wall: WallNanos(1_700_000_000_000_000_000) };
-    let message = Message::NewView(Arc::new(new_view));
+    let message = Message::NewView(new_view);
     let message = witness.verifier.check(witness.primary(1), message).expect("well signed");
     witness.replica.step(now, Input::Message { from: primary, message }, &mut witness.effects);
     assert!(witness.effects.halt.is_some(), "more are faulty than may be");

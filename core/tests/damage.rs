@@ -8,43 +8,26 @@ use std::io;
 use std::sync::Arc;
 
 use bft_core::auth::Rejected;
-use bft_core::config::ProtocolParams;
 use bft_core::door::{Effects, Input, Now, Place, Tuning};
 use bft_core::evidence::{Evidence, Proof, SignedVote};
 use bft_core::ids::{LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::record::{Committed, Record, RecordKind, Vote};
-use bft_core::journal::superblock::{Directory, Superblock};
+use bft_core::journal::superblock::Superblock;
 use bft_core::journal::{Blocks, Damage, ScanError, SegmentFile, scan};
 use bft_core::limits::SECOND;
 use bft_core::quorum::ReplicaSet;
 use bft_core::replica::{Replica, own_up};
 use bft_core::wire::message::{CommittedSlot, Kind, Message, Status};
 use bft_core::wire::request::Body;
-use common::{CLUSTER, TestCluster};
+use common::{TestCluster, superblock};
 
 /// H_dmg of the replicas here.
 const SILENT_THROUGH: Seq = Seq(4);
 /// Longer than any timer of a view.
 const LONG: u64 = 100 * SECOND;
 
-fn cluster() -> TestCluster {
-    let params = ProtocolParams { checkpoint_interval: 2, window: 4, pipeline_max: 4, ..ProtocolParams::default() };
-    TestCluster::with(CLUSTER, &[1; 4], params)
-}
-
-fn superblock(cluster: &TestCluster, me: ReplicaId) -> Superblock {
-    Superblock::first(&Directory {
-        cluster_id: CLUSTER,
-        replica: me,
-        public_key: cluster.config.members()[me.index()].public_key,
-        epoch: cluster.config.epoch(),
-        directory_id: [0; 16],
-        directory_key: [0; 32],
-    })
-}
-
 fn silent(cluster: &TestCluster, me: ReplicaId) -> Superblock {
-    Superblock { damaged_through: SILENT_THROUGH, ..superblock(cluster, me) }
+    Superblock { damaged_through: SILENT_THROUGH, ..superblock(&cluster.config, me) }
 }
 
 /// A replica, the time, and what it wanted.
@@ -165,7 +148,7 @@ fn request(cluster: &TestCluster) -> Message {
 
 #[test]
 fn d7_a_backup_that_lost_votes_signs_nothing_until_the_others_have_passed_them() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let primary = cluster.config.primary(View(0));
     let other = cluster.backups(View(0))[1];
     let mut host = Host::start(&cluster, silent(&cluster, backup(&cluster)), Vec::new());
@@ -202,7 +185,7 @@ fn d7_a_backup_that_lost_votes_signs_nothing_until_the_others_have_passed_them()
 
 #[test]
 fn d7_evidence_against_the_primary_moves_a_silent_replica_when_it_votes_again() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let vote = |batch| {
         let (position, _) = cluster.position(0, 1, &cluster.body(batch));
         SignedVote { digest: position.digest, ballot: cluster.proposal(&position) }
@@ -227,7 +210,7 @@ fn empty_status(cluster: &TestCluster) -> Status {
 
 #[test]
 fn d7_a_primary_that_lost_votes_proposes_nothing_where_it_may_have_proposed() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let primary = cluster.config.primary(View(0));
     let mut host = Host::start(&cluster, silent(&cluster, primary), Vec::new());
     host.hear(backup(&cluster), request(&cluster));
@@ -242,7 +225,7 @@ fn d7_a_primary_that_lost_votes_proposes_nothing_where_it_may_have_proposed() {
 
 #[test]
 fn d7_a_view_that_was_promised_is_spoken_of_again_when_no_certificate_can_be_missing() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let me = cluster.config.replicas().find(|me| *me != cluster.config.primary(View(3))).expect("there are four");
     let promised = Superblock { promised: View(3), ..silent(&cluster, me) };
     let mut host = Host::start(&cluster, promised, Vec::new());
@@ -280,12 +263,12 @@ fn damage(superblock: &Superblock) -> Damage {
 
 #[test]
 fn d20_the_superblock_owns_up_to_every_vote_that_may_be_lost() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let quorum: Vec<_> = (0..3).map(ReplicaId).collect();
     let before = Superblock {
         durable_through: LogPosition(7),
         stable: Some(cluster.checkpoint(6, &quorum)),
-        ..superblock(&cluster, backup(&cluster))
+        ..superblock(&cluster.config, backup(&cluster))
     };
     let mut after = before.clone();
     own_up(&mut after, &damage(&before), &cluster.config);
@@ -300,10 +283,11 @@ fn d20_the_superblock_owns_up_to_every_vote_that_may_be_lost() {
 
 #[test]
 fn d7_who_may_have_begun_a_view_does_not_begin_it_again() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     for view in [View(2), View(3)] {
         let primary = cluster.config.primary(View(2));
-        let mut after = Superblock { durable_through: LogPosition(7), promised: view, ..superblock(&cluster, primary) };
+        let mut after =
+            Superblock { durable_through: LogPosition(7), promised: view, ..superblock(&cluster.config, primary) };
         let damage = damage(&after);
         own_up(&mut after, &damage, &cluster.config);
         assert_eq!(after.promised, View(3), "its own view 2 is left, the view 3 of another is not");
@@ -312,7 +296,7 @@ fn d7_who_may_have_begun_a_view_does_not_begin_it_again() {
 
 #[test]
 fn d5_a_body_that_rots_while_the_replica_runs_is_fetched_from_others() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let (me, body) = (backup(&cluster), cluster.body(1));
     let backups = cluster.backups(View(0));
     let (position, header) = cluster.position(0, 1, &body);
@@ -324,7 +308,7 @@ fn d5_a_body_that_rots_while_the_replica_runs_is_fetched_from_others() {
         Record::Cert(cluster.prepared(0, 1, &body, &backups)),
         Record::Committed(Committed { certificate: certificate.clone(), body: None }),
     ];
-    let mut host = Host::start(&cluster, superblock(&cluster, me), records);
+    let mut host = Host::start(&cluster, superblock(&cluster.config, me), records);
     assert_eq!(host.loads, [LogPosition(1)]);
     // Well-formed, of the same length, and another batch.
     let rotten = cluster.body(2);
@@ -343,7 +327,7 @@ fn d5_a_body_that_rots_while_the_replica_runs_is_fetched_from_others() {
 
 #[test]
 fn d6_what_a_peer_gives_for_a_lost_batch_proves_itself() {
-    let cluster = cluster();
+    let cluster = TestCluster::with_window_of_four();
     let (verifier, peer) = (cluster.verifier(), cluster.backups(View(0))[1]);
     let genuine = cluster.slot(0, 1);
     let check = |slot| verifier.check(peer, Message::Slot(slot)).map(drop);

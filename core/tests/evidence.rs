@@ -13,7 +13,7 @@ use bft_core::evidence::{
 use bft_core::hash::merkle_path;
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, Seq, Signature, View};
 use bft_core::wire::canonical;
-use bft_core::wire::message::{Ballot, BatchHeader, Checkpoint, NewView, Position, PreparedCertificate, ViewChange};
+use bft_core::wire::message::{Ballot, BatchHeader, NewView, Position, ViewChange};
 use bft_core::wire::request::Body;
 use bytes::Bytes;
 use common::{CLUSTER, TestCluster};
@@ -76,31 +76,11 @@ fn root(cluster: &TestCluster, replica: ReplicaId, seq: u64, root: u8) -> Signed
     SignedRoot { root, epoch_end, signature: cluster.scheme(replica).sign(&bytes) }
 }
 
-fn view_change(
-    cluster: &TestCluster,
-    replica: ReplicaId,
-    view: u64,
-    certificate: Option<Checkpoint>,
-    prepared: Vec<PreparedCertificate>,
-) -> Arc<ViewChange> {
-    let (epoch, view) = (Epoch(3), View(view));
-    let mut message = ViewChange { epoch, view, replica, certificate, prepared, signature: Signature::ZERO };
-    message.signature = cluster.scheme(replica).sign(&message.signing_bytes(CLUSTER));
-    Arc::new(message)
-}
-
-fn new_view(cluster: &TestCluster, view: u64, view_changes: Vec<Arc<ViewChange>>) -> Arc<NewView> {
-    let mut message = NewView { epoch: Epoch(3), view: View(view), view_changes, signature: Signature::ZERO };
-    let primary = cluster.config.primary(message.view);
-    message.signature = cluster.scheme(primary).sign(&message.signing_bytes(CLUSTER));
-    Arc::new(message)
-}
-
 /// View 1 of a cluster where the batch 5 was prepared at Seq 3 in view 0, by what replicas `of` say.
 fn beginning(cluster: &TestCluster, of: &[u16]) -> Arc<NewView> {
     let certificate = cluster.prepared(0, 3, &cluster.body(5), &cluster.backups(View(0)));
-    let message = |id: &u16| view_change(cluster, ReplicaId(*id), 1, None, vec![certificate.clone()]);
-    new_view(cluster, 1, of.iter().map(message).collect())
+    let message = |id: &u16| cluster.view_change(ReplicaId(*id), 1, None, vec![certificate.clone()]);
+    cluster.new_view(1, of.iter().map(message).collect())
 }
 
 #[test]
@@ -248,7 +228,7 @@ fn a1_e4_a_view_change_that_forgets() {
     for replica in [primary, backup] {
         let opened = opened(&cluster, replica, 1);
         for (what, prepared) in [("nothing", vec![]), ("an older certificate", vec![certificate(0)])] {
-            let message = view_change(&cluster, replica, 2, None, prepared);
+            let message = cluster.view_change(replica, 2, None, prepared);
             let said = verdict(&cluster, proof(replica, opened, message));
             assert_eq!(said, accused(replica, EvidenceKind::Amnesia, 2, 3), "{what}");
         }
@@ -259,15 +239,15 @@ fn a1_e4_a_view_change_that_forgets() {
             ("it has a later one", None, vec![certificate(2)]),
             ("a checkpoint has passed it", covered, vec![]),
         ] {
-            let message = view_change(&cluster, replica, 3, certificate, prepared);
+            let message = cluster.view_change(replica, 3, certificate, prepared);
             let said = verdict(&cluster, proof(replica, opened, message));
             assert_eq!(said, Err(Unproven::Remembered), "{what}");
         }
-        let same_view = view_change(&cluster, replica, 1, None, vec![]);
+        let same_view = cluster.view_change(replica, 1, None, vec![]);
         assert_eq!(verdict(&cluster, proof(replica, opened, same_view)), Err(Unproven::NotEarlier));
     }
 
-    let forgot = view_change(&cluster, backup, 2, None, vec![]);
+    let forgot = cluster.view_change(backup, 2, None, vec![]);
     let good = opened(&cluster, backup, 1);
     let of = |opened| verdict(&cluster, proof(backup, opened, Arc::clone(&forgot)));
     let closed = Opened { nonce: Digest([7; 32]), ..good };
@@ -287,7 +267,7 @@ fn a1_e4_a_view_change_that_forgets() {
     spoil(&mut unsigned.signature);
     let said = verdict(&cluster, proof(backup, good, Arc::new(unsigned)));
     assert_eq!(said, Err(not_signed(backup, "VIEW-CHANGE")));
-    let mut shortened = ViewChange::clone(&view_change(&cluster, backup, 2, None, vec![certificate(1)]));
+    let mut shortened = ViewChange::clone(&cluster.view_change(backup, 2, None, vec![certificate(1)]));
     shortened.prepared.clear();
     let said = verdict(&cluster, proof(backup, good, Arc::new(shortened)));
     assert_eq!(said, Err(not_signed(backup, "VIEW-CHANGE")), "others cannot take out what it named");
@@ -305,7 +285,7 @@ fn a1_e5_a_new_view_that_is_not_valid() {
     assert_eq!(verdict(&cluster, proof(Arc::clone(&good))), Err(Unproven::ValidNewView));
 
     let is_proven = |what: &str, view_changes: Vec<Arc<ViewChange>>| {
-        let said = verdict(&cluster, proof(new_view(&cluster, 1, view_changes)));
+        let said = verdict(&cluster, proof(cluster.new_view(1, view_changes)));
         assert_eq!(said, accused(primary, EvidenceKind::FalseNewView, 1, 0), "{what}");
     };
     is_proven("no quorum", good.view_changes[..2].to_vec());
@@ -314,14 +294,14 @@ fn a1_e5_a_new_view_that_is_not_valid() {
     let mut forged = good.view_changes.clone();
     spoil(&mut Arc::make_mut(&mut forged[1]).signature);
     is_proven("a VIEW-CHANGE that nobody signed", forged);
-    let other_view = view_change(&cluster, ReplicaId(2), 2, None, vec![]);
+    let other_view = cluster.view_change(ReplicaId(2), 2, None, vec![]);
     is_proven("of another view", [&good.view_changes[..2], &[other_view]].concat());
 
     let mut unsigned = NewView::clone(&good);
     unsigned.view_changes.pop();
     let said = verdict(&cluster, proof(Arc::new(unsigned)));
     assert_eq!(said, Err(not_signed(primary, "NEW-VIEW")), "spoilt by whoever delivers it");
-    let mut other = NewView::clone(&new_view(&cluster, 1, good.view_changes[..2].to_vec()));
+    let mut other = NewView::clone(&cluster.new_view(1, good.view_changes[..2].to_vec()));
     other.view = View(2);
     let said = verdict(&cluster, proof(Arc::new(other)));
     assert_eq!(said, Err(not_signed(cluster.config.primary(View(2)), "NEW-VIEW")), "blamed on another primary");
@@ -357,7 +337,7 @@ fn a1_v4_e5_a_proposal_against_what_the_view_begins_with() {
     let said = proposed(&cluster, &at(&cluster, 1, 3, 6));
     let framed = Proof::FalseNewView { new_view: Arc::new(framed), against: Some((Seq(3), said)) };
     assert_eq!(verdict(&cluster, framed), Err(not_signed(primary, "NEW-VIEW")));
-    let few = new_view(&cluster, 1, new_view_1.view_changes[..2].to_vec());
+    let few = cluster.new_view(1, new_view_1.view_changes[..2].to_vec());
     let invalid = Proof::FalseNewView { new_view: few, against: Some((Seq(3), said)) };
     assert!(matches!(verdict(&cluster, invalid), Err(Unproven::InvalidNewView(_))), "the other form of E5");
 }
@@ -376,7 +356,7 @@ fn a1_e7_two_new_views_of_one_view() {
     assert_eq!(verdict(&cluster, proof(&one, &one)), Err(Unproven::NotTwo), "sent again after a restart");
     let resigned = NewView { signature: Signature([1; 64]), ..NewView::clone(&one) };
     assert_eq!(verdict(&cluster, proof(&one, &Arc::new(resigned))), Err(Unproven::NotTwo), "another signature, one V");
-    let later = new_view(&cluster, 5, other.view_changes.clone());
+    let later = cluster.new_view(5, other.view_changes.clone());
     assert_eq!(verdict(&cluster, proof(&one, &later)), Err(Unproven::NotOneView));
     let mut framed = NewView::clone(&one);
     framed.view_changes.pop();
@@ -470,9 +450,9 @@ fn every_kind(cluster: &TestCluster) -> Vec<Proof> {
     let (one, other) = (at(cluster, 0, 7, 1), at(cluster, 0, 7, 2));
     let new_view_1 = beginning(cluster, &[0, 1, 2]);
     let against = Some((Seq(3), proposed(cluster, &at(cluster, 1, 3, 6))));
-    let few = new_view(cluster, 1, new_view_1.view_changes[..2].to_vec());
+    let few = cluster.new_view(1, new_view_1.view_changes[..2].to_vec());
     let replica = cluster.backups(View(1))[0];
-    let view_change = view_change(cluster, replica, 2, None, vec![]);
+    let view_change = cluster.view_change(replica, 2, None, vec![]);
     vec![
         Proof::two_proposals(View(0), Seq(7), proposed(cluster, &one), proposed(cluster, &other)),
         Proof::two_prepares(
@@ -558,7 +538,7 @@ fn a2_evidence_is_of_one_cluster_and_epoch() {
 fn a1_what_is_refused_proves_something_only_against_who_signed_it() {
     let cluster = cluster();
     let verifier = cluster.verifier();
-    let bad = new_view(&cluster, 1, beginning(&cluster, &[0, 1, 2]).view_changes[..2].to_vec());
+    let bad = cluster.new_view(1, beginning(&cluster, &[0, 1, 2]).view_changes[..2].to_vec());
     let evidence = Evidence::of_refused_new_view(&verifier, &bad).expect("its primary signed it");
     assert_eq!(evidence.verify(&verifier), accused(cluster.config.primary(View(1)), EvidenceKind::FalseNewView, 1, 0));
     let mut spoilt = NewView::clone(&bad);

@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use bft_core::auth::Scheme;
 use bft_core::config::ProtocolParams;
 use bft_core::door::Input;
@@ -14,7 +12,7 @@ use bft_core::wire::message::{Message, Status};
 use bft_core::wire::opening::Opening;
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request};
 use common::cluster::Cluster;
-use common::{CLUSTER, TestCluster, scheme};
+use common::{CLUSTER, scheme};
 
 const PARAMS: fn() -> ProtocolParams = || ProtocolParams {
     checkpoint_interval: 8,
@@ -135,11 +133,7 @@ fn pf3_a_primary_that_orders_old_requests_again_while_others_wait_loses_its_view
     give_to_backups(&mut cluster, &stranger());
     let primary = cluster.primary(0);
     cluster.down.push(primary);
-    let keys = TestCluster {
-        config: Arc::clone(&cluster.config),
-        replicas: cluster.schemes.clone(),
-        authority: scheme("authority"),
-    };
+    let keys = cluster.secrets();
     let first = cluster.hosts[0].replica.executed().0 + 1;
     for seq in first.. {
         assert!(seq < first + PATIENCE, "it keeps its view for ever");

@@ -3,37 +3,24 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use bft_core::auth::Rejected;
 use bft_core::door::{Input, Persist, Place};
 use bft_core::ids::{Epoch, ReplicaId, Seq, View};
 use bft_core::journal::record::{Record, Vote};
-use bft_core::limits::{MILLISECOND, SECOND};
+use bft_core::limits::SECOND;
 use bft_core::wire::message::{Kind, Message, Status};
-use common::cluster::Cluster;
-use common::{TestCluster, scheme};
+use common::TestCluster;
+use common::cluster::{Cluster, T0};
 
-/// The base timeout of a view.
-const T0: u64 = 500 * MILLISECOND;
 const HOUR: u64 = 3600 * SECOND;
 
 /// A cluster, all that it could sign, and a backup that leads neither of the first two views.
 fn idle() -> (Cluster, TestCluster, ReplicaId) {
     let mut cluster = Cluster::new();
     cluster.settle();
-    let (config, replicas) = (Arc::clone(&cluster.config), cluster.schemes.clone());
-    let secrets = TestCluster { config, replicas, authority: scheme("authority") };
+    let secrets = cluster.secrets();
     let backup = cluster.primary(2);
     (cluster, secrets, backup)
-}
-
-/// A cluster that has answered one operation in view 0.
-fn running() -> Cluster {
-    let (mut cluster, _, _) = idle();
-    cluster.submit();
-    cluster.pass_until(SECOND, |cluster| cluster.done == 1);
-    cluster
 }
 
 /// `at` takes what `from` sends, and nobody else hears anything of it.
@@ -129,7 +116,7 @@ fn d24_a_batch_that_is_voted_for_at_another_seq_is_written_there_too() {
 
 #[test]
 fn r3_f3_nothing_is_executed_or_answered_before_it_is_committed() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let executed = |cluster: &Cluster| cluster.hosts.iter().map(|host| host.executed.len()).sum::<usize>();
     let before = executed(&cluster);
     cluster.hears = |_, _, message| message.kind() != Kind::Commit;
@@ -159,7 +146,7 @@ fn k6_of_one_replica_only_the_two_highest_checkpoints_are_kept() {
 
 #[test]
 fn c8_a_request_that_its_client_has_not_signed_moves_nobody() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let mut forged = cluster.asked.last().cloned().expect("the client has asked");
     forged.entry.digest.0[0] ^= 1;
     forged.entry.leaf.0[0] ^= 1;
@@ -196,7 +183,7 @@ fn pf5_one_peer_that_boasts_does_not_keep_a_replica_busy() {
 
 #[test]
 fn v13_a_disk_and_a_service_that_stand_still_stop_no_step() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let slow = cluster.primary(2);
     cluster.host(slow).disk_is_stopped = true;
     cluster.host(slow).service_is_stopped = true;
@@ -214,7 +201,7 @@ fn v13_a_disk_and_a_service_that_stand_still_stop_no_step() {
 
 #[test]
 fn v16_a_replica_whose_own_service_lags_suspects_nobody_and_a_silent_primary_all_the_same() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let slow = cluster.primary(2);
     cluster.host(slow).service_is_stopped = true;
     for done in 2..=4 {
@@ -231,7 +218,7 @@ fn v16_a_replica_whose_own_service_lags_suspects_nobody_and_a_silent_primary_all
 
 #[test]
 fn z6_c2_o3_clocks_that_jump_by_an_hour_refuse_and_lose_nothing() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     // A Request waits for an hour before anybody hears of it.
     cluster.down = cluster.config.replicas().collect();
     cluster.submit();
@@ -255,7 +242,7 @@ fn z6_c2_o3_clocks_that_jump_by_an_hour_refuse_and_lose_nothing() {
 #[test]
 fn s12_two_runs_sign_the_same_bytes() {
     let run = || {
-        let mut cluster = running();
+        let mut cluster = Cluster::running();
         cluster.down.push(cluster.primary(0));
         for done in 2..=12 {
             cluster.submit();

@@ -9,11 +9,11 @@ use bft_core::config::ProtocolParams;
 use bft_core::door::{Effects, FileOrder, Input, Now, Place, SnapshotWritten, Tuning};
 use bft_core::ids::{Digest, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::record::{Committed, Record, Vote};
-use bft_core::journal::superblock::{Directory, Superblock};
+use bft_core::journal::superblock::Superblock;
 use bft_core::replica::Replica;
 use bft_core::wire::message::Message;
 use bft_core::wire::request::Body;
-use common::{CLUSTER, TestCluster};
+use common::{CLUSTER, TestCluster, superblock};
 
 /// Every Seq is a checkpoint and a snapshot point: one empty batch is enough.
 fn cluster() -> TestCluster {
@@ -32,14 +32,7 @@ const NOW: Now = Now { mono: Nanos(1), wall: WallNanos(1_700_000_000_000_000_009
 /// A backup whose journal holds the committed empty batch of Seq 1 and `signed`, after it executed that batch.
 fn replay(cluster: &TestCluster, signed: Option<Record>, change: impl FnOnce(&mut Superblock)) -> (Replica, Effects) {
     let me = cluster.backups(View(0))[0];
-    let mut superblock = Superblock::first(&Directory {
-        cluster_id: CLUSTER,
-        replica: me,
-        public_key: cluster.config.members()[me.index()].public_key,
-        epoch: cluster.config.epoch(),
-        directory_id: [0; 16],
-        directory_key: [0; 32],
-    });
+    let mut superblock = superblock(&cluster.config, me);
     change(&mut superblock);
     let body = Body::default();
     let (position, header) = cluster.position(0, 1, &body);

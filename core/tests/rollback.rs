@@ -6,35 +6,18 @@ mod common;
 
 use std::sync::Arc;
 
-use bft_core::auth::{Rejected, Scheme};
-use bft_core::config::ProtocolParams;
+use bft_core::auth::Rejected;
 use bft_core::door::{Effects, Input, Now, Persist, Place, Tuning};
-use bft_core::ids::{LogPosition, Nanos, ReplicaId, Seq, Signature, View, WallNanos};
+use bft_core::ids::{LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::record::{Record, Vote};
-use bft_core::journal::superblock::{Directory, Learner, Superblock};
+use bft_core::journal::superblock::{Learner, Superblock};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::replica::Replica;
-use bft_core::wire::message::{CommittedSlot, Kind, Message, NewView, Status, ViewChange};
+use bft_core::wire::message::{CommittedSlot, Kind, Message, Status, ViewChange};
 use bft_core::wire::recall::{Held, Recall, Recalled};
 use bft_core::wire::request::Body;
 use common::cluster::Cluster;
-use common::{CLUSTER, TestCluster};
-
-fn test_cluster() -> TestCluster {
-    let params = ProtocolParams { checkpoint_interval: 2, window: 4, pipeline_max: 4, ..ProtocolParams::default() };
-    TestCluster::with(CLUSTER, &[1; 4], params)
-}
-
-fn superblock(cluster: &TestCluster, me: ReplicaId) -> Superblock {
-    Superblock::first(&Directory {
-        cluster_id: CLUSTER,
-        replica: me,
-        public_key: cluster.scheme(me).public_key(),
-        epoch: cluster.config.epoch(),
-        directory_id: [0; 16],
-        directory_key: [0; 32],
-    })
-}
+use common::{TestCluster, superblock};
 
 /// One replica that has just started, and what it wanted.
 struct Starter {
@@ -49,7 +32,7 @@ struct Starter {
 
 impl Starter {
     fn new(superblock: Superblock, records: Vec<Record>) -> Self {
-        let cluster = test_cluster();
+        let cluster = TestCluster::with_window_of_four();
         let me = superblock.replica;
         let scheme = cluster.replicas[me.index()].clone();
         let mut recovery = Replica::recover(cluster.config.clone(), me, scheme, Tuning::default(), superblock);
@@ -72,10 +55,10 @@ impl Starter {
 
     /// The first backup of view 0, at the stable checkpoint 2, with a vote for Seq 3 and a certificate for Seq 4.
     fn backup() -> Self {
-        let cluster = test_cluster();
+        let cluster = TestCluster::with_window_of_four();
         let me = cluster.backups(View(0))[0];
         let quorum: Vec<_> = (0..3).map(ReplicaId).collect();
-        let superblock = Superblock { stable: Some(cluster.checkpoint(2, &quorum)), ..superblock(&cluster, me) };
+        let superblock = Superblock { stable: Some(cluster.checkpoint(2, &quorum)), ..superblock(&cluster.config, me) };
         let records = vec![
             vote(&cluster, 3),
             vote(&cluster, 4),
@@ -136,11 +119,7 @@ impl Starter {
     }
 
     fn view_change(&self, view: u64) -> Arc<ViewChange> {
-        let (epoch, replica) = (self.cluster.config.epoch(), self.me);
-        let (view, certificate, prepared, signature) = (View(view), None, Vec::new(), Signature::ZERO);
-        let mut message = ViewChange { epoch, view, replica, certificate, prepared, signature };
-        message.signature = self.cluster.scheme(replica).sign(&message.signing_bytes(CLUSTER));
-        Arc::new(message)
+        self.cluster.view_change(self.me, view, None, Vec::new())
     }
 
     /// What it said that is signed by it.
@@ -227,11 +206,7 @@ fn d11_any_signature_that_its_disk_lacks_makes_a_learner_for_good() {
     let new_view = || {
         // A view of which this replica is the primary.
         let view = (1..).find(|view| probe.cluster.config.primary(View(*view)) == me).expect("it leads every fourth");
-        let view_changes = vec![probe.view_change(view)];
-        let (epoch, view, signature) = (probe.cluster.config.epoch(), View(view), Signature::ZERO);
-        let mut message = NewView { epoch, view, view_changes, signature };
-        message.signature = probe.cluster.scheme(me).sign(&message.signing_bytes(CLUSTER));
-        Held::NewView(Arc::new(message))
+        Held::NewView(probe.cluster.new_view(view, vec![probe.view_change(view)]))
     };
     let missing = [
         probe.vote_of(me, 5, Opened::No),
@@ -260,9 +235,9 @@ fn d11_any_signature_that_its_disk_lacks_makes_a_learner_for_good() {
 
 #[test]
 fn d11_nothing_is_signed_before_a_quorum_has_answered() {
-    let cluster = test_cluster();
+    let cluster = TestCluster::with_window_of_four();
     let me = cluster.config.primary(View(0));
-    let mut starter = Starter::new(superblock(&cluster, me), Vec::new());
+    let mut starter = Starter::new(superblock(&cluster.config, me), Vec::new());
     starter.hear(starter.others()[0], Message::Request(cluster.request("ada", 1, &[b"op"])));
     starter.show(None);
     starter.show(None);
@@ -273,9 +248,9 @@ fn d11_nothing_is_signed_before_a_quorum_has_answered() {
 
 #[test]
 fn d11_what_was_executed_meanwhile_is_signed_when_a_quorum_has_answered() {
-    let cluster = test_cluster();
+    let cluster = TestCluster::with_window_of_four();
     let (me, backups) = (cluster.backups(View(0))[0], cluster.backups(View(0)));
-    let mut starter = Starter::new(superblock(&cluster, me), Vec::new());
+    let mut starter = Starter::new(superblock(&cluster.config, me), Vec::new());
     for seq in 1..=2 {
         let body = Body::default();
         let certificate = Arc::new(cluster.committed(0, seq, &body, &backups[1..]));
@@ -289,7 +264,7 @@ fn d11_what_was_executed_meanwhile_is_signed_when_a_quorum_has_answered() {
 
 #[test]
 fn d11_an_own_vote_in_what_is_fetched_later_makes_a_learner_too() {
-    let cluster = test_cluster();
+    let cluster = TestCluster::with_window_of_four();
     let (me, backups) = (cluster.backups(View(0))[0], cluster.backups(View(0)));
     let slot = |seq, voters: &[ReplicaId]| {
         let body = cluster.body(seq);
@@ -297,7 +272,7 @@ fn d11_an_own_vote_in_what_is_fetched_later_makes_a_learner_too() {
         Message::Slot(CommittedSlot { certificate, body: Arc::new(body) })
     };
     let started = |records| {
-        let mut starter = Starter::new(superblock(&cluster, me), records);
+        let mut starter = Starter::new(superblock(&cluster.config, me), records);
         starter.show(None);
         starter.hear(starter.others()[1], starter.answer(None));
         assert!(!starter.replica.is_asking());
@@ -320,9 +295,9 @@ fn d11_an_own_vote_in_what_is_fetched_later_makes_a_learner_too() {
 
 #[test]
 fn d12_who_lost_its_directory_follows_and_signs_nothing() {
-    let cluster = test_cluster();
+    let cluster = TestCluster::with_window_of_four();
     let me = cluster.backups(View(0))[0];
-    let lost = Superblock { learner: Some(Learner::LostDirectory), ..superblock(&cluster, me) };
+    let lost = Superblock { learner: Some(Learner::LostDirectory), ..superblock(&cluster.config, me) };
     let mut starter = Starter::new(lost, Vec::new());
     assert!(starter.question.is_none() && !starter.replica.is_asking());
     let (primary, backups) = (cluster.config.primary(View(0)), cluster.backups(View(0)));
@@ -348,23 +323,15 @@ fn d12_who_lost_its_directory_follows_and_signs_nothing() {
 
 #[test]
 fn d11_an_own_new_view_that_comes_back_makes_a_learner() {
-    let cluster = test_cluster();
+    let cluster = TestCluster::with_window_of_four();
     let view = 1;
     let me = cluster.config.primary(View(view));
-    let mut starter = Starter::new(superblock(&cluster, me), Vec::new());
+    let mut starter = Starter::new(superblock(&cluster.config, me), Vec::new());
     starter.show(None);
     starter.hear(starter.others()[1], starter.answer(None));
-    let view_changes = cluster.config.replicas().take(3).map(|replica| {
-        let (epoch, view, signature) = (cluster.config.epoch(), View(view), Signature::ZERO);
-        let (certificate, prepared) = (None, Vec::new());
-        let mut message = ViewChange { epoch, view, replica, certificate, prepared, signature };
-        message.signature = cluster.scheme(replica).sign(&message.signing_bytes(CLUSTER));
-        Arc::new(message)
-    });
-    let (epoch, signature) = (cluster.config.epoch(), Signature::ZERO);
-    let mut message = NewView { epoch, view: View(view), view_changes: view_changes.collect(), signature };
-    message.signature = cluster.scheme(me).sign(&message.signing_bytes(CLUSTER));
-    starter.hear(starter.others()[0], Message::NewView(Arc::new(message)));
+    let view_changes = cluster.config.replicas().take(3).map(|who| cluster.view_change(who, view, None, Vec::new()));
+    let new_view = cluster.new_view(view, view_changes.collect());
+    starter.hear(starter.others()[0], Message::NewView(new_view));
     assert_eq!(starter.replica.learner(), Some(Learner::WentBack { view: View(view), seq: Seq(0) }));
     assert_eq!(starter.signed(), []);
     assert!(starter.replica.ordering().is_normal(), "it follows");

@@ -12,7 +12,7 @@ use bft_core::door::{To, Tuning};
 use bft_core::hash::{Context, Hasher};
 use bft_core::ids::{Digest, Epoch, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::record::Record;
-use bft_core::journal::superblock::{Directory, Superblock};
+use bft_core::journal::superblock::Superblock;
 use bft_core::limits::{
     CHUNK_BYTES_MAX, MILLISECOND, SECOND, TRANSFER_BYTES, TRANSFER_REQUESTS_PER_SOURCE, TRANSFER_SOURCES_MAX,
 };
@@ -21,7 +21,7 @@ use bft_core::snapshot::{ChunkBytes, ClientsImage, Manifest, Piece, Scalars, Sec
 use bft_core::wire::canonical;
 use bft_core::wire::message::{Checkpoint, Chunk, FetchChunk, Message, SnapshotVote, StableSnapshot, Status};
 use bytes::Bytes;
-use common::TestCluster;
+use common::{TestCluster, superblock_after};
 
 /// What the peers have executed, and their last stable checkpoint.
 const EXECUTED: Seq = Seq(5000);
@@ -316,19 +316,7 @@ impl Disk {
 }
 
 fn start(cluster: &TestCluster, me: ReplicaId, disk: &Disk, now: u64) -> (Replica, Effects) {
-    let mut superblock = Superblock::first(&Directory {
-        cluster_id: cluster.config.cluster_id(),
-        replica: me,
-        public_key: bft_core::auth::Scheme::public_key(cluster.scheme(me)),
-        epoch: cluster.config.epoch(),
-        directory_id: [0; 16],
-        directory_key: [0; 32],
-    });
-    for persist in &disk.records {
-        if let Place::Superblock(newer) = &persist.place {
-            superblock = (**newer).clone();
-        }
-    }
+    let superblock = superblock_after(&cluster.config, me, &disk.records);
     let (journal_start, snapshot) = (superblock.journal_start, superblock.snapshot);
     let scheme = Arc::clone(&cluster.replicas[me.index()]);
     let mut recovery = Replica::recover(Arc::clone(&cluster.config), me, scheme, Tuning::default(), superblock);

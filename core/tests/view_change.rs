@@ -15,22 +15,7 @@ use bft_core::wire::canonical::{self, commit_nonce, opening};
 use bft_core::wire::message::{Ballot, Kind, Message, NewView, Position, PrePrepare, ViewChange};
 use bytes::Bytes;
 use common::CLUSTER;
-use common::cluster::{Cluster, Hears};
-
-/// The base timeout of a view.
-const T0: u64 = 500 * MILLISECOND;
-
-/// A cluster that has answered one operation in view 0.
-fn running() -> Cluster {
-    answered_once(Cluster::new())
-}
-
-fn answered_once(mut cluster: Cluster) -> Cluster {
-    cluster.settle();
-    cluster.submit();
-    cluster.pass_until(SECOND, |cluster| cluster.done == 1);
-    cluster
-}
+use common::cluster::{Cluster, Hears, T0};
 
 /// No message comes to `replica`, and none from it.
 fn cut_off(replica: ReplicaId) -> Hears {
@@ -45,7 +30,7 @@ fn cut_off(replica: ReplicaId) -> Hears {
 
 #[test]
 fn v12_a_request_that_waits_for_a_dead_primary_is_executed_once_in_the_next_view() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.submit();
     let took = cluster.pass_until(5 * SECOND, |cluster| cluster.done == 2);
@@ -58,7 +43,7 @@ fn v12_a_request_that_waits_for_a_dead_primary_is_executed_once_in_the_next_view
 
 #[test]
 fn z10_v12_what_a_dead_primary_had_proposed_to_a_quorum_comes_back_at_its_seq() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     // Nobody hears a COMMIT: the batch is prepared everywhere and committed nowhere.
     cluster.hears = |_, _, message| message.kind() != Kind::Commit;
     cluster.submit();
@@ -81,7 +66,7 @@ fn z10_v12_what_a_dead_primary_had_proposed_to_a_quorum_comes_back_at_its_seq() 
 
 #[test]
 fn v12_a_proposal_that_too_few_are_there_to_prepare_costs_the_view_although_it_left_the_pool() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     // The proposal reaches everybody, and nothing else of this view does.
     cluster.hears = |_, _, message| message.kind() != Kind::Prepare;
     cluster.submit();
@@ -106,7 +91,7 @@ fn mem1_v12_bodies_kept_from_a_former_view_leave_the_next_one_its_room() {
         ..ProtocolParams::default()
     };
     let tuning = Tuning { body_bytes: 8192, ..Tuning::default() };
-    let mut cluster = answered_once(Cluster::tuned(params, tuning));
+    let mut cluster = Cluster::tuned(params, tuning).answered_once();
     let prepared = |cluster: &Cluster| cluster.hosts[0].replica.ordering().highest_prepared();
     let before = prepared(&cluster);
     // Two batches that fill the memory for bodies are prepared everywhere, and committed nowhere.
@@ -121,7 +106,7 @@ fn mem1_v12_bodies_kept_from_a_former_view_leave_the_next_one_its_room() {
 
 #[test]
 fn z8_v9_views_change_although_whatever_is_said_of_them_first_is_lost() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.hears = |_, _, message| !matches!(message, Message::ViewChange(_) | Message::NewView(_));
     cluster.submit();
@@ -133,7 +118,7 @@ fn z8_v9_views_change_although_whatever_is_said_of_them_first_is_lost() {
 
 #[test]
 fn v7_a_commit_that_waits_for_its_record_does_not_leave_after_the_view_is_left() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let backup = cluster.primary(2);
     let primary = cluster.primary(0);
     // The vote of the backup reaches the disk, its certificate does not.
@@ -161,7 +146,7 @@ fn v7_a_commit_that_waits_for_its_record_does_not_leave_after_the_view_is_left()
 
 #[test]
 fn v8_a_replica_that_is_alone_goes_one_view_on_and_comes_back() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let alone = cluster.primary(1);
     cluster.hears = cut_off(alone);
     // It alone gets the Request, and nobody executes it.
@@ -177,7 +162,7 @@ fn v8_a_replica_that_is_alone_goes_one_view_on_and_comes_back() {
 
 #[test]
 fn v8_a_primary_whose_view_comes_to_nothing_leaves_it_like_its_backups() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let primary = cluster.primary(0);
     cluster.hears = cut_off(primary);
     cluster.submit();
@@ -192,18 +177,9 @@ fn v8_a_primary_whose_view_comes_to_nothing_leaves_it_like_its_backups() {
 
 #[test]
 fn v8_one_replica_moves_nobody_and_a_blocking_set_moves_all() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let far = |cluster: &Cluster, replica: ReplicaId, view: u64| {
-        let mut message = ViewChange {
-            epoch: cluster.config.epoch(),
-            view: View(view),
-            replica,
-            certificate: None,
-            prepared: Vec::new(),
-            signature: bft_core::ids::Signature::ZERO,
-        };
-        message.signature = cluster.schemes[replica.index()].sign(&message.signing_bytes(CLUSTER));
-        let message = Message::ViewChange(Arc::new(message));
+        let message = Message::ViewChange(cluster.secrets().view_change(replica, view, None, Vec::new()));
         Input::Message { from: replica, message: cluster.verifier.check(replica, message).expect("well signed") }
     };
     let at = ReplicaId(0);
@@ -218,7 +194,7 @@ fn v8_one_replica_moves_nobody_and_a_blocking_set_moves_all() {
 
 #[test]
 fn v10_timeouts_double_while_views_fail_and_fall_back_after_progress() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.hears = |_, _, message| message.kind() != Kind::NewView;
     cluster.submit();
@@ -242,10 +218,7 @@ fn v10_timeouts_double_while_views_fail_and_fall_back_after_progress() {
 
 #[test]
 fn v11_a_request_that_comes_after_its_execution_is_no_reason_to_suspect_anybody() {
-    let mut cluster = Cluster::new();
-    cluster.settle();
-    cluster.submit();
-    cluster.pass_until(SECOND, |cluster| cluster.done == 1);
+    let mut cluster = Cluster::running();
     let late = cluster.sent.iter().find_map(|(_, message)| match message {
         Message::PrePrepare(proposal) => proposal.body.requests().next(),
         _ => None,
@@ -263,7 +236,7 @@ fn v11_a_request_that_comes_after_its_execution_is_no_reason_to_suspect_anybody(
 
 #[test]
 fn v16_a_replica_that_was_not_scheduled_suspects_nobody_and_a_silent_primary_is_suspected_all_the_same() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let (primary, backup) = (cluster.primary(0), cluster.primary(2));
     // Something waits at the backup, and before its time is over the host stands still for two seconds.
     cluster.hears = |_, _, _| false;
@@ -279,7 +252,7 @@ fn v16_a_replica_that_was_not_scheduled_suspects_nobody_and_a_silent_primary_is_
 
 /// The cluster in view 1, and the NEW-VIEW that began it.
 fn in_view_one() -> (Cluster, Arc<NewView>) {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.hears = |_, _, message| message.kind() != Kind::Commit;
     cluster.submit();
@@ -293,7 +266,7 @@ fn in_view_one() -> (Cluster, Arc<NewView>) {
 
 #[test]
 fn v4_a_proposal_that_the_beginning_of_the_view_does_not_have_is_not_voted_for() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let primary = cluster.primary(1);
     cluster.hears = |_, _, message| message.kind() != Kind::Commit;
     cluster.submit();
@@ -330,17 +303,15 @@ fn v4_a_proposal_that_the_beginning_of_the_view_does_not_have_is_not_voted_for()
 fn s9_a_second_new_view_of_the_same_view_is_never_begun_and_ends_it() {
     let (mut cluster, first) = in_view_one();
     let primary = cluster.primary(1);
-    let mut second = (*first).clone();
+    let secrets = cluster.secrets();
     // The same senders, one of them with another VIEW-CHANGE: one that forgets what it had prepared.
-    let mut forgetful = (*second.view_changes[0]).clone();
-    forgetful.prepared.clear();
-    let signer = &cluster.schemes[forgetful.replica.index()];
-    forgetful.signature = signer.sign(&forgetful.signing_bytes(CLUSTER));
-    second.view_changes[0] = Arc::new(forgetful);
-    second.signature = cluster.schemes[primary.index()].sign(&second.signing_bytes(CLUSTER));
-    assert_ne!(second, *first);
+    let mut view_changes = first.view_changes.clone();
+    let ViewChange { replica, certificate, .. } = &*view_changes[0];
+    view_changes[0] = secrets.view_change(*replica, 1, certificate.clone(), Vec::new());
+    let second = secrets.new_view(1, view_changes);
+    assert_ne!(second, first);
     let backup = cluster.others(&[primary, cluster.primary(0)])[0];
-    let message = cluster.verifier.check(primary, Message::NewView(Arc::new(second))).expect("well signed");
+    let message = cluster.verifier.check(primary, Message::NewView(second)).expect("well signed");
     let again = cluster.verifier.check(primary, Message::NewView(Arc::clone(&first))).expect("the first one");
     cluster.step(backup, Input::Message { from: primary, message: again });
     assert_eq!(cluster.hosts[backup.index()].replica.counters().ignored_conflicting, 0, "the same again");
@@ -353,7 +324,7 @@ fn s9_a_second_new_view_of_the_same_view_is_never_begun_and_ends_it() {
 
 #[test]
 fn v6_a_replica_that_starts_again_on_its_way_to_a_view_says_the_same_again() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.hears = |_, _, message| !matches!(message, Message::Commit(_) | Message::NewView(_));
     cluster.submit();
     let (primary, backup) = (cluster.primary(0), cluster.primary(2));
@@ -388,7 +359,7 @@ fn s9_a_primary_that_starts_again_repeats_its_new_view_and_makes_no_other() {
 
 #[test]
 fn d1_a_new_view_is_durable_before_its_primary_speaks_of_it() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let primary = cluster.primary(1);
     cluster.down.push(cluster.primary(0));
     cluster.submit();

@@ -10,15 +10,15 @@ use bft_core::door::{Input, Place};
 use bft_core::hash::{Context, hash};
 use bft_core::ids::{Digest, PublicKey, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
 use bft_core::journal::record::Record;
-use bft_core::limits::{MILLISECOND, SECOND};
+use bft_core::limits::MILLISECOND;
 use bft_core::ordering::pbft::new_view::Beginning;
 use bft_core::quorum::ReplicaSet;
 use bft_core::snapshot::{Manifest, Scalars};
 use bft_core::wire::canonical::{self, commit_nonce};
-use bft_core::wire::message::{Kind, Message, StableSnapshot, ViewChange};
+use bft_core::wire::message::{Kind, Message, StableSnapshot};
 use bft_core::wire::request::{Body, SignedRequest, encode_request};
 
-use common::cluster::{Cluster, Hears};
+use common::cluster::{Cluster, Hears, T0};
 use common::{TestCluster, scheme};
 
 use crate::run::quietly;
@@ -56,24 +56,6 @@ pub fn holds(probe: Probe) -> Result<(), String> {
     quietly(AssertUnwindSafe(probe))
 }
 
-/// The base timeout of a view.
-const T0: u64 = 500 * MILLISECOND;
-
-/// A cluster that has answered one operation in view 0.
-fn running() -> Cluster {
-    let mut cluster = Cluster::new();
-    cluster.settle();
-    cluster.submit();
-    cluster.pass_until(SECOND, |cluster| cluster.done == 1);
-    cluster
-}
-
-/// What the replicas of a cluster could sign.
-fn secrets(cluster: &Cluster) -> TestCluster {
-    let (config, replicas) = (Arc::clone(&cluster.config), cluster.schemes.clone());
-    TestCluster { config, replicas, authority: scheme("authority") }
-}
-
 fn hear(cluster: &mut Cluster, at: ReplicaId, from: ReplicaId, message: Message) {
     let message = cluster.verifier.check(from, message).expect("well signed");
     cluster.step(at, Input::Message { from, message });
@@ -94,7 +76,7 @@ fn only_the_primary_proposes() {
 fn a_second_proposal_is_not_voted_for() {
     let mut cluster = Cluster::new();
     cluster.settle();
-    let secrets = secrets(&cluster);
+    let secrets = cluster.secrets();
     let (primary, backup) = (cluster.primary(0), secrets.backups(View(0))[0]);
     for salt in [1, 2] {
         let proposal = secrets.pre_prepare(0, 1, secrets.body(salt));
@@ -149,7 +131,7 @@ fn a_leaf_binds_the_signature() {
 fn early_proposals_are_kept() {
     let mut cluster = Cluster::new();
     cluster.settle();
-    let secrets = secrets(&cluster);
+    let secrets = cluster.secrets();
     let (primary, backup) = (cluster.primary(0), secrets.backups(View(0))[0]);
     let window = cluster.config.params().window;
     let early = secrets.pre_prepare(0, window + 1, secrets.body(1));
@@ -169,11 +151,8 @@ fn certificates_in_a_view_change_are_signed() {
         if spoil {
             certificate.prepares[0].1.signature.0[0] ^= 1;
         }
-        let (epoch, replica) = (cluster.config.epoch(), backups[0]);
-        let (prepared, signature) = (vec![certificate], Signature::ZERO);
-        let mut message = ViewChange { epoch, view: View(1), replica, certificate: None, prepared, signature };
-        message.signature = cluster.scheme(replica).sign(&message.signing_bytes(cluster.config.cluster_id()));
-        cluster.verifier().check(replica, Message::ViewChange(Arc::new(message)))
+        let message = cluster.view_change(backups[0], 1, None, vec![certificate]);
+        cluster.verifier().check(backups[0], Message::ViewChange(message))
     };
     check(false).expect("a valid VIEW-CHANGE");
     assert!(check(true).is_err(), "a vote that nobody signed passes in a certificate");
@@ -182,11 +161,9 @@ fn certificates_in_a_view_change_are_signed() {
 /// The certificate of the lower view comes first.
 fn the_highest_certificate_is_chosen() {
     let cluster = TestCluster::new();
-    let (epoch, signature) = (cluster.config.epoch(), Signature::ZERO);
     let view_change = |(replica, view): (u16, u64)| {
         let prepared = vec![cluster.prepared(view, 1, &cluster.body(view), &cluster.backups(View(view)))];
-        let replica = ReplicaId(replica);
-        Arc::new(ViewChange { epoch, view: View(9), replica, certificate: None, prepared, signature })
+        cluster.view_change(ReplicaId(replica), 9, None, prepared)
     };
     let beginning = Beginning::of(&[(0, 1), (1, 3)].map(view_change), Digest::ZERO).expect("no two in one view");
     let expected = cluster.position(3, 1, &cluster.body(3)).0.digest;
@@ -204,7 +181,7 @@ fn the_root_binds_the_clients() {
 }
 
 fn view_changes_are_sent_again() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.hears = |_, _, message| !matches!(message, Message::ViewChange(_) | Message::NewView(_));
     cluster.submit();
@@ -215,7 +192,7 @@ fn view_changes_are_sent_again() {
 }
 
 fn timeouts_grow() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.hears = |_, _, message| message.kind() != Kind::NewView;
     cluster.submit();
@@ -228,7 +205,7 @@ fn timeouts_grow() {
 }
 
 fn an_executed_request_is_not_waited_for() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let late = cluster.asked.last().cloned().expect("the client has asked");
     cluster.down.push(cluster.primary(0));
     for replica in cluster.others(&cluster.down) {
@@ -263,7 +240,7 @@ fn a_nonce_is_of_one_batch() {
 
 /// One replica commits what the others have only prepared, and votes for it in the next view as they need it.
 fn what_is_committed_is_voted_for_again() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     let knowing = cluster.primary(2);
     let hears: [Hears; 4] = [
         |_, to, message| message.kind() != Kind::Commit || to == ReplicaId(0),
@@ -293,7 +270,7 @@ fn what_is_committed_is_voted_for_again() {
 
 /// The replica comes to its checkpoint again, after a restart and before it is stable.
 fn a_checkpoint_is_signed_once() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.hears = |_, _, message| message.kind() != Kind::Checkpoint;
     let backup = cluster.primary(2);
     while cluster.hosts[backup.index()].replica.executed() < Seq(8) {
@@ -313,7 +290,7 @@ fn a_checkpoint_is_signed_once() {
 fn the_window_moves_on_what_is_durable() {
     let mut cluster = Cluster::new();
     cluster.settle();
-    let secrets = secrets(&cluster);
+    let secrets = cluster.secrets();
     let (primary, backup) = (cluster.primary(0), secrets.backups(View(0))[0]);
     let signers: Vec<_> = cluster.config.replicas().collect();
     cluster.host(backup).disk_is_stopped = true;
@@ -326,7 +303,7 @@ fn the_window_moves_on_what_is_durable() {
 }
 
 fn a_silent_primary_is_suspected() {
-    let mut cluster = running();
+    let mut cluster = Cluster::running();
     cluster.down.push(cluster.primary(0));
     cluster.submit();
     let backups: ReplicaSet = cluster.others(&cluster.down).into_iter().collect();

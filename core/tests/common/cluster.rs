@@ -11,7 +11,6 @@ use bft_core::divergence::Alarm;
 use bft_core::door::{Effects, Execute, Executed, Input, LinkState, Now, Outgoing, Persist, Place, To, Tuning};
 use bft_core::hash::{Context, Hasher};
 use bft_core::ids::{Digest, LinkId, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
-use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::replica::Replica;
 use bft_core::wire::message::{Code, Kind, Message};
@@ -19,9 +18,11 @@ use bft_core::wire::request::{SignedRequest, result_digest};
 use bytes::Bytes;
 
 use super::files::Files;
-use super::{CLUSTER, scheme};
+use super::{CLUSTER, TestCluster, scheme, superblock_after};
 
 const LINK: LinkId = LinkId(1);
+/// The base timeout of a view.
+pub const T0: u64 = 500 * MILLISECOND;
 /// What wall clocks begin with.
 pub const WALL: u64 = 1_700_000_000_000_000_000;
 
@@ -75,6 +76,19 @@ pub struct Cluster {
 impl Cluster {
     pub fn new() -> Self {
         Self::with(ProtocolParams { checkpoint_interval: 8, window: 16, pipeline_max: 8, ..ProtocolParams::default() })
+    }
+
+    /// One that has answered one operation in view 0.
+    pub fn running() -> Self {
+        Self::new().answered_once()
+    }
+
+    /// It answers one operation in view 0.
+    pub fn answered_once(mut self) -> Self {
+        self.settle();
+        self.submit();
+        self.pass_until(SECOND, |cluster| cluster.done == 1);
+        self
     }
 
     pub fn with(params: ProtocolParams) -> Self {
@@ -135,6 +149,12 @@ impl Cluster {
             }
         }
         self.settle();
+    }
+
+    /// All that its replicas could sign.
+    pub fn secrets(&self) -> TestCluster {
+        let (config, replicas) = (Arc::clone(&self.config), self.schemes.clone());
+        TestCluster { config, replicas, authority: scheme("authority") }
     }
 
     pub fn primary(&self, view: u64) -> ReplicaId {
@@ -371,19 +391,7 @@ fn start(
     files: Files,
     now: u64,
 ) -> Host {
-    let mut superblock = Superblock::first(&Directory {
-        cluster_id: config.cluster_id(),
-        replica: me,
-        public_key: schemes[me.index()].public_key(),
-        epoch: config.epoch(),
-        directory_id: [0; 16],
-        directory_key: [0; 32],
-    });
-    for persist in &records {
-        if let Place::Superblock(newer) = &persist.place {
-            superblock = (**newer).clone();
-        }
-    }
+    let superblock = superblock_after(config, me, &records);
     let scheme = Arc::clone(&schemes[me.index()]);
     let named = superblock.snapshot;
     let start = superblock.journal_start;

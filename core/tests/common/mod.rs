@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use bft_core::auth::{Ed25519, Scheme, Verifier};
 use bft_core::config::{Admission, ClusterConfig, Member, ProtocolParams};
+use bft_core::door::{Persist, Place};
 use bft_core::hash::{Context, hash};
 use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, RequestNo, Seq, SessionId, Signature, View};
+use bft_core::journal::superblock::{Directory, Superblock};
 use bft_core::wire::canonical::{self, SigningBytes, Tag, commit_nonce, opening};
 use bft_core::wire::message::{
-    Ballot, BatchHeader, Checkpoint, Commit, CommitCertificate, CommittedSlot, Message, Position, PrePrepare, Prepare,
-    PreparedCertificate, SnapshotVote,
+    Ballot, BatchHeader, Checkpoint, Commit, CommitCertificate, CommittedSlot, Message, NewView, Position, PrePrepare,
+    Prepare, PreparedCertificate, SnapshotVote, ViewChange,
 };
 use bft_core::wire::recall::Recalled;
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request};
@@ -29,6 +31,27 @@ pub fn nothing_is_held<'a>(mut sent: impl Iterator<Item = &'a Message>) -> Optio
         }
         _ => None,
     })
+}
+
+/// The superblock of `me` in a directory that was just made.
+pub fn superblock(config: &ClusterConfig, me: ReplicaId) -> Superblock {
+    Superblock::first(&Directory {
+        cluster_id: config.cluster_id(),
+        replica: me,
+        public_key: config.members()[me.index()].public_key,
+        epoch: config.epoch(),
+        directory_id: [0; 16],
+        directory_key: [0; 32],
+    })
+}
+
+/// The superblock of `me` after these writes.
+pub fn superblock_after(config: &ClusterConfig, me: ReplicaId, records: &[Persist]) -> Superblock {
+    let newest = records.iter().rev().find_map(|persist| match &persist.place {
+        Place::Superblock(superblock) => Some((**superblock).clone()),
+        Place::Journal(_) => None,
+    });
+    newest.unwrap_or_else(|| superblock(config, me))
 }
 
 /// The scheme of whoever is called `name`; the same at every call.
@@ -55,6 +78,12 @@ impl TestCluster {
     /// The same, with the same keys, under another name.
     pub fn named(cluster_id: ClusterId) -> Self {
         Self::with(cluster_id, &[1; 4], ProtocolParams::default())
+    }
+
+    /// The same, with a checkpoint every 2 Seqs and a window of 4.
+    pub fn with_window_of_four() -> Self {
+        let params = ProtocolParams { checkpoint_interval: 2, window: 4, pipeline_max: 4, ..ProtocolParams::default() };
+        Self::with(CLUSTER, &[1; 4], params)
     }
 
     /// One replica for each weight.
@@ -174,6 +203,29 @@ impl TestCluster {
         let body = self.body(seq);
         let certificate = self.committed(view, seq, &body, &self.backups(View(view)));
         CommittedSlot { certificate: Arc::new(certificate), body: Arc::new(body) }
+    }
+
+    /// The VIEW-CHANGE of `replica` for `view`.
+    pub fn view_change(
+        &self,
+        replica: ReplicaId,
+        view: u64,
+        certificate: Option<Checkpoint>,
+        prepared: Vec<PreparedCertificate>,
+    ) -> Arc<ViewChange> {
+        let (epoch, view, signature) = (self.config.epoch(), View(view), Signature::ZERO);
+        let mut message = ViewChange { epoch, view, replica, certificate, prepared, signature };
+        message.signature = self.scheme(replica).sign(&message.signing_bytes(self.config.cluster_id()));
+        Arc::new(message)
+    }
+
+    /// The NEW-VIEW of the primary of `view`.
+    pub fn new_view(&self, view: u64, view_changes: Vec<Arc<ViewChange>>) -> Arc<NewView> {
+        let (epoch, view, signature) = (self.config.epoch(), View(view), Signature::ZERO);
+        let mut message = NewView { epoch, view, view_changes, signature };
+        let primary = self.scheme(self.config.primary(view));
+        message.signature = primary.sign(&message.signing_bytes(self.config.cluster_id()));
+        Arc::new(message)
     }
 
     /// The CHECKPOINT of `signers` at `seq`.

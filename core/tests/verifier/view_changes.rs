@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bft_core::auth::{Rejected, Scheme, Verifier};
-use bft_core::ids::{Epoch, ReplicaId, Seq, Signature, View};
+use bft_core::ids::{Epoch, ReplicaId, Seq, View};
 use bft_core::wire::message::{Message, NewView, ViewChange};
 
 use crate::checking::{Case, Counting, NOBODY, RELAY, check, each_change_is_refused, flip, spoil};
@@ -13,15 +13,13 @@ use crate::common::{CLUSTER, TestCluster};
 fn view_change(cluster: &TestCluster, replica: u16) -> ViewChange {
     let quorum: Vec<_> = (0..3).map(ReplicaId).collect();
     let prepared = |view, seq| cluster.prepared(view, seq, &cluster.body(seq), &cluster.backups(View(view))[..2]);
-    let message = ViewChange {
-        epoch: cluster.config.epoch(),
-        view: View(2),
-        replica: ReplicaId(replica),
-        certificate: Some(cluster.checkpoint(128, &quorum)),
-        prepared: vec![prepared(0, 129), prepared(1, 131)],
-        signature: Signature::ZERO,
-    };
-    signed_by(cluster, message)
+    let certificate = Some(cluster.checkpoint(128, &quorum));
+    Arc::unwrap_or_clone(cluster.view_change(
+        ReplicaId(replica),
+        2,
+        certificate,
+        vec![prepared(0, 129), prepared(1, 131)],
+    ))
 }
 
 fn signed_by(cluster: &TestCluster, mut message: ViewChange) -> ViewChange {
@@ -67,11 +65,7 @@ fn z4_v1_every_part_of_a_view_change_is_checked() {
 }
 
 fn new_view(cluster: &TestCluster, view_changes: Vec<ViewChange>) -> NewView {
-    let view_changes = view_changes.into_iter().map(Arc::new).collect();
-    let (epoch, view) = (cluster.config.epoch(), View(2));
-    let mut message = NewView { epoch, view, view_changes, signature: Signature::ZERO };
-    message.signature = cluster.scheme(cluster.config.primary(view)).sign(&message.signing_bytes(CLUSTER));
-    message
+    Arc::unwrap_or_clone(cluster.new_view(2, view_changes.into_iter().map(Arc::new).collect()))
 }
 
 #[test]
