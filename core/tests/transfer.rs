@@ -120,6 +120,21 @@ impl Lone {
         lone
     }
 
+    /// The same, as far as the peer that it asked gave it the manifest of a snapshot of `chunks`. Names that peer.
+    fn with_manifest_of(chunks: &[Vec<u8>]) -> (Self, Image, ReplicaId) {
+        let mut lone = Self::left_behind();
+        let image = Image::new(&lone.cluster, OLDER, chunks);
+        let from = lone.take_manifest(&image);
+        (lone, image, from)
+    }
+
+    /// Whoever it asked gives it the manifest.
+    fn take_manifest(&mut self, image: &Image) -> ReplicaId {
+        let from = self.asked_for_manifest()[0].0;
+        self.hear(from, Message::Manifest(image.snapshot.clone()));
+        from
+    }
+
     fn leave_behind(&mut self, snapshot: Seq) {
         for peer in self.peers() {
             self.hear(peer, status(snapshot));
@@ -393,10 +408,7 @@ fn t1_only_a_blocking_set_starts_a_transfer_and_only_a_certificate_gives_it_a_ta
 
 #[test]
 fn d17_the_superblock_names_the_snapshot_before_it_is_installed_and_then_the_rest_goes() {
-    let mut lone = Lone::left_behind();
-    let image = Image::new(&lone.cluster, OLDER, &chunks("abc"));
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    let (mut lone, image, from) = Lone::with_manifest_of(&chunks("abc"));
     assert_eq!(lone.feed(&image), 4, "three chunks and the client table, each once");
     lone.pass(SECOND);
     assert!(lone.installed.is_empty(), "the window has not come to it");
@@ -443,8 +455,7 @@ fn p9_nothing_is_installed_before_its_superblock_is_durable() {
     assert_eq!(lone.replica.executed(), Seq(0));
     lone.disk.is_stopped = false;
     lone.leave_behind(OLDER);
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    lone.take_manifest(&image);
     assert_eq!(lone.feed(&image), 0);
     assert_eq!(lone.installed, [OLDER]);
 
@@ -456,10 +467,7 @@ fn p9_nothing_is_installed_before_its_superblock_is_durable() {
 
 #[test]
 fn t2_a_piece_counts_only_under_the_index_that_was_asked_for() {
-    let mut lone = Lone::left_behind();
-    let image = Image::new(&lone.cluster, OLDER, &chunks("abcdefgh"));
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    let (mut lone, image, _) = Lone::with_manifest_of(&chunks("abcdefgh"));
     lone.run_files();
     let questions = lone.questions();
     assert_eq!(questions.len(), 9);
@@ -531,8 +539,7 @@ fn t4_a_newer_target_keeps_what_it_shares_with_the_former_one() {
     let mut lone = Lone::left_behind();
     let older = Image::new(&lone.cluster, OLDER, &chunks("abcd"));
     let newer = Image::new(&lone.cluster, NEWER, &chunks("abXYbb"));
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(older.snapshot.clone()));
+    lone.take_manifest(&older);
     lone.run_files();
     let questions = lone.questions();
     // Two chunks come; then nobody keeps that snapshot any more.
@@ -565,10 +572,7 @@ fn t4_a_newer_target_keeps_what_it_shares_with_the_former_one() {
 
 #[test]
 fn t4_a_killed_replica_fetches_no_good_piece_again() {
-    let mut lone = Lone::left_behind();
-    let image = Image::new(&lone.cluster, OLDER, &chunks("abcdefgh"));
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    let (mut lone, image, _) = Lone::with_manifest_of(&chunks("abcdefgh"));
     lone.run_files();
     for (peer, fetch) in lone.questions().into_iter().take(5) {
         lone.hear(peer, image.chunk(fetch));
@@ -579,8 +583,7 @@ fn t4_a_killed_replica_fetches_no_good_piece_again() {
     lone.disk.incoming.insert(damaged, ChunkBytes::new(Bytes::from_static(b"rot")));
     lone.restart();
     lone.leave_behind(OLDER);
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    lone.take_manifest(&image);
     assert_eq!(lone.feed(&image), 9 - 4);
     assert_eq!((lone.counters().chunks_resumed, lone.counters().chunks_fetched), (4, 5));
     assert!(lone.disk.complete.contains_key(&OLDER));
@@ -588,16 +591,12 @@ fn t4_a_killed_replica_fetches_no_good_piece_again() {
 
 #[test]
 fn t4_answers_about_a_former_try_are_of_no_use() {
-    let mut lone = Lone::left_behind();
-    let image = Image::new(&lone.cluster, OLDER, &chunks("abcdefgh"));
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    let (mut lone, image, _) = Lone::with_manifest_of(&chunks("abcdefgh"));
     lone.feed(&image);
     // The assembly finds damage: everything begins anew, and what is whole stays.
     lone.show_checkpoint(Seq(128), Digest([7; 32]));
     let mut damaged = Lone::left_behind();
-    let from = damaged.asked_for_manifest()[0].0;
-    damaged.hear(from, Message::Manifest(image.snapshot.clone()));
+    damaged.take_manifest(&image);
     damaged.run_files();
     for (peer, fetch) in damaged.questions() {
         damaged.hear(peer, image.chunk(fetch));
@@ -625,11 +624,8 @@ fn t4_answers_about_a_former_try_are_of_no_use() {
 
 #[test]
 fn mem1_few_pieces_are_under_way_at_a_time() {
-    let mut lone = Lone::left_behind();
     let large: Vec<_> = (0..40u8).map(|fill| vec![fill; CHUNK_BYTES_MAX]).collect();
-    let image = Image::new(&lone.cluster, OLDER, &large);
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    let (mut lone, image, _) = Lone::with_manifest_of(&large);
     lone.run_files();
     let questions = lone.questions();
     assert_eq!(questions.len(), TRANSFER_BYTES / CHUNK_BYTES_MAX);
@@ -641,11 +637,8 @@ fn mem1_few_pieces_are_under_way_at_a_time() {
     assert_eq!(lone.files.len(), questions.len());
     assert_eq!(lone.feed(&image), 41 - questions.len());
 
-    let mut lone = Lone::left_behind();
     let small: Vec<_> = (0..200u8).map(|fill| vec![fill; 2]).collect();
-    let image = Image::new(&lone.cluster, OLDER, &small);
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot));
+    let (mut lone, _, _) = Lone::with_manifest_of(&small);
     lone.run_files();
     let questions = lone.questions();
     for peer in lone.peers() {
@@ -657,11 +650,8 @@ fn mem1_few_pieces_are_under_way_at_a_time() {
 
 #[test]
 fn mem1_what_is_given_unasked_is_taken_only_where_there_is_room() {
-    let mut lone = Lone::left_behind();
     let large: Vec<_> = (0..40u8).map(|fill| vec![fill; CHUNK_BYTES_MAX]).collect();
-    let image = Image::new(&lone.cluster, OLDER, &large);
-    let from = lone.asked_for_manifest()[0].0;
-    lone.hear(from, Message::Manifest(image.snapshot.clone()));
+    let (mut lone, image, from) = Lone::with_manifest_of(&large);
     lone.run_files();
     for piece in image.pieces.keys() {
         lone.hear(from, image.chunk(FetchChunk { seq: OLDER, piece: *piece }));
@@ -675,10 +665,7 @@ fn mem1_what_is_given_unasked_is_taken_only_where_there_is_room() {
 #[test]
 fn k3_the_state_of_others_must_be_what_the_checkpoint_says() {
     for is_right in [true, false] {
-        let mut lone = Lone::left_behind();
-        let image = Image::new(&lone.cluster, OLDER, &chunks("abc"));
-        let from = lone.asked_for_manifest()[0].0;
-        lone.hear(from, Message::Manifest(image.snapshot.clone()));
+        let (mut lone, image, _) = Lone::with_manifest_of(&chunks("abc"));
         lone.feed(&image);
         let root = checkpoint_root(&lone.cluster, &image.snapshot.manifest.scalars);
         lone.show_checkpoint(OLDER, if is_right { root } else { Digest([7; 32]) });
