@@ -14,14 +14,6 @@ impl Pbft {
     /// What this replica remembers to have signed; `start` tells the question from those of other starts.
     #[must_use]
     pub fn memory(&self, start: u64) -> Recall {
-        let words = self.window.len().div_ceil(64);
-        let map = |has: &dyn Fn(&Slot) -> bool| {
-            let mut map = vec![0u64; words];
-            for (index, _) in self.window.iter().enumerate().filter(|(_, slot)| has(slot)) {
-                map[index / 64] |= 1 << (index % 64);
-            }
-            map
-        };
         Recall {
             epoch: self.config.epoch(),
             start,
@@ -29,8 +21,8 @@ impl Pbft {
             phase: if self.is_normal() { Phase::Begun } else { Phase::Going },
             through: self.stable.max(self.silent_through),
             stable: self.stable,
-            voted: map(&|slot| slot.accepted.is_some()),
-            certified: map(&|slot| slot.cert_at.is_some()),
+            voted: self.map_of(|slot| slot.accepted.is_some()),
+            certified: self.map_of(|slot| slot.cert_at.is_some()),
         }
     }
 

@@ -20,19 +20,20 @@ impl Pbft {
     /// The maps of a STATUS, which is about to be sent.
     pub fn describe(&mut self, status: &mut Status) {
         self.settled = std::mem::replace(&mut self.settling, self.voted_through);
-        let words = self.window.len().div_ceil(64);
-        let map = |has: &dyn Fn(&Slot) -> bool| {
-            let mut map = vec![0u64; words];
-            for (index, _) in self.window.iter().enumerate().filter(|(_, slot)| has(slot)) {
-                map[index / 64] |= 1 << (index % 64);
-            }
-            map
-        };
         self.describe_view(status);
         status.stable = self.stable;
-        status.proposed = map(&|slot| slot.accepted.is_some() || slot.committed.is_some());
-        status.prepared = map(&|slot| slot.cert_at.is_some() || slot.committed.is_some());
-        status.committed = map(&|slot| slot.committed.is_some());
+        status.proposed = self.map_of(|slot| slot.accepted.is_some() || slot.committed.is_some());
+        status.prepared = self.map_of(|slot| slot.cert_at.is_some() || slot.committed.is_some());
+        status.committed = self.map_of(|slot| slot.committed.is_some());
+    }
+
+    /// A bit for each slot of the window, the lowest Seq first.
+    pub(super) fn map_of(&self, has: impl Fn(&Slot) -> bool) -> Vec<u64> {
+        let mut map = vec![0u64; self.window.len().div_ceil(64)];
+        for (index, _) in self.window.iter().enumerate().filter(|(_, slot)| has(slot)) {
+            map[index / 64] |= 1 << (index % 64);
+        }
+        map
     }
 
     /// Sends `peer` the own messages that its STATUS shows it to lack.
