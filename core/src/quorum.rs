@@ -1,7 +1,9 @@
 //! Who is enough: sets of replicas, their weights, and the two questions the protocol asks of them (PROTOCOL §1). No
 //! other file counts replicas.
 
-use crate::ids::{Digest, ReplicaId};
+use std::collections::BTreeMap;
+
+use crate::ids::{Digest, ReplicaId, Seq, Signature};
 use crate::limits::{REPLICAS_MAX, WEIGHT_TOTAL_MAX};
 
 /// A set of replicas of one configuration.
@@ -264,6 +266,49 @@ impl<T: Clone> VoteSet<T> {
     }
 }
 
+impl VoteSet<Signature> {
+    /// The signatures over `root`, ascending by replica: those of a certificate.
+    #[must_use]
+    pub fn signatures(&self, root: Digest) -> Vec<(ReplicaId, Signature)> {
+        let of_root = self.iter().filter(|(_, digest, _)| *digest == root);
+        of_root.map(|(replica, _, signature)| (replica, *signature)).collect()
+    }
+}
+
+/// Signed votes for a root at each of some Seqs. Of each replica the newest `MOST` are kept, so that none can fill the
+/// memory.
+#[derive(Debug, Default)]
+pub struct VotesBySeq<const MOST: usize>(BTreeMap<Seq, VoteSet<Signature>>);
+
+impl<const MOST: usize> VotesBySeq<MOST> {
+    /// Those at `seq`.
+    #[must_use]
+    pub fn at(&self, seq: Seq) -> Option<&VoteSet<Signature>> {
+        self.0.get(&seq)
+    }
+
+    /// Counts the vote of `from`, one of `n` replicas.
+    pub fn vote(&mut self, n: usize, from: ReplicaId, seq: Seq, root: Digest, signature: Signature) -> Voted {
+        let voted = self.0.entry(seq).or_insert_with(|| VoteSet::new(n)).vote(from, root, signature);
+        let has_voted = |votes: &VoteSet<Signature>| votes.get(from).is_some();
+        if self.0.values().filter(|votes| has_voted(votes)).count() > MOST
+            && let Some((lowest, votes)) = self.0.iter_mut().find(|(_, votes)| has_voted(votes))
+        {
+            votes.forget(from);
+            if votes.all_voters().is_empty() {
+                let lowest = *lowest;
+                self.0.remove(&lowest);
+            }
+        }
+        voted
+    }
+
+    /// Forgets what is at or below `seq`.
+    pub fn forget_through(&mut self, seq: Seq) {
+        self.0 = self.0.split_off(&seq.next());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -322,6 +367,23 @@ mod tests {
         assert_eq!(votes.all_voters().len(), 2);
         votes.clear();
         assert!(votes.all_voters().is_empty());
+    }
+
+    #[test]
+    fn votes_at_new_seqs_displace_those_of_the_same_replica_at_old_ones() {
+        let (root, signature) = (Digest([1; 32]), Signature([2; 64]));
+        let (talker, other) = (ReplicaId(1), ReplicaId(3));
+        let mut votes = VotesBySeq::<2>::default();
+        for seq in [8, 16, 24].map(Seq) {
+            assert_eq!(votes.vote(4, talker, seq, root, signature), Voted::New);
+        }
+        assert!(votes.at(Seq(8)).is_none(), "nobody is left there");
+        assert_eq!(votes.vote(4, other, Seq(16), root, signature), Voted::New);
+        assert_eq!(votes.at(Seq(16)).unwrap().signatures(root), [(talker, signature), (other, signature)]);
+        votes.vote(4, talker, Seq(32), root, signature);
+        assert_eq!(votes.at(Seq(16)).unwrap().signatures(root), [(other, signature)]);
+        votes.forget_through(Seq(24));
+        assert!(votes.at(Seq(24)).is_none() && votes.at(Seq(32)).is_some());
     }
 
     #[test]

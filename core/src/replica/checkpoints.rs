@@ -12,7 +12,7 @@ use crate::ids::{Digest, LogPosition, ReplicaId, Seq, Signature};
 use crate::journal::record::Record;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
-use crate::quorum::{ReplicaSet, VoteSet, Voted};
+use crate::quorum::{ReplicaSet, VoteSet, Voted, VotesBySeq};
 use crate::wire::canonical;
 use crate::wire::message::{Checkpoint, Message};
 
@@ -22,7 +22,7 @@ const VOTES_PER_REPLICA: usize = 2;
 /// The checkpoints above h.
 #[derive(Debug, Default)]
 pub struct Checkpoints {
-    votes: BTreeMap<Seq, VoteSet<Signature>>,
+    votes: VotesBySeq<VOTES_PER_REPLICA>,
     /// Roots that this replica came to: one for each Seq, ever.
     own: BTreeMap<Seq, Own>,
     /// Stable, in a superblock that is not durable yet.
@@ -55,7 +55,7 @@ impl Checkpoints {
     /// Who signed what at `seq`, above h.
     #[must_use]
     pub fn votes_at(&self, seq: Seq) -> Option<&VoteSet<Signature>> {
-        self.votes.get(&seq)
+        self.votes.at(seq)
     }
 
     /// The highest Seq for which this replica signed something that is not stable yet.
@@ -151,7 +151,7 @@ impl Replica {
     /// Compares a CHECKPOINT, or a certificate, with what its signers said before.
     pub(super) fn judge_checkpoint(&mut self, checkpoint: &Checkpoint) {
         let Checkpoint { seq, root, epoch_end, ref signatures, .. } = *checkpoint;
-        let votes = self.checkpoints.votes.get(&seq);
+        let votes = self.checkpoints.votes.at(seq);
         let stable = self.superblock.stable.as_ref().filter(|stable| stable.seq == seq && stable.root != root);
         for (replica, signature) in signatures {
             let voted = votes.and_then(|votes| votes.get(*replica)).filter(|(voted, _)| *voted != root);
@@ -249,30 +249,15 @@ impl Replica {
 
     fn count_checkpoint(&mut self, replica: ReplicaId, seq: Seq, root: Digest, signature: Signature) -> Voted {
         let n = self.config.n();
-        let voted = self.checkpoints.votes.entry(seq).or_insert_with(|| VoteSet::new(n)).vote(replica, root, signature);
-        let of_replica = |votes: &VoteSet<Signature>| votes.get(replica).is_some();
-        let votes = &mut self.checkpoints.votes;
-        if votes.values().filter(|votes| of_replica(votes)).count() > VOTES_PER_REPLICA
-            && let Some((lowest, _)) = votes.iter().find(|(_, votes)| of_replica(votes))
-        {
-            let lowest = *lowest;
-            let set = votes.get_mut(&lowest).expect("just found");
-            set.forget(replica);
-            if set.all_voters().is_empty() {
-                votes.remove(&lowest);
-            }
-        }
-        voted
+        self.checkpoints.votes.vote(n, replica, seq, root, signature)
     }
 
     fn stable_when_voted(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
-        let Some(votes) = self.checkpoints.votes.get(&seq) else { return };
+        let Some(votes) = self.checkpoints.votes.at(seq) else { return };
         if !self.makes_stable(votes.voters(root)) {
             return;
         }
-        let of_root = votes.iter().filter(|(_, digest, _)| *digest == root);
-        let signatures = of_root.map(|(replica, _, signature)| (replica, *signature)).collect();
-        let epoch = self.config.epoch();
+        let (epoch, signatures) = (self.config.epoch(), votes.signatures(root));
         self.make_stable(Checkpoint { epoch, seq, root, epoch_end: Seq(0), signatures }, out);
     }
 
@@ -291,7 +276,7 @@ impl Replica {
 
     fn advance_window(&mut self, seq: Seq, out: &mut Effects) {
         self.counters.checkpoints += 1;
-        self.checkpoints.votes = self.checkpoints.votes.split_off(&seq.next());
+        self.checkpoints.votes.forget_through(seq);
         self.checkpoints.own = self.checkpoints.own.split_off(&seq.next());
         let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
         let (catch_up, executed) = (&mut self.catch_up, self.executing.last);
@@ -302,7 +287,7 @@ impl Replica {
     /// A blocking set that has another root than we do: at least one of them is right.
     fn compare_with_others(&mut self, seq: Seq, out: &mut Effects) {
         let Some(own) = self.checkpoints.own.get(&seq).copied() else { return };
-        let Some(votes) = self.checkpoints.votes.get(&seq) else { return };
+        let Some(votes) = self.checkpoints.votes.at(seq) else { return };
         if let Some((there, _)) = votes.refutation(self.config.weights(), self.me, own.root) {
             self.differ(What::Checkpoint, seq, own.root, Some(there), out);
         }

@@ -15,7 +15,7 @@ use crate::journal::record::Record;
 use crate::limits::TRANSFER_SNAPSHOTS_MAX;
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
-use crate::quorum::{VoteSet, Voted};
+use crate::quorum::{VoteSet, Voted, VotesBySeq};
 use crate::snapshot::Manifest;
 use crate::wire::canonical;
 use crate::wire::message::{Message, SnapshotVote};
@@ -36,7 +36,7 @@ pub struct Snapshots {
     running: Option<Seq>,
     /// A point that waits for `running`.
     held: Option<Seq>,
-    votes: BTreeMap<Seq, VoteSet<Signature>>,
+    votes: VotesBySeq<POINTS_KEPT>,
     /// Roots that this replica came to, and what it signed: one root for each Seq, ever.
     own: BTreeMap<Seq, Own>,
     /// The certificates of the newest stable snapshots, ascending: what peers are shown.
@@ -120,8 +120,8 @@ impl Snapshots {
     pub fn jump(&mut self, manifest: &Manifest, certificate: SnapshotVote, drop_below: LogPosition) {
         assert!(self.is_idle(), "no own image is under way");
         let seq = certificate.seq;
-        let votes = self.votes.split_off(&seq.next());
-        let own = std::mem::take(&mut self.own);
+        self.votes.forget_through(seq);
+        let (votes, own) = (std::mem::take(&mut self.votes), std::mem::take(&mut self.own));
         *self = Self { votes, own, drop_below: Some(drop_below), ..Self::new(Some(manifest)) };
         self.note_stable(certificate);
     }
@@ -141,7 +141,7 @@ impl Snapshots {
     /// Who signed what at `seq`.
     #[must_use]
     pub fn votes_at(&self, seq: Seq) -> Option<&VoteSet<Signature>> {
-        self.votes.get(&seq)
+        self.votes.at(seq)
     }
 
     /// The highest Seq for which this replica signed something.
@@ -335,25 +335,12 @@ impl Replica {
 
     fn count_snapshot_vote(&mut self, replica: ReplicaId, seq: Seq, root: Digest, signature: Signature) -> Voted {
         let n = self.config.n();
-        let votes = &mut self.snapshots.votes;
-        let voted = votes.entry(seq).or_insert_with(|| VoteSet::new(n)).vote(replica, root, signature);
-        // Of each replica the newest points only, so that one of them cannot fill this map.
-        let of_replica = |votes: &VoteSet<Signature>| votes.get(replica).is_some();
-        if votes.values().filter(|votes| of_replica(votes)).count() > POINTS_KEPT
-            && let Some((lowest, set)) = votes.iter_mut().find(|(_, votes)| of_replica(votes))
-        {
-            set.forget(replica);
-            if set.all_voters().is_empty() {
-                let lowest = *lowest;
-                votes.remove(&lowest);
-            }
-        }
-        voted
+        self.snapshots.votes.vote(n, replica, seq, root, signature)
     }
 
     /// SS(s): a quorum, the own files among them. Persists it, and with it where the journal starts from now on (P6s).
     fn snapshot_stable_when_voted(&mut self, seq: Seq, root: Digest, out: &mut Effects) {
-        let Some(votes) = self.snapshots.votes.get(&seq) else { return };
+        let Some(votes) = self.snapshots.votes.at(seq) else { return };
         let own = self.snapshots.own.get(&seq).filter(|own| own.written && own.root == root);
         let own_counts = own.is_some_and(|own| own.vote.is_none() || votes.get(self.me).is_some());
         let weights = self.config.weights();
@@ -361,9 +348,7 @@ impl Replica {
         if !own_counts || !newer || self.quarantine.is_suspect() || !weights.is_quorum(votes.voters(root)) {
             return;
         }
-        let of_root = votes.iter().filter(|(_, digest, _)| *digest == root);
-        let signatures = of_root.map(|(replica, _, signature)| (replica, *signature)).collect();
-        let certificate = SnapshotVote { epoch: self.config.epoch(), seq, root, signatures };
+        let certificate = SnapshotVote { epoch: self.config.epoch(), seq, root, signatures: votes.signatures(root) };
         let former = self.stable_snapshot();
         self.snapshots.note_stable(certificate.clone());
         let kept = self.kept_for_transfers(former);
@@ -414,7 +399,7 @@ impl Replica {
     fn collect(&mut self, pending: Pending, out: &mut Effects) {
         let Pending { seq, kept, through, .. } = pending;
         self.counters.snapshots += 1;
-        self.snapshots.votes = self.snapshots.votes.split_off(&seq.next());
+        self.snapshots.votes.forget_through(seq);
         self.index.forget(through);
         out.snapshot_stable = Some(seq);
         out.remove_snapshots_below = Some(kept);
@@ -436,7 +421,7 @@ impl Replica {
 
     /// A blocking set that has another root than we do: at least one of them is right.
     fn compare_snapshots(&mut self, seq: Seq, out: &mut Effects) {
-        let (Some(own), Some(votes)) = (self.snapshots.own.get(&seq).copied(), self.snapshots.votes.get(&seq)) else {
+        let (Some(own), Some(votes)) = (self.snapshots.own.get(&seq).copied(), self.snapshots.votes.at(seq)) else {
             return;
         };
         if let Some((there, _)) = votes.refutation(self.config.weights(), self.me, own.root) {
