@@ -427,12 +427,8 @@ fn put_proof(out: &mut Vec<u8>, proof: &Proof) {
 fn put_forged(out: &mut Vec<u8>, forged: &ForgedRequest) {
     let ForgedRequest { view, seq, ballot, header, index, path, request } = forged;
     put_place(out, *view, *seq);
-    put_ballot(out, ballot);
-    put_u64(out, header.time_ns);
-    out.extend_from_slice(&header.count.to_le_bytes());
-    out.extend_from_slice(&header.body_len.to_le_bytes());
-    out.extend_from_slice(&header.merkle_root.0);
-    out.extend_from_slice(&header.flags.to_le_bytes());
+    out.extend_from_slice(&ballot.bytes());
+    out.extend_from_slice(&header.bytes());
     out.extend_from_slice(&index.to_le_bytes());
     assert!(path.len() <= PATH_MAX, "no tree is higher");
     out.push(path.len() as u8);
@@ -451,12 +447,7 @@ fn put_place(out: &mut Vec<u8>, view: View, seq: Seq) {
 
 fn put_vote(out: &mut Vec<u8>, vote: &SignedVote) {
     out.extend_from_slice(&vote.digest.0);
-    put_ballot(out, &vote.ballot);
-}
-
-fn put_ballot(out: &mut Vec<u8>, ballot: &Ballot) {
-    out.extend_from_slice(&ballot.commitment.0);
-    out.extend_from_slice(&ballot.signature.0);
+    out.extend_from_slice(&vote.ballot.bytes());
 }
 
 fn read_proof(reader: &mut Reader<'_>, kind: EvidenceKind, epoch: Epoch) -> Result<Proof, NotCanonical> {
@@ -500,14 +491,8 @@ fn read_proof(reader: &mut Reader<'_>, kind: EvidenceKind, epoch: Epoch) -> Resu
 
 fn read_forged(reader: &mut Reader<'_>) -> Result<ForgedRequest, NotCanonical> {
     let (view, seq) = read_place(reader)?;
-    let ballot = read_ballot(reader)?;
-    let header = BatchHeader {
-        time_ns: reader.u64()?,
-        count: reader.u32()?,
-        body_len: reader.u32()?,
-        merkle_root: Digest(reader.array()?),
-        flags: reader.u32()?,
-    };
+    let ballot = Ballot::read(reader)?;
+    let header = BatchHeader::read(reader)?;
     let index = reader.u32()?;
     let height = usize::from(reader.u8()?);
     if height > PATH_MAX {
@@ -527,11 +512,7 @@ fn read_place(reader: &mut Reader<'_>) -> Result<(View, Seq), NotCanonical> {
 }
 
 fn read_vote(reader: &mut Reader<'_>) -> Result<SignedVote, NotCanonical> {
-    Ok(SignedVote { digest: Digest(reader.array()?), ballot: read_ballot(reader)? })
-}
-
-fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, NotCanonical> {
-    Ok(Ballot { commitment: Digest(reader.array()?), signature: Signature(reader.array()?) })
+    Ok(SignedVote { digest: Digest(reader.array()?), ballot: Ballot::read(reader)? })
 }
 
 fn read_root(reader: &mut Reader<'_>) -> Result<SignedRoot, NotCanonical> {

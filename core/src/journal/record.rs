@@ -212,22 +212,22 @@ impl Record {
         let record = match header.kind {
             RecordKind::Vote => {
                 let position = place(Digest(reader.array()?));
-                let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
+                let (proposal, header) = (Ballot::read(&mut reader)?, BatchHeader::read(&mut reader)?);
                 Self::Vote(Vote { position, proposal, header, body: None })
             }
             RecordKind::Cert => {
                 let position = place(Digest(reader.array()?));
-                let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
-                let prepares = read_list(&mut reader, |reader| Ok((read_replica(reader)?, read_ballot(reader)?)))?;
+                let (proposal, header) = (Ballot::read(&mut reader)?, BatchHeader::read(&mut reader)?);
+                let prepares = read_list(&mut reader, |reader| Ok((read_replica(reader)?, Ballot::read(reader)?)))?;
                 Self::Cert(PreparedCertificate { position, header, proposal, prepares })
             }
             RecordKind::NewView => Self::NewView(Arc::new(NewView::decode(reader.take(reader.rest().len())?)?)),
             RecordKind::Committed => {
                 let position = place(Digest(reader.array()?));
-                let (proposal, header) = (read_ballot(&mut reader)?, read_batch_header(&mut reader)?);
+                let (proposal, header) = (Ballot::read(&mut reader)?, BatchHeader::read(&mut reader)?);
                 let opening = read_option(&mut reader, |reader| Ok(Digest(reader.array()?)))?;
                 let commits = read_list(&mut reader, |reader| {
-                    Ok((read_replica(reader)?, read_ballot(reader)?, Digest(reader.array()?)))
+                    Ok((read_replica(reader)?, Ballot::read(reader)?, Digest(reader.array()?)))
                 })?;
                 let certificate = CommitCertificate { position, header, proposal, opening, commits };
                 Self::Committed(Committed { certificate: Arc::new(certificate), body: None })
@@ -302,7 +302,7 @@ impl Record {
                 put_count(out, prepares.len());
                 for (replica, ballot) in prepares {
                     out.put_u16(replica.0);
-                    put_ballot(out, ballot);
+                    out.put(&ballot.bytes());
                 }
             }
             Self::NewView(new_view) => out.put(&new_view.encode()),
@@ -391,13 +391,8 @@ impl From<NotCanonical> for RecordInvalid {
 
 fn put_proposal(out: &mut BlockBuf, position: &Position, proposal: &Ballot, header: &BatchHeader) {
     out.put(&position.digest.0);
-    put_ballot(out, proposal);
-    let BatchHeader { time_ns, count, body_len, merkle_root, flags } = header;
-    out.put_u64(*time_ns);
-    out.put_u32(*count);
-    out.put_u32(*body_len);
-    out.put(&merkle_root.0);
-    out.put_u32(*flags);
+    out.put(&proposal.bytes());
+    out.put(&header.bytes());
 }
 
 fn put_commit_certificate(out: &mut BlockBuf, certificate: &CommitCertificate) {
@@ -407,14 +402,9 @@ fn put_commit_certificate(out: &mut BlockBuf, certificate: &CommitCertificate) {
     put_count(out, commits.len());
     for (replica, ballot, opening) in commits {
         out.put_u16(replica.0);
-        put_ballot(out, ballot);
+        out.put(&ballot.bytes());
         out.put(&opening.0);
     }
-}
-
-fn put_ballot(out: &mut BlockBuf, ballot: &Ballot) {
-    out.put(&ballot.commitment.0);
-    out.put(&ballot.signature.0);
 }
 
 fn put_count(out: &mut BlockBuf, count: usize) {
@@ -435,20 +425,6 @@ pub(super) fn put_signatures(out: &mut BlockBuf, signatures: &[(ReplicaId, Signa
         out.put_u16(replica.0);
         out.put(&signature.0);
     }
-}
-
-fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, NotCanonical> {
-    Ok(Ballot { commitment: Digest(reader.array()?), signature: Signature(reader.array()?) })
-}
-
-fn read_batch_header(reader: &mut Reader<'_>) -> Result<BatchHeader, NotCanonical> {
-    Ok(BatchHeader {
-        time_ns: reader.u64()?,
-        count: reader.u32()?,
-        body_len: reader.u32()?,
-        merkle_root: Digest(reader.array()?),
-        flags: reader.u32()?,
-    })
 }
 
 fn read_replica(reader: &mut Reader<'_>) -> Result<ReplicaId, NotCanonical> {

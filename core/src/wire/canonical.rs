@@ -1,9 +1,9 @@
 //! Canonical bytes: fixed fields in fixed order, little endian, and the 80 bytes that signatures are made over. One
 //! encoder for each signed thing; archives are never signed (PROTOCOL §2, S10).
 
-use super::message::Position;
+use super::message::{Ballot, BatchHeader, Position};
 use crate::hash::{Context, Hasher};
-use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq};
+use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature};
 
 /// What Ed25519 signs: `tag ‖ cluster ‖ digest of the canonical bytes`.
 pub type SigningBytes = [u8; 80];
@@ -131,6 +131,45 @@ fn position(context: Context, at: &Position) -> Hasher {
     let mut hasher = Hasher::new(context);
     hasher.u64(at.epoch.0).u64(at.view.0).u64(at.seq.0).update(&at.digest.0);
     hasher
+}
+
+impl Ballot {
+    /// Commitment, signature.
+    pub(crate) fn bytes(&self) -> [u8; 96] {
+        let mut bytes = [0; 96];
+        let (commitment, signature) = bytes.split_at_mut(32);
+        commitment.copy_from_slice(&self.commitment.0);
+        signature.copy_from_slice(&self.signature.0);
+        bytes
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, NotCanonical> {
+        Ok(Self { commitment: Digest(reader.array()?), signature: Signature(reader.array()?) })
+    }
+}
+
+impl BatchHeader {
+    /// All fields in their order.
+    pub(crate) fn bytes(&self) -> [u8; 52] {
+        let Self { time_ns, count, body_len, merkle_root, flags } = self;
+        let mut bytes = [0; 52];
+        bytes[..8].copy_from_slice(&time_ns.to_le_bytes());
+        bytes[8..12].copy_from_slice(&count.to_le_bytes());
+        bytes[12..16].copy_from_slice(&body_len.to_le_bytes());
+        bytes[16..48].copy_from_slice(&merkle_root.0);
+        bytes[48..].copy_from_slice(&flags.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, NotCanonical> {
+        Ok(Self {
+            time_ns: reader.u64()?,
+            count: reader.u32()?,
+            body_len: reader.u32()?,
+            merkle_root: Digest(reader.array()?),
+            flags: reader.u32()?,
+        })
+    }
 }
 
 /// Reads canonical bytes: bounds before every read, nothing is left over at the end.

@@ -346,8 +346,7 @@ impl BatchHeader {
             return hash(Context::Null, &[&epoch.0.to_le_bytes(), &cluster.0]);
         }
         let mut hasher = Hasher::new(Context::Batch);
-        hasher.u64(epoch.0).update(&cluster.0).u64(self.time_ns).update(&self.count.to_le_bytes());
-        hasher.update(&self.body_len.to_le_bytes()).update(&self.merkle_root.0).update(&self.flags.to_le_bytes());
+        hasher.u64(epoch.0).update(&cluster.0).update(&self.bytes());
         hasher.finish()
     }
 }

@@ -160,22 +160,13 @@ fn put_prepared(out: &mut Vec<u8>, certificate: &PreparedCertificate) {
     put_u64(out, position.view.0);
     put_u64(out, position.seq.0);
     out.extend_from_slice(&position.digest.0);
-    put_u64(out, header.time_ns);
-    out.extend_from_slice(&header.count.to_le_bytes());
-    out.extend_from_slice(&header.body_len.to_le_bytes());
-    out.extend_from_slice(&header.merkle_root.0);
-    out.extend_from_slice(&header.flags.to_le_bytes());
-    put_ballot(out, proposal);
+    out.extend_from_slice(&header.bytes());
+    out.extend_from_slice(&proposal.bytes());
     put_count(out, prepares.len(), REPLICAS_MAX);
     for (replica, ballot) in prepares {
         put_u16(out, replica.0);
-        put_ballot(out, ballot);
+        out.extend_from_slice(&ballot.bytes());
     }
-}
-
-fn put_ballot(out: &mut Vec<u8>, ballot: &Ballot) {
-    out.extend_from_slice(&ballot.commitment.0);
-    out.extend_from_slice(&ballot.signature.0);
 }
 
 /// A count of replicas, whose entries of `bytes` each are all there: nothing is set aside for what is not.
@@ -194,22 +185,12 @@ fn read_checkpoint(reader: &mut Reader<'_>, epoch: Epoch) -> Result<Checkpoint, 
 
 fn read_prepared(reader: &mut Reader<'_>, epoch: Epoch) -> Result<PreparedCertificate, NotCanonical> {
     let (view, seq, digest) = (View(reader.u64()?), Seq(reader.u64()?), Digest(reader.array()?));
-    let header = BatchHeader {
-        time_ns: reader.u64()?,
-        count: reader.u32()?,
-        body_len: reader.u32()?,
-        merkle_root: Digest(reader.array()?),
-        flags: reader.u32()?,
-    };
-    let proposal = read_ballot(reader)?;
+    let header = BatchHeader::read(reader)?;
+    let proposal = Ballot::read(reader)?;
     let count = read_count(reader, 2 + 32 + SIGNATURE_BYTES)?;
-    let prepare = |reader: &mut Reader<'_>| Ok((ReplicaId(reader.u16()?), read_ballot(reader)?));
+    let prepare = |reader: &mut Reader<'_>| Ok((ReplicaId(reader.u16()?), Ballot::read(reader)?));
     let prepares = (0..count).map(|_| prepare(reader)).collect::<Result<_, NotCanonical>>()?;
     Ok(PreparedCertificate { position: Position { epoch, view, seq, digest }, header, proposal, prepares })
-}
-
-fn read_ballot(reader: &mut Reader<'_>) -> Result<Ballot, NotCanonical> {
-    Ok(Ballot { commitment: Digest(reader.array()?), signature: Signature(reader.array()?) })
 }
 
 #[cfg(test)]
