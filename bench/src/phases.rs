@@ -41,7 +41,7 @@ struct Said {
 
 impl Said {
     fn by(info: &Info) -> Self {
-        let counter = |name: &str| info.counters.iter().find(|(own, _)| own == name).map_or(0, |(_, count)| *count);
+        let counter = |name: &str| info.counter(name).unwrap_or(0);
         let (begun, written) = (counter("snapshots_begun"), counter("snapshots_written"));
         Self { stable: info.stable.0, begun, written }
     }

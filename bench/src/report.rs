@@ -147,7 +147,7 @@ impl Report<'_> {
         let Outcome { begin, end, .. } = self.outcome;
         let pair = |(begin, end): (&Option<Info>, &Option<Info>)| {
             let (Some(begin), Some(end)) = (begin, end) else { return Value::Null };
-            let before = |name: &str| begin.counters.iter().find(|(own, _)| own == name).map_or(0, |(_, count)| *count);
+            let before = |name: &str| begin.counter(name).unwrap_or(0);
             let since = |(name, count): &(String, u64)| (name.clone(), Value::from(count.saturating_sub(before(name))));
             let counters: Map<_, _> = end.counters.iter().map(since).collect();
             json!({

@@ -83,7 +83,7 @@ impl Service for Straying {
 }
 
 fn counted(info: &Info, name: &str) -> u64 {
-    info.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
+    info.counter(name).unwrap_or(0)
 }
 
 fn k4_a_replica_that_came_to_something_else_says_where_and_comes_back(io: Io) {

@@ -439,6 +439,14 @@ pub enum Code {
     Closed = 11,
 }
 
+impl Info {
+    /// One of the counters; `None` if the replica tells of none by this name.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> Option<u64> {
+        self.counters.iter().find(|(counter, _)| counter == name).map(|(_, count)| *count)
+    }
+}
+
 impl Code {
     /// The code of this number.
     #[must_use]

@@ -94,10 +94,7 @@ fn a2_a_lie_told_to_one_replica_is_proved_at_all_of_them() {
 
     let files: Vec<_> = honest.iter().map(|replica| file_of(cluster.testnet(), *replica, liar)).collect();
     wait_until("everybody has it in writing", || files.iter().all(|file| file.exists()));
-    let counter = |observer: &Observer, replica| {
-        let info = observer.info(replica).unwrap();
-        info.counters.iter().find(|(name, _)| name == "evidence").unwrap().1
-    };
+    let counter = |observer: &Observer, replica| observer.info(replica).unwrap().counter("evidence").unwrap();
     let observer = Observer::new(&cluster);
     assert!(honest.iter().all(|replica| counter(&observer, *replica) == 1));
     assert!(cluster.child(honest[1]).said().unwrap().contains("evidence: two PREPAREs for one place"));

@@ -63,7 +63,7 @@ fn damage_first_group(data_dir: &Path) {
 }
 
 fn silent_through(info: &Info) -> u64 {
-    info.counters.iter().find(|(name, _)| name == "silent_through").expect("it is told").1
+    info.counter("silent_through").expect("it is told")
 }
 
 fn d7_a_backup_with_a_damaged_journal_learns_and_votes_again(io: Io) {

@@ -36,7 +36,7 @@ fn bytes_below(folder: &Path) -> u64 {
 }
 
 fn written(info: &Info) -> u64 {
-    info.counters.iter().find(|(name, _)| name == "journal_bytes").expect("it is counted").1
+    info.counter("journal_bytes").expect("it is counted")
 }
 
 fn mem1_the_disk_of_a_replica_stays_bounded_however_much_is_written(io: Io) {

@@ -439,7 +439,7 @@ impl Steady {
 }
 
 fn counter(info: &Info, name: &str) -> u64 {
-    info.counters.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("no counter {name}")).1
+    info.counter(name).unwrap_or_else(|| panic!("no counter {name}"))
 }
 
 /// The three thirds of an attack, and how many lies were told beside them.

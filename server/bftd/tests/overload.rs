@@ -63,9 +63,8 @@ fn mem1_clients_beyond_the_sessions_are_told_busy_and_nobody_loses_one(io: Io) {
     for _ in 0..20 {
         all_count_on(&inside);
     }
-    let busy = |counters: &[(String, u64)]| counters.iter().find(|(name, _)| name == "busy").map(|(_, count)| *count);
     let infos = Observer::new(&cluster).infos(false);
-    let told: u64 = infos.into_iter().flatten().filter_map(|info| busy(&info.counters)).sum();
+    let told: u64 = infos.into_iter().flatten().filter_map(|info| info.counter("busy")).sum();
     assert!(told >= 5, "{told} BUSY were sent");
 
     // Who goes makes room for one of those who kept asking.
@@ -111,11 +110,7 @@ fn pf4_a_client_over_its_rate_gets_all_done_and_slows_nobody_else(io: Io) {
     assert!(ends.iter().all(|end| matches!(end.outcome, Outcome::Done { .. })), "{ends:?}");
     assert_eq!(counter(&add(&glutton, PATIENCE)), OPERATIONS as i64 + 1, "each once");
     let infos = Observer::new(&cluster).infos(false);
-    let counted = |name: &str| -> Vec<u64> {
-        let of =
-            |info: &bft_core::wire::message::Info| info.counters.iter().find(|(of, _)| of == name).map(|(_, n)| *n);
-        infos.iter().flatten().filter_map(of).collect()
-    };
+    let counted = |name: &str| -> Vec<u64> { infos.iter().flatten().filter_map(|info| info.counter(name)).collect() };
     assert!(counted("requests_over_rate").iter().any(|refused| *refused > 0));
     assert_eq!(counted("views_left"), [0; 4], "a refusal makes nobody suspect the primary");
     glutton.close(Duration::ZERO);

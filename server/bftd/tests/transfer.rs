@@ -25,7 +25,7 @@ const VALUES: usize = 768;
 const VALUE_BYTES: usize = 64 << 10;
 
 fn counter(info: &Info, name: &str) -> u64 {
-    info.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
+    info.counter(name).unwrap_or(0)
 }
 
 fn a_backup(cluster: &LocalCluster) -> ReplicaId {

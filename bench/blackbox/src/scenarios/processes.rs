@@ -62,10 +62,7 @@ pub fn late_replica(stage: &mut Stage<'_>) -> Result<Told, Failure> {
     stage.world.wait("three snapshots", |world| oldest(world.infos()).is_some_and(|oldest| oldest >= goal))?;
     let back = stage.restart(victim)?;
     let infos = stage.world.infos();
-    let count = |name: &str| {
-        let counters = infos[victim.index()].iter().flat_map(|info| &info.counters);
-        counters.filter(|(counter, _)| counter == name).map(|(_, count)| count).sum::<u64>()
-    };
+    let count = |name: &str| infos[victim.index()].as_ref().and_then(|info| info.counter(name)).unwrap_or(0);
     let (transfers, chunks) = (count("transfers"), count("chunks_fetched"));
     if transfers == 0 {
         return Err(Failure::new(bft_cli::exit::Reason::Failed, "it came back without a transfer of the state"));

@@ -115,12 +115,12 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
                         row.replica
                     );
                 }
-                if let Some(why) = number(info, "learner").and_then(Learner::describe) {
+                if let Some(why) = info.counter("learner").and_then(Learner::describe) {
                     remarks += &format!(
                         "replica {}: a learner, which never votes again and counts as faulty: {why}\n",
                         row.replica
                     );
-                } else if number(info, "asking") == Some(1) {
+                } else if info.counter("asking") == Some(1) {
                     remarks +=
                         &format!("replica {}: has started, and waits for a quorum's answers to vote\n", row.replica);
                 }
@@ -140,11 +140,7 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
 
 /// A Seq up to which a replica is silent, if it is.
 fn counted(info: &Info, name: &str) -> Option<u64> {
-    number(info, name).filter(|through| *through > 0)
-}
-
-fn number(info: &Info, name: &str) -> Option<u64> {
-    info.counters.iter().find(|(counter, _)| counter == name).map(|(_, count)| *count)
+    info.counter(name).filter(|through| *through > 0)
 }
 
 fn cells(cluster: &ClusterConfig, row: &Row, info: &Info) -> [String; 8] {
@@ -188,7 +184,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
         "executed": info.executed.0,
         "stable": info.stable.0,
         "snapshot": info.snapshot.0,
-        "learner": number(info, "learner").and_then(Learner::describe),
+        "learner": info.counter("learner").and_then(Learner::describe),
         "transfer": transfer_object(info),
         "state_digest": info.state.map(|(_, digest)| digest.to_string()),
         "state_digest_seq": info.state.map(|(seq, _)| seq.0),
@@ -206,7 +202,7 @@ fn replica_object(cluster: &ClusterConfig, row: &Row) -> Value {
 
 /// The snapshot that the replica fetches from others just now; null if there is none.
 fn transfer_object(info: &Info) -> Value {
-    let number = |name: &str| number(info, name);
+    let number = |name: &str| info.counter(name);
     match number("transfer_seq") {
         None => Value::Null,
         Some(seq) => json!({
