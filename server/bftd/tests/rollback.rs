@@ -46,7 +46,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 fn number(info: &Info, name: &str) -> u64 {
-    info.counters.iter().find(|(counter, _)| counter == name).expect("it is told").1
+    info.counter(name).expect("it is told")
 }
 
 fn status(cluster: &LocalCluster) -> String {
@@ -55,10 +55,9 @@ fn status(cluster: &LocalCluster) -> String {
     String::from_utf8(status.stdout).unwrap()
 }
 
-#[test]
-fn d11_a_replica_whose_directory_is_put_back_finds_out_and_never_votes_again() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
+/// A cluster that has counted, a backup of it that was stopped after that, one who asks, and how much was added.
+fn with_a_stopped_backup(dir: &Path) -> (LocalCluster, ReplicaId, Observer, u64) {
+    let mut cluster = running_cluster(dir, SNAPSHOTS_RARELY);
     let replica = backup(&cluster);
     let observer = Observer::new(&cluster);
     let adders = Adders::start(&cluster);
@@ -66,6 +65,13 @@ fn d11_a_replica_whose_directory_is_put_back_finds_out_and_never_votes_again() {
     let added = adders.stop_and_compare();
     observer.wait_equal();
     stop(&mut cluster, replica);
+    (cluster, replica, observer, added)
+}
+
+#[test]
+fn d11_a_replica_whose_directory_is_put_back_finds_out_and_never_votes_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut cluster, replica, observer, added) = with_a_stopped_backup(dir.path());
     let (data, image) = (data_dir(&cluster, replica), dir.path().join("image"));
     copy(&data, &image);
 
@@ -101,14 +107,7 @@ fn d11_a_replica_whose_directory_is_put_back_finds_out_and_never_votes_again() {
 #[test]
 fn d12_a_lost_directory_starts_as_a_learner_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
-    let mut cluster = running_cluster(dir.path(), SNAPSHOTS_RARELY);
-    let replica = backup(&cluster);
-    let observer = Observer::new(&cluster);
-    let adders = Adders::start(&cluster);
-    adders.wait_for_more("the load runs", 200);
-    adders.stop_and_compare();
-    observer.wait_equal();
-    stop(&mut cluster, replica);
+    let (mut cluster, replica, observer, _) = with_a_stopped_backup(dir.path());
     let config = cluster.testnet().config(replica);
     let config = config.to_str().unwrap();
     let refused = run(&["--learner", "--config", config]).output().unwrap();
