@@ -11,6 +11,8 @@ use bft_core::ids::ReplicaId;
 use bft_core::wire::message::Info;
 use bft_server::children::{LocalCluster, Usage};
 
+/// How long a replica has to say how it is; under load its answer waits, and one that is silent says nothing.
+pub const INFO: Duration = Duration::from_secs(2);
 /// A block of `stat(2)`.
 const BLOCK_BYTES: u64 = 512;
 
@@ -32,11 +34,6 @@ impl Observer {
     pub fn ask(&self, patience: Duration) -> Vec<Option<Info>> {
         self.0.query_info(patience, false).into_iter().map(|(_, info)| info).collect()
     }
-}
-
-/// One of the counters that a replica tells of; 0 if it tells of none by this name.
-pub fn counter(info: &Info, name: &str) -> u64 {
-    info.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
 }
 
 /// Replicas that are children of this process.

@@ -12,8 +12,8 @@ use bft_core::wire::message::Info;
 use bft_server::children::LocalCluster;
 use serde_json::{Value, json};
 
-use super::local::{PATIENCE, create_cluster, folder};
-use super::measure::wait_for_sessions;
+use super::local::{PATIENCE, create_cluster, folder, start};
+use super::measure::open_load;
 use crate::environment::environment;
 use crate::exit::{Failure, Reason, because};
 use crate::load::Load;
@@ -21,7 +21,7 @@ use crate::load::work::{KV_PUT_BYTES_MIN, Mix};
 use crate::options::{Pace, Plan, ServiceName, WorkPlan};
 use crate::output::{self, Output};
 use crate::report::rounded;
-use crate::watch::{Observer, counter};
+use crate::watch::{INFO, Observer};
 
 /// Of the load: enough of them that replicas have something to batch.
 const CLIENTS: usize = 8;
@@ -38,8 +38,6 @@ const RETURN_MIN: Duration = Duration::from_secs(5);
 const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 /// How often is looked whether something has come about.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// How long a replica has to say how it is.
-const INFO: Duration = Duration::from_secs(2);
 /// How long the cluster has to close sessions.
 const CLOSE: Duration = Duration::from_secs(1);
 /// What the others must keep of their throughput.
@@ -120,9 +118,7 @@ pub fn catch_up(args: &Args) -> Result<(), Failure> {
         options.service.name = ServiceName::Kv.name().into();
         options.params.snapshot_bytes = args.snapshot_bytes.map_or(options.params.snapshot_bytes, |bytes| bytes.0);
     })?;
-    let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
-    cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
-    let observer = Observer::open(&config).map_err(because(Reason::Config))?;
+    let (config, observer) = start(&mut cluster)?;
     let mut run = Run { cluster: &mut cluster, observer, config, stop: &stop, rates: Rates::default() };
     run.rates.most = run.maximum(&plan)?;
     args.output.progress(&format!("at most {:.0} operations/s; from here on half of it", run.rates.most))?;
@@ -166,8 +162,7 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn start(&self, plan: &Plan) -> Result<Load, Failure> {
-        let mut load = Load::open(&self.config, plan).map_err(because(Reason::Config))?;
-        wait_for_sessions(&load, plan, self.stop)?;
+        let mut load = open_load(&self.config, plan, self.stop)?;
         // Whatever fails from now on counts.
         load.measure(0, FOR_EVER);
         load.start().map_err(because(Reason::Unavailable))?;
@@ -229,7 +224,8 @@ impl Run<'_> {
         self.sleep(RETURN_MIN.saturating_sub(begun.elapsed()))?;
         self.rates.returning = load.recent().ops as f64 / begun.elapsed().as_secs_f64();
         let lacked = others_at.0.saturating_sub(first_said.expect("it said how far it was"));
-        Ok(Return { took, lacked, transfers: counter(&info, "transfers"), chunks: counter(&info, "chunks_fetched") })
+        let count = |name| info.counter(name).unwrap_or(0);
+        Ok(Return { took, lacked, transfers: count("transfers"), chunks: count("chunks_fetched") })
     }
 
     /// Operations answered in a second, over so long from now on.

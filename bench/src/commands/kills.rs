@@ -5,21 +5,20 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bft_cli::stop::Stop;
-use bft_client::ClientConfig;
 use bft_core::ids::{ReplicaId, View};
 use bft_core::wire::message::Info;
 use bft_server::children::LocalCluster;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::local::{PATIENCE, create_cluster, folder};
+use super::local::{PATIENCE, create_cluster, folder, start};
 use crate::environment::environment;
 use crate::exit::{Failure, Reason, because};
 use crate::options::ServiceName;
 use crate::output::{self, Output};
 use crate::pulse::{Count, Pulse};
 use crate::report::rounded;
-use crate::watch::Observer;
+use crate::watch::{INFO, Observer};
 
 /// The load runs undisturbed for so long before each kill.
 const QUIET: Duration = Duration::from_millis(1500);
@@ -27,8 +26,6 @@ const QUIET: Duration = Duration::from_millis(1500);
 const LOOK: Duration = Duration::from_secs(1);
 /// How often is looked whether something has come about.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
-/// How long a replica has to say how it is.
-const INFO: Duration = Duration::from_secs(2);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -95,11 +92,9 @@ pub fn kills(args: &Args) -> Result<(), Failure> {
     let mut cluster = create_cluster(folder.path(), 4, None, |options| {
         options.service.name = ServiceName::Kv.name().into();
     })?;
-    let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
+    let (config, observer) = start(&mut cluster)?;
     let t0 = Duration::from_nanos(config.cluster.params().view_timeout);
-    cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
-    let pulse = Pulse::start(config.clone(), args.rate).map_err(because(Reason::Config))?;
-    let observer = Observer::open(&config).map_err(because(Reason::Config))?;
+    let pulse = Pulse::start(config, args.rate).map_err(because(Reason::Config))?;
     let mut rounds = Rounds { cluster: &mut cluster, observer, pulse, stop: &stop };
     let kills = rounds.all(args)?;
     let count = rounds.pulse.stop().map_err(|what| Failure::new(Reason::Failed, what))?;

@@ -18,7 +18,7 @@ use crate::exit::{Failure, Reason, because};
 use crate::floors::Floors;
 use crate::options::{LoadArgs, Plan, ServiceName, Times};
 use crate::report::{self, Local, Report};
-use crate::watch::{Holding, Processes, usages};
+use crate::watch::{Holding, Observer, Processes, usages};
 
 /// How long replicas have to start and to stop.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,7 +74,7 @@ pub fn local(args: &Args) -> Result<(), Failure> {
     let folder = folder(args.dir.as_deref())?;
     let mut cluster = create(args, folder.path())?;
     // What cannot be is refused before anything is started.
-    let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
+    let config = client_config(&cluster)?;
     let plan = args.load.plan(&config.cluster, config.timeout)?;
     let before = args.floors()?;
     cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
@@ -120,6 +120,19 @@ pub fn create_cluster(
     };
     let program = Program::own(&arguments).map_err(because(Reason::Unavailable))?;
     LocalCluster::create(&folder.join("net"), replicas, program, adjust).map_err(because(Reason::Usage))
+}
+
+/// What a client of `cluster` goes by.
+pub fn client_config(cluster: &LocalCluster) -> Result<ClientConfig, Failure> {
+    ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))
+}
+
+/// Starts all replicas. Gives what a client of theirs goes by, and one who asks them.
+pub fn start(cluster: &mut LocalCluster) -> Result<(ClientConfig, Observer), Failure> {
+    let config = client_config(cluster)?;
+    cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
+    let observer = Observer::open(&config).map_err(because(Reason::Config))?;
+    Ok((config, observer))
 }
 
 impl Args {

@@ -124,9 +124,7 @@ pub fn measure(
         preload(args.output, config, &plan.preload(&config.cluster), stop)?;
     }
     let mut timeline = Timeline::create(args.timeline.as_deref())?;
-    let mut load = Load::open(config, plan).map_err(because(Reason::Config))?;
-    wait_for_sessions(&load, plan, stop)?;
-    load.start().map_err(because(Reason::Unavailable))?;
+    let load = start_load(config, plan, stop)?;
     let warmup = u64::try_from(times.warmup.as_nanos()).expect("checked to be days at most");
     let interval = load.measure(load.now() + warmup, times.duration);
     sleep_until(stop, &load, interval.start)?;
@@ -164,9 +162,7 @@ pub fn measure(
 /// Writes every key once.
 pub fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
     let begin = Instant::now();
-    let mut load = Load::open(config, plan).map_err(because(Reason::Config))?;
-    wait_for_sessions(&load, plan, stop)?;
-    load.start().map_err(because(Reason::Unavailable))?;
+    let load = start_load(config, plan, stop)?;
     load.wait_done(|| stop.is_told());
     stop.check()?;
     let tally = load.recent();
@@ -178,8 +174,22 @@ pub fn preload(output: Output, config: &ClientConfig, plan: &Plan, stop: &Stop) 
     output.progress(&format!("preloaded {} keys in {:.1} s", tally.ops, begin.elapsed().as_secs_f64()))
 }
 
+/// The load of `plan`, under way.
+pub fn start_load(config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<Load, Failure> {
+    let mut load = open_load(config, plan, stop)?;
+    load.start().map_err(because(Reason::Unavailable))?;
+    Ok(load)
+}
+
+/// The load of `plan`, all sessions open.
+pub fn open_load(config: &ClientConfig, plan: &Plan, stop: &Stop) -> Result<Load, Failure> {
+    let load = Load::open(config, plan).map_err(because(Reason::Config))?;
+    wait_for_sessions(&load, plan, stop)?;
+    Ok(load)
+}
+
 /// Waits until every client has a session. Clients beyond those that the cluster has room for go without one.
-pub fn wait_for_sessions(load: &Load, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
+fn wait_for_sessions(load: &Load, plan: &Plan, stop: &Stop) -> Result<(), Failure> {
     let begin = Instant::now();
     let (mut open, mut since) = (0, begin);
     loop {

@@ -17,16 +17,15 @@ use bft_core::wire::message::Info;
 use bft_server::children::LocalCluster;
 use serde_json::json;
 
-use super::local::{PATIENCE, create_cluster, folder};
-use super::measure::{preload, wait_for_sessions};
+use super::local::{PATIENCE, create_cluster, folder, start};
+use super::measure::{preload, start_load};
 use crate::environment::environment;
 use crate::exit::{Failure, Reason, because};
-use crate::load::Load;
 use crate::load::work::{KV_PUT_BYTES_MIN, Mix};
 use crate::options::{Pace, Plan, ServiceName, WorkPlan};
 use crate::output::{self, Output};
 use crate::report::rounded;
-use crate::watch::{Observer, counter};
+use crate::watch::{INFO, Observer};
 
 /// Values of the state: few operations, and chunks of many of them.
 const VALUE_BYTES: usize = 16 << 10;
@@ -43,7 +42,6 @@ const KILLS: [f64; 2] = [0.25, 0.6];
 const LONG: Duration = Duration::from_secs(900);
 const TIMEOUT: Duration = Duration::from_secs(60);
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
-const INFO: Duration = Duration::from_secs(2);
 const CLOSE: Duration = Duration::from_secs(1);
 
 const EXAMPLES: &str = "\
@@ -107,9 +105,7 @@ pub fn transfer(args: &Args) -> Result<(), Failure> {
         (params.checkpoint_interval, params.window, params.pipeline_max) = (CHECKPOINTS, 2 * CHECKPOINTS, CHECKPOINTS);
         (params.snapshot_slots, params.snapshot_bytes) = (SNAPSHOTS, args.state.0);
     })?;
-    let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
-    cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
-    let observer = Observer::open(&config).map_err(because(Reason::Config))?;
+    let (config, observer) = start(&mut cluster)?;
     let primary = |ahead| cluster.testnet().cluster().primary(View(ahead));
     let roles = Roles { honest: primary(0), mortal: primary(1), liar: primary(2), receiver: primary(3) };
     let mut run = Run { cluster: &mut cluster, observer, config, stop: &stop, roles };
@@ -146,9 +142,7 @@ impl Run<'_> {
         preload(args.output, &self.config, &plan.preload(&self.config.cluster), self.stop)?;
         let filled = self.snapshots().into_iter().max().unwrap_or_default();
         let goal = Seq(filled.0 + SNAPSHOTS_BEHIND * SNAPSHOTS);
-        let mut load = Load::open(&self.config, &plan).map_err(because(Reason::Config))?;
-        wait_for_sessions(&load, &plan, self.stop)?;
-        load.start().map_err(because(Reason::Unavailable))?;
+        let load = start_load(&self.config, &plan, self.stop)?;
         let are_ahead = |run: &Self| {
             let snapshots = run.snapshots();
             snapshots.len() == 3 && snapshots.iter().all(|snapshot| *snapshot >= goal)
@@ -206,9 +200,10 @@ impl Run<'_> {
         self.wait("the state", |run| run.is_equal(receiver, honest))?;
         told.took = begun.elapsed();
         let info = self.info(receiver).ok_or_else(|| failed("the receiver does not answer"))?;
-        told.resumed = counter(&info, "chunks_resumed");
-        told.fetched = counter(&info, "chunks_fetched");
-        told.refused = counter(&info, "chunks_refused");
+        let count = |name| info.counter(name).unwrap_or(0);
+        told.resumed = count("chunks_resumed");
+        told.fetched = count("chunks_fetched");
+        told.refused = count("chunks_refused");
         Ok(told)
     }
 

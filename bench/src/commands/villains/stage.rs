@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bft_cli::stop::Stop;
-use bft_client::ClientConfig;
 use bft_core::ids::{ReplicaId, View};
 use bft_core::wire::message::Info;
 use bft_server::children::{Child, LocalCluster};
@@ -14,13 +13,13 @@ use bft_server::testnet::TestnetOptions;
 use rustix::process::Signal;
 
 use super::cast::{Cast, Place, Scene, Villain};
-use crate::commands::local::{PATIENCE, create_cluster, folder};
-use crate::commands::measure::{sleep_until, wait_for_sessions};
+use crate::commands::local::{create_cluster, folder, start};
+use crate::commands::measure::{sleep_until, start_load};
 use crate::exit::{Failure, Reason, because};
 use crate::load::Load;
 use crate::load::recorder::{Kind, Tally};
 use crate::options::{Pace, Plan, ServiceName, WorkPlan};
-use crate::watch::Observer;
+use crate::watch::{INFO, Observer};
 
 /// Replicas.
 const REPLICAS: usize = 4;
@@ -31,9 +30,7 @@ const OPS_PER_ENVELOPE: u32 = 8;
 const OP_BYTES: usize = 16;
 /// How long an operation may take: longer than a run.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// How long a replica has to say how it is; its answer waits behind the load, and one that is silent says nothing.
-const INFO: Duration = Duration::from_secs(2);
-/// How long it has while one is stopped, and so how often is looked whether a view has ended.
+/// How long a replica has to say how it is while one is stopped, and so how often is looked whether a view has ended.
 const INFO_LOOK: Duration = Duration::from_millis(250);
 /// The longest time for which a primary is stopped.
 const STOPPED_MAX: Duration = Duration::from_secs(2);
@@ -152,13 +149,8 @@ impl Stage<'_> {
         if company == Company::WithVillain {
             cluster.run_by(place, self.cast.program(villain));
         }
-        let config = ClientConfig::load(&cluster.testnet().client_config()).map_err(because(Reason::Failed))?;
-        cluster.start_all(PATIENCE).map_err(because(Reason::Unavailable))?;
-        let observer = Observer::open(&config).map_err(because(Reason::Config))?;
-        let plan = plan();
-        let mut load = Load::open(&config, &plan).map_err(because(Reason::Config))?;
-        wait_for_sessions(&load, &plan, self.stop)?;
-        load.start().map_err(because(Reason::Unavailable))?;
+        let (config, observer) = start(&mut cluster)?;
+        let load = start_load(&config, &plan(), self.stop)?;
         Ok(Scenery { cluster, observer, load, scene, place, company })
     }
 }
@@ -247,7 +239,7 @@ impl Scenery {
         let after = self.cpu_times();
         let infos = self.observer.ask(INFO);
         let view = self.view(&infos).0;
-        let evidence = self.honest(&infos).map(|info| counter(info, "evidence")).max().unwrap_or(0);
+        let evidence = self.honest(&infos).filter_map(|info| info.counter("evidence")).max().unwrap_or(0);
         let villain = self.villain();
         let is_gone = match villain {
             None => false,
@@ -274,10 +266,6 @@ impl Scenery {
 fn errors(tally: &Tally) -> u64 {
     let others = tally.errors.by_kind().filter(|(kind, _)| !matches!(kind, Kind::Unanswered | Kind::UnknownClosed));
     others.map(|(_, count)| count).sum()
-}
-
-fn counter(info: &Info, name: &str) -> u64 {
-    info.counters.iter().find(|(counter, _)| counter == name).map_or(0, |(_, count)| *count)
 }
 
 /// Stops the villain, and reads how many misdeeds it says there were.
