@@ -4,12 +4,15 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use bft_core::wire::message::Info;
 
 use crate::io::doorbell::Doorbell;
 
+/// Longer than any disk takes to read a journal back.
+const START_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Questions that may wait.
 const QUESTIONS_MAX: usize = 64;
 
@@ -79,6 +82,17 @@ impl Control {
         let state = self.lock();
         let waited = self.shared.changed.wait_timeout_while(state, timeout, |state| state.phase == Phase::Starting);
         waited.expect("nobody panics while holding it").0.phase == Phase::Running
+    }
+
+    /// Calls `act` once the replica takes connections, on a thread of its own; never, if it ends before.
+    pub fn when_ready(&self, act: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let control = self.clone();
+        let wait = move || {
+            if control.wait_ready(START_MAX) {
+                act();
+            }
+        };
+        thread::Builder::new().name("bft-ready".into()).spawn(wait).map(drop)
     }
 
     /// What the replica says of itself. `None`: it does not run, has too many questions, or `timeout` passed.

@@ -1,21 +1,15 @@
 //! `bft-bench replica`: what `local` starts. One replica with a service that is built in, until it is told to stop.
 
-use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use bft_cli::stop;
+use bft_cli::{log, stop};
 use bft_server::Control;
 use bft_server::children::{READY, inherited_listener};
 use bft_server::config::{ReplicaConfig, VARIABLE_PREFIX};
 use bft_services::named::by_name;
-use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Failure, Reason, because};
-
-/// Longer than any disk takes to read a journal back.
-const START_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Run one replica of a local cluster
 #[derive(clap::Args)]
@@ -36,7 +30,7 @@ pub fn replica(args: &Args) -> Result<(), Failure> {
         Failure::new(Reason::Usage, "a replica of bft-bench takes its listener from its parent: use `bft-bench local`")
     })?;
     let config = ReplicaConfig::load_with(&args.config, variables(args)).map_err(because(Reason::Config))?;
-    start_log(&config.log.level)?;
+    log::start(&config.log.level)?;
     let service = by_name(&config.service.name, &config.service.config).map_err(because(Reason::Config))?;
     let control = Control::new().map_err(because(Reason::Unavailable))?;
     stop_on_signals(&control)?;
@@ -56,13 +50,6 @@ fn variables(args: &Args) -> Vec<(String, String)> {
     ours
 }
 
-fn start_log(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::builder().parse(level).map_err(because(Reason::Config))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    log.log_internal_errors(false).init();
-    Ok(())
-}
-
 fn stop_on_signals(control: &Control) -> Result<(), Failure> {
     let control = control.clone();
     stop::on_signal(Reason::Failed, move |_| control.stop())
@@ -70,10 +57,6 @@ fn stop_on_signals(control: &Control) -> Result<(), Failure> {
 
 fn tell_when_ready(control: &Control, config: &ReplicaConfig, listener: &TcpListener) -> Result<(), Failure> {
     let listen = listener.local_addr().map_err(because(Reason::Unavailable))?;
-    let (replica, control) = (config.me, control.clone());
-    stop::spawn("bft-ready", move || {
-        if control.wait_ready(START_MAX) {
-            tracing::info!(%replica, %listen, "{READY}");
-        }
-    })
+    let replica = config.me;
+    control.when_ready(move || tracing::info!(%replica, %listen, "{READY}")).map_err(because(Reason::Unavailable))
 }

@@ -53,7 +53,7 @@ pub fn on_signal(at_once: Reason, stop: impl FnOnce(i32) + Send + 'static) -> Re
 }
 
 /// A thread beside the work.
-pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
     let thread = std::thread::Builder::new().name(name.into()).spawn(body);
     thread.map(drop).map_err(because(Reason::Unavailable))
 }

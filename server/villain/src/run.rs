@@ -1,15 +1,13 @@
 //! `bft-villain run`: one replica, as `bftd run` runs it, with a villain at its core's door. In the end it says how many
 //! misdeeds there were.
 
-use std::io;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bft_cli::exit::{Failure, Reason, because};
-use bft_cli::{output, stop};
+use bft_cli::{log, output, stop};
 use bft_core::auth::{Ed25519, Scheme};
 use bft_core::quorum::ReplicaSet;
 use bft_server::children::{READY, inherited_listener};
@@ -20,12 +18,8 @@ use bft_services::named::by_name;
 use bft_sim::rng::Seed;
 use bft_sim::villains::means::Means;
 use bft_sim::villains::{Strategy, Twin};
-use tracing_subscriber::EnvFilter;
 
 use crate::possessed::Possessed;
-
-/// Longer than any disk takes to read a journal back.
-const START_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Run one replica that attacks
 #[derive(clap::Args)]
@@ -46,7 +40,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // First of all: descriptor 3 is taken by whatever is opened next otherwise.
     let handed_down = inherited_listener().map_err(because(Reason::Config))?;
     let config = ReplicaConfig::load(&args.config).map_err(because(Reason::Config))?;
-    start_log(&config.log.level)?;
+    log::start(&config.log.level)?;
     let service = by_name(&config.service.name, &config.service.config).map_err(because(Reason::Config))?;
     let listener = match handed_down {
         Some(listener) => listener,
@@ -78,13 +72,6 @@ fn seat(strategy: Strategy, seed: u64, config: &ServerConfig, misdeeds: Arc<Atom
     Ok(Box::new(move |replica, effects| Box::new(Possessed::new(replica, me, twin, clock::now(), effects, misdeeds))))
 }
 
-fn start_log(level: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::builder().parse(level).map_err(because(Reason::Config))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
-    log.log_internal_errors(false).init();
-    Ok(())
-}
-
 fn stop_on_signals(control: &Control) -> Result<(), Failure> {
     let control = control.clone();
     stop::on_signal(Reason::Failed, move |_| control.stop())
@@ -92,10 +79,6 @@ fn stop_on_signals(control: &Control) -> Result<(), Failure> {
 
 fn tell_when_ready(control: &Control, config: &ReplicaConfig, listener: &TcpListener) -> Result<(), Failure> {
     let listen = listener.local_addr().map_err(because(Reason::Unavailable))?;
-    let (replica, control) = (config.me, control.clone());
-    stop::spawn("bft-ready", move || {
-        if control.wait_ready(START_MAX) {
-            tracing::info!(%replica, %listen, "{READY}");
-        }
-    })
+    let replica = config.me;
+    control.when_ready(move || tracing::info!(%replica, %listen, "{READY}")).map_err(because(Reason::Unavailable))
 }

@@ -3,7 +3,6 @@
 use std::io::{self, IsTerminal};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bft_cli::stop;
 use bft_core::service::Service;
@@ -15,9 +14,6 @@ use bft_services::named::{NoService, by_name};
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::{Failure, Reason, because};
-
-/// Longer than any disk takes to read a journal back: the thread that waits has nothing else to do.
-const START_MAX: Duration = Duration::from_secs(24 * 3600);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,12 +108,9 @@ fn stop_on_signals(control: &Control) -> Result<(), Failure> {
 
 fn tell_when_ready(control: &Control, config: &ReplicaConfig, listener: &TcpListener) -> Result<(), Failure> {
     let listen = listener.local_addr().map_err(because(Reason::Unavailable))?;
-    let (replica, cluster, control) = (config.me, config.cluster.cluster_id(), control.clone());
-    stop::spawn("bft-ready", move || {
-        if control.wait_ready(START_MAX) {
-            tracing::info!(%replica, %listen, %cluster, "{READY}");
-        }
-    })
+    let (replica, cluster) = (config.me, config.cluster.cluster_id());
+    let say = move || tracing::info!(%replica, %listen, %cluster, "{READY}");
+    control.when_ready(say).map_err(because(Reason::Unavailable))
 }
 
 fn failure(error: &ServerError) -> Failure {
