@@ -1,8 +1,8 @@
 //! The files of the journal's segments: written full of zeros ahead of need on a thread of their own, used, and used
 //! again. A file's name says nothing about the segment in it; block 0 does.
 //!
-//! Kept here: a file handed out as new is of full length, flushed, and so is its name; at most `SPARES_MAX` unused
-//! files are kept.
+//! Kept here: a file handed out as new is of full length, which is what the configuration says now, flushed, and so is its
+//! name; at most `SPARES_MAX` unused files are kept.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -35,9 +35,22 @@ pub struct JournalFile {
     pub path: PathBuf,
 }
 
+impl JournalFile {
+    /// Whether it is as long as a new segment's file.
+    fn is_of(&self, segment_bytes: u32) -> Result<bool, ServerError> {
+        let metadata = self.file.metadata().map_err(failed("look at", &self.path))?;
+        Ok(metadata.len() == u64::from(segment_bytes))
+    }
+
+    fn remove(&self) -> Result<(), ServerError> {
+        fs::remove_file(&self.path).map_err(failed("remove", &self.path))
+    }
+}
+
 /// All of them.
 pub struct Segments {
     way: WritePath,
+    segment_bytes: u32,
     in_use: BTreeMap<u32, Arc<JournalFile>>,
     spares: Vec<JournalFile>,
     maker: Maker,
@@ -58,11 +71,11 @@ impl Segments {
         let mut next_name = names.filter_map(|path| file_number(path)).max().map_or(0, |last| last + 1);
         let mut spares = Vec::new();
         for path in unused {
-            let whole = fs::metadata(&path).map_err(failed("look at", &path))?.len() == u64::from(segment_bytes);
-            if whole && spares.len() < SPARES_MAX {
-                spares.push(open(way, path)?);
+            let file = open(way, path)?;
+            if spares.len() < SPARES_MAX && file.is_of(segment_bytes)? {
+                spares.push(file);
             } else {
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
+                file.remove()?;
             }
         }
         let mut opened = BTreeMap::new();
@@ -74,7 +87,7 @@ impl Segments {
             next_name += 1;
         }
         let maker = Maker::start(folder.to_owned(), segment_bytes, next_name, bell);
-        let mut segments = Self { way, in_use: opened, spares, maker };
+        let mut segments = Self { way, segment_bytes, in_use: opened, spares, maker };
         segments.order_spares();
         Ok(segments)
     }
@@ -100,10 +113,10 @@ impl Segments {
     pub fn recycle(&mut self, number: u32) -> Result<(), ServerError> {
         let file = self.in_use.remove(&number).expect("the journal gives back what it has");
         match Arc::try_unwrap(file) {
-            Ok(file) if self.spares.len() < SPARES_MAX => self.spares.push(file),
-            Ok(file) => fs::remove_file(&file.path).map_err(failed("remove", &file.path))?,
-            // A read of it is under way: the file goes when that ends, and is found unused at the next start.
-            Err(file) => fs::remove_file(&file.path).map_err(failed("remove", &file.path))?,
+            Ok(file) if self.spares.len() < SPARES_MAX && file.is_of(self.segment_bytes)? => self.spares.push(file),
+            Ok(file) => file.remove()?,
+            // A read of it is under way: the file goes when that ends.
+            Err(file) => file.remove()?,
         }
         Ok(())
     }
@@ -293,5 +306,21 @@ mod tests {
         assert_eq!(segments.existing(7).unwrap().path, name(5));
         assert_eq!(segments.file(8, true).unwrap().unwrap().path, name(3));
         assert_eq!(wait_for(&mut segments, 9).path, name(6), "no name is given twice");
+    }
+
+    #[test]
+    fn d8_a_file_of_another_size_is_not_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |number: u32| dir.path().join(format!("{number:08}.seg"));
+        for (number, bytes) in [(1, 4096), (2, 12_288), (3, 8192)] {
+            fs::write(name(number), vec![1; bytes]).unwrap();
+        }
+        let in_use = [1, 2, 3].map(|number| (number, name(number))).to_vec();
+        let mut segments = open_in(dir.path(), in_use, vec![]);
+        (1..=3).for_each(|number| segments.recycle(number).unwrap());
+        assert!(!name(1).exists() && !name(2).exists(), "they were written when segment_bytes said something else");
+        let handed_out: Vec<_> = (4..7).map(|number| wait_for(&mut segments, number)).collect();
+        assert!(handed_out.iter().all(|file| fs::metadata(&file.path).unwrap().len() == 8192));
+        assert!(handed_out.iter().any(|file| file.path == name(3)), "this one is as long as they are now");
     }
 }
