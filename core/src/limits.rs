@@ -220,6 +220,13 @@ pub const STATUS_INTERVAL_BUSY: u64 = 50 * MILLISECOND;
 /// How often it does when nothing is, in nanoseconds.
 pub const STATUS_INTERVAL_IDLE: u64 = SECOND;
 
+/// Evidence kept against one of `replicas`, and so one piece of it at its largest, in canonical bytes.
+#[must_use]
+pub const fn evidence_share_bytes(replicas: usize) -> usize {
+    let faulty_max = replicas.saturating_sub(1) / 3;
+    EVIDENCE_BYTES / if faulty_max == 0 { 1 } else { faulty_max }
+}
+
 /// The prepared certificate of one slot at its largest among `replicas`, encoded.
 #[must_use]
 pub const fn prepared_certificate_bytes(replicas: usize) -> usize {

@@ -14,12 +14,12 @@ use std::sync::Arc;
 
 use bft_core::auth::SecretKey;
 use bft_core::auth::keys::KeyError;
-use bft_core::config::ClusterConfig;
 use bft_core::config::file::parse_cluster;
 use bft_core::config::strict::{ByteSize, Document, FILE_BYTES_MAX, FileError, HumanDuration};
+use bft_core::config::{ClusterConfig, ProtocolParams};
 use bft_core::door::Tuning;
 use bft_core::ids::ReplicaId;
-use bft_core::journal::JournalOptions;
+use bft_core::journal::{JournalOptions, LongestRecord};
 use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
 use serde::Deserialize;
 
@@ -34,8 +34,8 @@ pub const VARIABLE_PREFIX: &str = "BFTD_";
 
 /// The most cores that a replica takes.
 const CORES_MAX: usize = 64;
-/// The least and the most that one journal file may have.
-const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = MIB as u64..=1 << 30;
+/// The most that one journal file may have.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -240,7 +240,7 @@ impl ReplicaConfig {
             pin: if file.pin { Pin::Pinned } else { Pin::Free },
             io: file.io,
             service: file.service,
-            journal: file.journal.options(&document)?,
+            journal: file.journal.options(&document, &cluster)?,
             links: file.links,
             clients: file.clients,
             log: file.log,
@@ -275,17 +275,34 @@ impl ReplicaConfig {
 }
 
 impl JournalSection {
-    fn options(&self, document: &Document) -> Result<JournalOptions, FileError> {
+    fn options(&self, document: &Document, cluster: &ClusterConfig) -> Result<JournalOptions, FileError> {
         let default = JournalOptions::default();
         let Some(ByteSize(bytes)) = self.segment_bytes else { return Ok(default) };
         const KEY: &str = "journal.segment_bytes";
-        within(document, KEY, bytes, SEGMENT_BYTES)?;
+        let least = segment_bytes_least(cluster.n(), cluster.params()).into();
+        // What is too small is told with its reason.
+        within(document, KEY, bytes.max(least), least..=SEGMENT_BYTES_MAX)?;
         if !bytes.is_multiple_of(MIB as u64) {
             return Err(document.error(KEY, format!("{KEY}: {bytes} is not a whole number of MiB")));
         }
         let segment_bytes = u32::try_from(bytes).expect("at most a GiB");
-        Ok(JournalOptions { segment_bytes, ..default })
+        let options = JournalOptions { segment_bytes, ..default };
+        options.check(LongestRecord::of(cluster.n(), cluster.params())).map_err(|short| {
+            let LongestRecord { content, bytes: longest } = short.longest;
+            let what = format!(
+                "{KEY}: is {}, but one file must hold the longest record of this cluster, {content} ({longest} bytes)",
+                ByteSize(bytes)
+            );
+            document.error(KEY, what).with_hint(format!("take \"{}\" or more", ByteSize(least)))
+        })?;
+        Ok(options)
     }
+}
+
+/// The least `journal.segment_bytes` in a cluster of so many replicas with these parameters: whole MiB.
+#[must_use]
+pub fn segment_bytes_least(replicas: usize, params: &ProtocolParams) -> u32 {
+    JournalOptions::segment_bytes_least(LongestRecord::of(replicas, params)).next_multiple_of(MIB as u32)
 }
 
 fn within(document: &Document, key: &str, value: u64, bounds: std::ops::RangeInclusive<u64>) -> Result<u64, FileError> {
@@ -324,6 +341,8 @@ fn read(path: &Path, bytes_max: usize, hint: &'static str) -> Result<String, Con
 
 #[cfg(test)]
 mod tests {
+    use bft_core::limits::{BATCH_BYTES_LIMIT, NEW_VIEW_FRAME_BYTES, REPLICAS_MAX, WINDOW_MAX, new_view_bytes};
+
     use super::*;
     use crate::testnet::{Testnet, TestnetOptions};
 
@@ -386,8 +405,12 @@ mod tests {
             "BFTD_REPLICA: replica: the cluster has no replica 4; its replicas are 0 to 3"
         );
         assert_eq!(
-            wrong("BFTD_JOURNAL__SEGMENT_BYTES", "1048577"),
-            "BFTD_JOURNAL__SEGMENT_BYTES: journal.segment_bytes: 1048577 is not a whole number of MiB"
+            wrong("BFTD_JOURNAL__SEGMENT_BYTES", "4194305"),
+            "BFTD_JOURNAL__SEGMENT_BYTES: journal.segment_bytes: 4194305 is not a whole number of MiB"
+        );
+        assert_eq!(
+            wrong("BFTD_JOURNAL__SEGMENT_BYTES", "2GiB"),
+            "BFTD_JOURNAL__SEGMENT_BYTES: journal.segment_bytes: is 2147483648, but must be 3145728 to 1073741824"
         );
         assert_eq!(
             wrong("BFTD_KEY", "nowhere.pem"),
@@ -400,6 +423,54 @@ mod tests {
             wrong("BFTD_CORES", "1"),
             "DIR/net/replica-0/key.pem: its mode is 0640, so that others may read the secret key: chmod 600 it"
         );
+    }
+
+    #[test]
+    fn a_journal_file_holds_the_longest_record_of_the_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut clusters = Vec::new();
+        let mut config_of = |replicas: usize, change: fn(&mut ProtocolParams)| {
+            let mut options = TestnetOptions::loopback(replicas, 4710).unwrap();
+            change(&mut options.params);
+            let least = segment_bytes_least(replicas, &options.params);
+            clusters.push(replicas);
+            let made = Testnet::create(&dir.path().join(clusters.len().to_string()), &options).unwrap();
+            (made.config(ReplicaId(0)), least)
+        };
+        let with = |path: &Path, value: &str| load(path, &[("BFTD_JOURNAL__SEGMENT_BYTES", value)]);
+        let refused = |path: &Path, value: &str| {
+            let all = message(with(path, value), dir.path());
+            let said = all.strip_prefix("BFTD_JOURNAL__SEGMENT_BYTES: journal.segment_bytes: is ").unwrap().to_owned();
+            said.replacen(", but one file must hold the longest record of this cluster, ", ": ", 1)
+        };
+
+        let (path, least) = config_of(4, |_| ());
+        assert_eq!(refused(&path, "1MiB"), "1MiB: evidence against a replica (2097184 bytes); take \"3MiB\" or more");
+        assert_eq!(refused(&path, "2MiB"), "2MiB: evidence against a replica (2097184 bytes); take \"3MiB\" or more");
+        assert_eq!(refused(&path, "0"), "0B: evidence against a replica (2097184 bytes); take \"3MiB\" or more");
+        assert_eq!((with(&path, "3MiB").unwrap().journal.segment_bytes, least), (3 << 20, 3 << 20));
+
+        let (path, least) = config_of(4, |params| params.batch_bytes_max = 8 << 20);
+        let batch = "a batch of protocol.batch_bytes_max (8389376 bytes)";
+        assert_eq!(refused(&path, "8MiB"), format!("8MiB: {batch}; take \"9MiB\" or more"));
+        assert_eq!((with(&path, "9MiB").unwrap().journal.segment_bytes, least), (9 << 20, 9 << 20));
+
+        let (path, least) = config_of(31, |_| ());
+        let new_view = "a NEW-VIEW of all replicas over two times protocol.checkpoint_interval slots (26664992 bytes)";
+        assert_eq!(refused(&path, "16MiB"), format!("16MiB: {new_view}; take \"26MiB\" or more"));
+        assert_eq!((with(&path, "26MiB").unwrap().journal.segment_bytes, least), (26 << 20, 26 << 20));
+    }
+
+    #[test]
+    fn the_default_journal_file_suits_every_cluster() {
+        let mut params = ProtocolParams { batch_bytes_max: BATCH_BYTES_LIMIT as u32, ..ProtocolParams::default() };
+        for replicas in 1..=REPLICAS_MAX {
+            params.window = WINDOW_MAX;
+            while new_view_bytes(replicas, params.window) > NEW_VIEW_FRAME_BYTES {
+                params.window /= 2;
+            }
+            assert!(JournalOptions::default().segment_bytes >= segment_bytes_least(replicas, &params), "{replicas}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use bft_core::door::Halt;
+use bft_core::journal::SegmentTooShort;
 use bft_core::service::ServiceFault;
 
 use crate::data_dir::DataDirError;
@@ -49,6 +50,9 @@ pub enum ServerError {
     /// What the configuration and the keys say does not fit together.
     #[error("{0}")]
     Config(String),
+    /// The journal's segments are too short for the cluster.
+    #[error(transparent)]
+    SegmentTooShort(#[from] SegmentTooShort),
     /// A thread of the replica ended by itself; it has printed why.
     #[error("the {0} thread ended unexpectedly")]
     ThreadEnded(&'static str),

@@ -12,7 +12,9 @@ use bft_core::auth::{Ed25519, Scheme};
 use bft_core::config::ClusterConfig;
 use bft_core::door::Effects;
 use bft_core::ids::{LogPosition, Seq};
-use bft_core::journal::{Blocks, Damage, Journal, Record, ScanError, SegmentFile, Superblock, Tail, scan};
+use bft_core::journal::{
+    Blocks, Damage, Journal, LongestRecord, Record, ScanError, SegmentFile, Superblock, Tail, scan,
+};
 use bft_core::replica::{Recovery, Replica};
 use bft_core::service::Service;
 use bft_core::snapshot::Manifest;
@@ -72,6 +74,7 @@ pub fn start(
             member.public_key
         )));
     }
+    config.journal.check(LongestRecord::of(config.cluster.n(), config.cluster.params()))?;
     let mut directory = DataDir::open(&config.data_dir, &config.cluster, config.me, scheme.public_key())?;
     let snapshots = SnapshotFolder::open(directory.snapshots())?;
     let (mut recovery, manifest) = begin(config, &scheme, &snapshots, directory.superblock())?;

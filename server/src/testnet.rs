@@ -26,7 +26,7 @@ use bft_core::ids::{ClusterId, Epoch, ReplicaId};
 use bft_core::journal::JournalOptions;
 
 use crate::Io;
-use crate::config::{ClientsSection, LogFormat, LogSection, ServiceSection, VERSION};
+use crate::config::{ClientsSection, LogFormat, LogSection, ServiceSection, VERSION, segment_bytes_least};
 use crate::data_dir::{self, DataDirError, flush_folder};
 use crate::shard::refusals::LONGEST;
 use crate::{directory_entropy, entropy};
@@ -226,7 +226,7 @@ timeout = \"10s\"
 ";
 
 fn replica_file(me: ReplicaId, options: &TestnetOptions) -> String {
-    let TestnetOptions { addresses, listen, io, service, journal, clients, log, params: _ } = options;
+    let TestnetOptions { addresses, listen, io, service, journal, clients, log, params } = options;
     let address = &addresses[me.index()];
     let listen = match listen {
         Listen::Address => address.clone(),
@@ -265,7 +265,7 @@ io = \"{io}\"
 name = {name}
 {service_config}
 [journal]
-# The size of its files.
+# The size of its files: whole MiB, here at least \"{least}\", which hold the longest record that this cluster can make.
 segment_bytes = \"{segment}\"
 
 [links]
@@ -292,6 +292,7 @@ level = {level}
         requests = clients.requests_per_second,
         bytes = clients.bytes_per_second,
         segment = ByteSize(journal.segment_bytes.into()),
+        least = ByteSize(segment_bytes_least(addresses.len(), params).into()),
         level = quoted(&log.level),
     )
 }

@@ -23,7 +23,7 @@ const AFTERWARDS: Duration = Duration::from_millis(500);
 /// Within this a cluster that has a quorum must commit something new, however busy the machine is.
 const COMMIT_MAX: Duration = Duration::from_secs(20);
 /// Small files: a cluster starts in no time, and a disk is full soon.
-const SEGMENT_BYTES: u32 = 2 << 20;
+const SEGMENT_BYTES: u32 = 3 << 20;
 
 /// How scenarios are played.
 #[derive(Clone, Copy)]

@@ -16,10 +16,10 @@ pub mod writer;
 
 pub use block::{BLOCK_BYTES, BlockBuf};
 pub use index::Extent;
-pub use record::{Record, RecordInvalid, read_record};
+pub use record::{LongContent, LongestRecord, Record, RecordInvalid, read_record};
 pub use scan::{Blocks, Damage, Evidence, ScanError, Seen, SegmentFile, Tail, scan, scan_seeing};
 pub use superblock::{CopyInvalid, Repair, SUPERBLOCK_FILE_BYTES, Superblock, SuperblockDamage, read_superblock};
-pub use writer::{Journal, JournalOptions, Target, Ticket, Write};
+pub use writer::{Journal, JournalOptions, SegmentTooShort, Target, Ticket, Write};
 
 /// The version of everything that lies in a data directory. Another number is refused.
 pub const VERSION: u16 = 1;

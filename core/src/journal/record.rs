@@ -6,11 +6,13 @@
 //! header 32: kind u16 | flags u16 | len u32 | epoch u64 | view u64 | seq u64; payload; zeros to a multiple of 16
 //! ```
 
+use std::fmt;
 use std::sync::Arc;
 
+use crate::config::ProtocolParams;
 use crate::evidence::Evidence;
 use crate::ids::{Digest, Epoch, ReplicaId, Seq, Signature, View};
-use crate::limits::REPLICAS_MAX;
+use crate::limits::{REPLICAS_MAX, evidence_share_bytes, new_view_bytes};
 use crate::wire::canonical::{NotCanonical, Reader};
 use crate::wire::message::{
     Ballot, BatchHeader, Checkpoint, CommitCertificate, NewView, Position, PreparedCertificate, SnapshotVote,
@@ -30,6 +32,10 @@ const POSITION_BYTES: usize = 32;
 const BALLOT_BYTES: usize = 96;
 const BATCH_HEADER_BYTES: usize = 52;
 const SIGNATURE_BYTES: usize = 2 + 64;
+const PROPOSAL_BYTES: usize = POSITION_BYTES + BALLOT_BYTES + BATCH_HEADER_BYTES;
+const PREPARE_BYTES: usize = 2 + BALLOT_BYTES;
+const OPENING_BYTES: usize = 32;
+const COMMIT_BYTES: usize = PREPARE_BYTES + OPENING_BYTES;
 
 /// The kind of a journal record. The numbers are the journal's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -277,13 +283,12 @@ impl Record {
     }
 
     fn payload_len(&self) -> usize {
-        let proposed = POSITION_BYTES + BALLOT_BYTES + BATCH_HEADER_BYTES;
         let fixed = match self {
-            Self::Vote(_) => proposed,
-            Self::Cert(cert) => proposed + 2 + cert.prepares.len() * (2 + BALLOT_BYTES),
+            Self::Vote(_) => PROPOSAL_BYTES,
+            Self::Cert(cert) => PROPOSAL_BYTES + 2 + cert.prepares.len() * PREPARE_BYTES,
             Self::Committed(Committed { certificate, .. }) => {
-                let opening = 1 + certificate.opening.map_or(0, |opening| opening.0.len());
-                proposed + opening + 2 + certificate.commits.len() * (2 + BALLOT_BYTES + 32)
+                let opening = 1 + certificate.opening.map_or(0, |_| OPENING_BYTES);
+                PROPOSAL_BYTES + opening + 2 + certificate.commits.len() * COMMIT_BYTES
             }
             Self::NewView(new_view) => new_view.encode().len(),
             Self::Evidence(evidence) => evidence.encode().len(),
@@ -322,6 +327,51 @@ impl Record {
         if let Some(body) = self.body() {
             out.put(body);
         }
+    }
+}
+
+/// What the longest record of a cluster holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LongContent {
+    /// A commit certificate of all replicas, with a body of `batch_bytes_max`.
+    Batch,
+    /// A NEW-VIEW of all replicas over a whole window.
+    NewView,
+    /// Evidence against a replica: a faulty one decides how long it is.
+    Evidence,
+}
+
+impl fmt::Display for LongContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Batch => "a batch of protocol.batch_bytes_max",
+            Self::NewView => "a NEW-VIEW of all replicas over two times protocol.checkpoint_interval slots",
+            Self::Evidence => "evidence against a replica",
+        })
+    }
+}
+
+/// The longest record that a replica of a cluster may have to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongestRecord {
+    /// What it holds.
+    pub content: LongContent,
+    /// What it takes, as [`Record::encoded_len`] counts.
+    pub bytes: usize,
+}
+
+impl LongestRecord {
+    /// Among so many replicas with these parameters. All other records are shorter than a batch with its certificate.
+    #[must_use]
+    pub fn of(replicas: usize, params: &ProtocolParams) -> Self {
+        let certificate = PROPOSAL_BYTES + 1 + OPENING_BYTES + 2 + replicas * COMMIT_BYTES;
+        let payloads = [
+            (certificate + params.batch_bytes_max as usize, LongContent::Batch),
+            (new_view_bytes(replicas, params.window), LongContent::NewView),
+            (evidence_share_bytes(replicas), LongContent::Evidence),
+        ];
+        let (payload, content) = payloads.into_iter().max_by_key(|(bytes, _)| *bytes).expect("there are three");
+        Self { content, bytes: (RECORD_HEADER_BYTES + payload).next_multiple_of(RECORD_ALIGN) }
     }
 }
 

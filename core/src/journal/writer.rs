@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use super::block::{BLOCK_BYTES, BlockBuf};
 use super::group::{Check, GROUP_HEADER_BYTES, GroupHeader, Seal};
 use super::index::{Extent, Index};
-use super::record::{RECORD_HEADER_BYTES, Record};
+use super::record::{LongestRecord, RECORD_HEADER_BYTES, Record};
 use super::scan::{Resume, Tail};
 use super::segment::{Owner, SegmentHeader};
 use super::superblock::Superblock;
@@ -28,7 +28,7 @@ use crate::limits::MIB;
 /// How the journal is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JournalOptions {
-    /// Bytes of a new segment: a multiple of a block.
+    /// Bytes of a new segment: a multiple of a block, and at least [`Self::segment_bytes_least`].
     pub segment_bytes: u32,
     /// Bytes of records at which a group is closed; a single larger record goes alone.
     pub group_bytes_max: u32,
@@ -40,6 +40,38 @@ impl Default for JournalOptions {
     fn default() -> Self {
         Self { segment_bytes: 64 * MIB as u32, group_bytes_max: 4 * MIB as u32, flushes_in_flight: 4 }
     }
+}
+
+impl JournalOptions {
+    /// The least `segment_bytes` where this is the longest record: a group of it alone behind block 0.
+    #[must_use]
+    pub fn segment_bytes_least(longest: LongestRecord) -> u32 {
+        let bytes = BLOCK_BYTES + GROUP_HEADER_BYTES + longest.bytes;
+        u32::try_from(bytes.next_multiple_of(BLOCK_BYTES))
+            .expect("the bounds of all configurations are far below 4 GiB")
+    }
+
+    /// Whether the records of such a replica fit its segments.
+    pub fn check(&self, longest: LongestRecord) -> Result<(), SegmentTooShort> {
+        let (segment_bytes, least) = (self.segment_bytes, Self::segment_bytes_least(longest));
+        if segment_bytes >= least { Ok(()) } else { Err(SegmentTooShort { segment_bytes, longest, least }) }
+    }
+}
+
+/// With such segments a replica would have to stop as soon as the longest record comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the journal's segment_bytes is {segment_bytes}, but the longest record of this cluster, {} ({} bytes), must fit one \
+     segment: take {least} or more",
+    longest.content, longest.bytes
+)]
+pub struct SegmentTooShort {
+    /// What it is.
+    pub segment_bytes: u32,
+    /// The longest record.
+    pub longest: LongestRecord,
+    /// What it must be.
+    pub least: u32,
 }
 
 /// Records without a flush of their own that may wait for company, and their bytes.

@@ -14,7 +14,7 @@ use crate::door::{Effects, Lane, To};
 use crate::evidence::{Accusation, Accused, Evidence};
 use crate::ids::{LogPosition, View};
 use crate::journal::record::Record;
-use crate::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED};
+use crate::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, evidence_share_bytes};
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
 use crate::wire::message::Message;
@@ -62,11 +62,10 @@ impl Accusations {
     }
 
     fn has_room(&self, config: &ClusterConfig, accused: &Accused, bytes: usize) -> bool {
-        let faulty_max = ((config.n() - 1) / 3).max(1);
         let of_one = self.kept.iter().filter(|(known, _)| known.replica == accused.replica);
         let (count, used) = of_one.fold((0, 0), |(count, used), (_, kept)| (count + 1, used + kept.bytes));
         count < EVIDENCE_PER_ACCUSED
-            && used + bytes <= EVIDENCE_BYTES / faulty_max
+            && used + bytes <= evidence_share_bytes(config.n())
             && self.bytes + bytes <= EVIDENCE_BYTES
     }
 

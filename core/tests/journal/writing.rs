@@ -1,8 +1,17 @@
 //! What goes out when, what counts as durable, and where records are found again.
 
+use std::sync::Arc;
+
+use bft_core::config::ProtocolParams;
 use bft_core::door::{Persist, Place};
-use bft_core::ids::LogPosition;
-use bft_core::journal::{Journal, JournalOptions, Target, read_record, scan};
+use bft_core::evidence::{Evidence, ForgedRequest, Proof};
+use bft_core::ids::{ClusterId, Digest, Epoch, LogPosition, ReplicaId, Seq, Signature, View};
+use bft_core::journal::record::Committed;
+use bft_core::journal::{
+    BLOCK_BYTES, Journal, JournalOptions, LongContent, LongestRecord, Record, Target, read_record, scan,
+};
+use bft_core::limits::evidence_share_bytes;
+use bft_core::wire::message::{Ballot, BatchHeader, CommitCertificate};
 use bytes::Bytes;
 
 use crate::disk::{Disk, OPTIONS, Shell, assert_same, committed, first_superblock, vote};
@@ -61,6 +70,69 @@ fn a_group_of_several_is_never_longer_than_a_segment() {
     let writes: Vec<_> = std::iter::from_fn(|| journal.next_write()).collect();
     assert_eq!(writes.len(), 2, "six of them fit the first segment");
     assert!(writes.iter().all(|write| write.bytes.len() <= OPTIONS.segment_bytes as usize));
+}
+
+/// A commit certificate of all replicas, with a body of so many bytes.
+fn committed_by_all(seq: u64, replicas: u16, bytes: usize) -> Record {
+    let Record::Committed(Committed { certificate, .. }) = committed(seq, None) else { unreachable!("it is one") };
+    let ballot = certificate.proposal;
+    let commits = (0..replicas).map(|id| (ReplicaId(id), ballot, Digest([5; 32]))).collect();
+    let certificate = CommitCertificate { opening: Some(Digest([6; 32])), commits, ..(*certificate).clone() };
+    Record::Committed(Committed { certificate: Arc::new(certificate), body: Some(vec![7; bytes].into()) })
+}
+
+/// A piece of evidence of exactly so many bytes.
+fn evidence(bytes: usize) -> Record {
+    let of = |request: Vec<u8>| {
+        let ballot = Ballot { commitment: Digest([1; 32]), signature: Signature([2; 64]) };
+        let forged = ForgedRequest {
+            view: View(1),
+            seq: Seq(3),
+            ballot,
+            header: BatchHeader::NULL,
+            index: 0,
+            path: Vec::new(),
+            request: request.into(),
+        };
+        Evidence { cluster: ClusterId([1; 32]), epoch: Epoch(0), proof: Proof::ForgedRequest(Box::new(forged)) }
+    };
+    let without = of(Vec::new()).encode().len();
+    Record::Evidence(Arc::new(of(vec![4; bytes - without])))
+}
+
+#[test]
+fn the_longest_records_of_a_cluster_fit_the_least_segment() {
+    let small = ProtocolParams { batch_bytes_max: 64 << 10, ..ProtocolParams::default() };
+    let large = ProtocolParams { batch_bytes_max: 8 << 20, ..ProtocolParams::default() };
+    for (replicas, params, content) in [
+        (4, small.clone(), LongContent::Evidence),
+        (4, ProtocolParams::default(), LongContent::Evidence),
+        (4, large.clone(), LongContent::Batch),
+        (31, large, LongContent::NewView),
+        (31, ProtocolParams { window: 2, ..small }, LongContent::NewView),
+    ] {
+        let longest = LongestRecord::of(replicas, &params);
+        assert_eq!(longest.content, content, "of {replicas}");
+        let batch = committed_by_all(1, replicas as u16, params.batch_bytes_max as usize);
+        let evidence = evidence(evidence_share_bytes(replicas));
+        let lengths = [batch.encoded_len(), evidence.encoded_len()];
+        assert!(lengths.iter().all(|len| *len <= longest.bytes), "{lengths:?} of at most {}", longest.bytes);
+        assert!(content == LongContent::NewView || lengths.contains(&longest.bytes), "no more than is needed");
+
+        let segment_bytes = JournalOptions::segment_bytes_least(longest);
+        let options = JournalOptions { segment_bytes, ..JournalOptions::default() };
+        assert_eq!(options.check(longest), Ok(()));
+        let short = JournalOptions { segment_bytes: segment_bytes - BLOCK_BYTES as u32, ..options };
+        assert_eq!(short.check(longest).unwrap_err().least, segment_bytes);
+        let (tail, _) = Disk::new().scan().expect("an empty journal");
+        let mut journal = Journal::new(&first_superblock(), tail, options);
+        for (position, record) in (1..).map(LogPosition).zip([batch, evidence]) {
+            journal.append(Persist { position, place: Place::Journal(record) });
+            journal.hurry();
+            let write = journal.next_write().expect("somebody waits for it");
+            assert!(write.bytes.len() <= segment_bytes as usize, "of {replicas}");
+        }
+    }
 }
 
 #[test]

@@ -150,7 +150,7 @@ fn testnet_says_what_to_do_next_and_leaves_folders_alone_that_have_something_in_
 /// A cluster's folder in which nothing runs; the ports in it are not used.
 fn testnet(dir: &Path) -> Testnet {
     let mut options = TestnetOptions::loopback(4, 4710).unwrap();
-    options.journal.segment_bytes = 1 << 20;
+    options.journal.segment_bytes = 3 << 20;
     Testnet::create(&dir.join("net"), &options).unwrap()
 }
 
@@ -207,6 +207,10 @@ fn wrong_configurations_are_told_with_their_place() {
     let service = refused(&[("BFTD_SERVICE__NAME", "vk")]);
     let told_of = "bftd: BFTD_SERVICE__NAME: service.name: unknown service \"vk\"; built in are kv and null\n";
     assert_eq!(service, (78, String::new(), told_of.into()));
+    let segment = "journal.segment_bytes: is 1MiB, but one file must hold the longest record of this cluster, evidence against \
+                   a replica (2097184 bytes); take \"3MiB\" or more";
+    let short = refused(&[("BFTD_JOURNAL__SEGMENT_BYTES", "1MiB")]);
+    assert_eq!(short, wrong(&format!("BFTD_JOURNAL__SEGMENT_BYTES: {segment}")));
     let other_key = testnet.replica_dir(ReplicaId(1)).join("key.pem");
     let key = refused(&[("BFTD_KEY", other_key.to_str().unwrap()), ("BFTD_LOG__LEVEL", "error")]);
     assert!(key.0 == 78 && key.2.contains("the secret key belongs to "), "{key:?}");

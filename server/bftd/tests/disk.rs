@@ -14,7 +14,7 @@ over_each_driver!(mem1_the_disk_of_a_replica_stays_bounded_however_much_is_writt
 
 const MIB: u64 = 1 << 20;
 /// A journal file.
-const SEGMENT: u64 = MIB;
+const SEGMENT: u64 = 3 * MIB;
 /// Slots between two snapshots.
 const SNAPSHOT_SLOTS: u64 = 32 * INTERVAL;
 /// What one slot of this load takes in the journal at most: three groups of records, of which each begins on a block of

@@ -126,7 +126,7 @@ impl Cluster {
             cores: self.cores,
             pin: self.pin,
             io: self.io,
-            journal: JournalOptions { segment_bytes: 1 << 20, ..JournalOptions::default() },
+            journal: JournalOptions { segment_bytes: 3 << 20, ..JournalOptions::default() },
             tuning: Tuning::default(),
             rules: LinkRules::default(),
         }

@@ -8,7 +8,7 @@ use bft_client::{Client, ClientConfig, Completions};
 use bft_core::ids::ReplicaId;
 use bft_core::limits::{MIB, REPLICAS_MAX};
 use bft_server::children::{LocalCluster, Program};
-use bft_server::config::ServiceSection;
+use bft_server::config::{ServiceSection, segment_bytes_least};
 use bft_server::testnet::TestnetOptions;
 use serde_json::json;
 
@@ -67,7 +67,7 @@ pub fn demo(args: &Args) -> Result<(), Failure> {
     let program = Program::own(&["run"]).map_err(because(Reason::Unavailable))?;
     let adjust = |options: &mut TestnetOptions| {
         options.service = ServiceSection { name: args.service.service().into(), config: String::new() };
-        options.journal.segment_bytes = SEGMENT_BYTES;
+        options.journal.segment_bytes = SEGMENT_BYTES.max(segment_bytes_least(args.replicas.into(), &options.params));
     };
     let cluster = LocalCluster::create(&folder.path().join("net"), args.replicas.into(), program, adjust);
     let mut cluster = cluster.map_err(because(Reason::Unavailable))?;

@@ -117,6 +117,7 @@ fn failure(error: &ServerError) -> Failure {
     let reason = match error {
         ServerError::IoUringRefused(_) | ServerError::DataDir(DataDirError::Locked(_)) => Reason::Unavailable,
         ServerError::Config(_)
+        | ServerError::SegmentTooShort(_)
         | ServerError::DataDir(
             DataDirError::NoSuperblock(_)
             | DataDirError::Voter(_)
