@@ -23,6 +23,7 @@ pub mod incoming;
 pub mod io;
 pub mod offline;
 pub mod ordering;
+mod pace;
 pub mod progress;
 pub mod shard;
 pub mod snapshots;

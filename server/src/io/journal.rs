@@ -13,9 +13,11 @@ use bft_core::ids::LogPosition;
 use bft_core::journal::{BlockBuf, Extent, Record, Target, Ticket, Write, read_record};
 use bytes::Bytes;
 
+use crate::clock;
 use crate::error::ServerError;
 use crate::io::probe::WritePath;
 use crate::io::segments::{JournalFile, Segments};
+use crate::pace::OnceASecond;
 
 /// Reads that a device is given at a time; others wait.
 const READS_MAX: usize = 16;
@@ -109,6 +111,7 @@ pub struct JournalDisk {
     superblock: Arc<JournalFile>,
     /// Waits for a segment's file to be made.
     held: Option<Write>,
+    telling: OnceASecond,
     reads: VecDeque<(LogPosition, Extent)>,
     reading: usize,
     writing: usize,
@@ -128,7 +131,16 @@ impl JournalDisk {
             source,
         })?;
         let superblock = Arc::new(JournalFile { file, path: superblock });
-        Ok(Self { device, segments, superblock, held: None, reads: VecDeque::new(), reading: 0, writing: 0 })
+        Ok(Self {
+            device,
+            segments,
+            superblock,
+            held: None,
+            telling: OnceASecond::default(),
+            reads: VecDeque::new(),
+            reading: 0,
+            writing: 0,
+        })
     }
 
     /// Whether the next write may be handed in: none waits for a file.
@@ -147,7 +159,13 @@ impl JournalDisk {
             Target::Segment { number, offset, is_new } => match self.segments.file(number, is_new)? {
                 Some(file) => (file, u64::from(offset)),
                 None => {
-                    tracing::warn!(segment = number, "the journal waits for a new segment to be written full of zeros");
+                    // Each turn of the executor comes here again.
+                    if self.telling.is_due(clock::now().mono).is_some() {
+                        tracing::warn!(
+                            segment = number,
+                            "the journal waits for a new segment to be written full of zeros"
+                        );
+                    }
                     self.held = Some(write);
                     return Ok(());
                 }

@@ -10,6 +10,7 @@ use bft_core::wire::frame::FrameError;
 use bft_link::{Duplicate, LinkError};
 
 use super::{CLIENT_LINKS_MAX, REPLICA_SILENCE};
+use crate::pace::OnceASecond;
 
 /// Why a link is closed.
 #[derive(Debug, thiserror::Error)]
@@ -53,20 +54,13 @@ impl Fault {
 
 /// Says why links are closed, once a second at most.
 #[derive(Debug, Default)]
-pub(super) struct Quiet {
-    next: Nanos,
-    unsaid: u64,
-}
+pub(super) struct Quiet(OnceASecond);
 
 impl Quiet {
     pub(super) fn warn(&mut self, now: Nanos, address: Option<IpAddr>, replica: Option<ReplicaId>, fault: &Fault) {
-        if now < self.next {
-            self.unsaid += 1;
-            return;
-        }
+        let Some(unsaid) = self.0.is_due(now) else { return };
         let replica = replica.map(|id| id.0);
         let address = address.map(|address| address.to_string());
-        tracing::warn!(address, replica, unsaid = self.unsaid, reason = %fault, "link closed");
-        *self = Self { next: now.after(limits::SECOND), unsaid: 0 };
+        tracing::warn!(address, replica, unsaid, reason = %fault, "link closed");
     }
 }
