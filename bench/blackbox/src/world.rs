@@ -235,6 +235,13 @@ impl<'a> World<'a> {
         self.observer.query_info(INFO, false).into_iter().map(|(_, info)| info).collect()
     }
 
+    /// What `replica` counts under these names at one time; `None`: it is silent.
+    pub fn counted<const N: usize>(&self, replica: ReplicaId, names: [&str; N]) -> Option<[u64; N]> {
+        let info = self.infos().swap_remove(replica.index())?;
+        let counted = |name: &str| info.counters.iter().find(|(counted, _)| counted == name).map(|(_, number)| *number);
+        Some(names.map(|name| counted(name).expect("every replica counts it")))
+    }
+
     /// The primary of the highest view that any replica tells of.
     pub fn primary(&self) -> Result<ReplicaId, Failure> {
         let view = self.infos().iter().flatten().map(|info| info.view).max();
