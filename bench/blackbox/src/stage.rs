@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(1);
 /// And so long after everything is well again.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 /// Within this a cluster that has a quorum must commit something new, however busy the machine is.
-const COMMIT_MAX: Duration = Duration::from_secs(20);
+const COMMIT_MAX: Duration = Duration::from_secs(40);
 /// Small files: a cluster starts in no time, and a disk is full soon.
 const SEGMENT_BYTES: u32 = 3 << 20;
 

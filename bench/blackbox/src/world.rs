@@ -35,7 +35,7 @@ const STATIONS: usize = REPLICAS + 2;
 /// The port of all replicas.
 const PORT: u16 = 4700;
 /// How long anything here may take that is not expected to take any time.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 /// How often is looked whether something has come about.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a replica has to say how it is.

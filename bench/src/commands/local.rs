@@ -21,7 +21,7 @@ use crate::report::{self, Local, Report};
 use crate::watch::{Holding, Observer, Processes, usages};
 
 /// How long replicas have to start and to stop.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 const EXAMPLES: &str = "\
 Examples:

@@ -11,7 +11,7 @@ use bft_server::Io;
 use serde_json::Value;
 
 /// Nothing here takes longer on the slowest machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The program, with its temporary files in `folder`.
 pub fn bench(folder: &Path, arguments: &[&str]) -> Command {

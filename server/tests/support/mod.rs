@@ -27,7 +27,7 @@ use bft_server::{Control, Io, LinkRules, Pin, ServerConfig, ServerError, data_di
 use bytes::Bytes;
 
 /// Nothing here takes longer on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 pub type MakeService = fn() -> Box<dyn Service>;
 

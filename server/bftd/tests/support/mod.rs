@@ -22,7 +22,7 @@ use bft_server::testnet::TestnetOptions;
 use bft_services::kv::{Operation, Reply};
 
 /// Nothing here takes longer on the slowest machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Slots between checkpoints: few, so that a second holds many.
 pub const INTERVAL: u64 = 8;
