@@ -40,9 +40,6 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the cluster has to close sessions.
 const CLOSE: Duration = Duration::from_secs(1);
-/// What the others must keep of their throughput.
-const KEPT_MIN: f64 = 0.8;
-
 const EXAMPLES: &str = "\
 Examples:
   bft-bench catch-up --stopped 20s
@@ -62,6 +59,9 @@ pub struct Args {
     /// Within which time it must be with the others again
     #[arg(long, value_name = "TIME", default_value = "2min")]
     within: HumanDuration,
+    /// What the others must keep of their throughput, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, value_parser = clap::value_parser!(u8).range(0..=100))]
+    kept: u8,
     /// Keys that are written
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     keys: u64,
@@ -272,11 +272,11 @@ fn check(args: &Args, rates: &Rates, returned: &Return) -> Result<(), Failure> {
             format!("it was back after {:?}, not within {within:?}", returned.took),
         ));
     }
-    if rates.kept() >= KEPT_MIN {
+    let (kept, least) = (100.0 * rates.kept(), args.kept);
+    if kept >= f64::from(least) {
         return Ok(());
     }
-    let (kept, least) = (100.0 * rates.kept(), 100.0 * KEPT_MIN);
-    Err(Failure::new(Reason::Failed, format!("the others kept {kept:.0} % of their throughput, not {least:.0} %")))
+    Err(Failure::new(Reason::Failed, format!("the others kept {kept:.0} % of their throughput, not {least} %")))
 }
 
 fn tell(args: &Args, rates: &Rates, returned: &Return) -> Result<(), Failure> {
