@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use bft_core::evidence::file::write_file;
 use bft_core::evidence::{Accusation, Accused};
 use bft_core::ids::Nanos;
-use bft_core::limits::SECOND;
 
 use crate::data_dir::write_whole;
+use crate::pace::OnceASecond;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -56,22 +56,15 @@ impl EvidenceFolder {
 
 /// Says of whom there is evidence, once a second at most.
 #[derive(Debug, Default)]
-pub struct Telling {
-    next: Nanos,
-    unsaid: u64,
-}
+pub struct Telling(OnceASecond);
 
 impl Telling {
     /// One more piece.
     pub fn tell(&mut self, now: Nanos, accused: &Accused) {
-        if now < self.next {
-            self.unsaid += 1;
-            return;
-        }
+        let Some(unsaid) = self.0.is_due(now) else { return };
         let Accused { replica, kind, view, seq, .. } = accused;
-        let (replica, view, seq, unsaid) = (replica.0, view.0, seq.0, self.unsaid);
+        let (replica, view, seq) = (replica.0, view.0, seq.0);
         tracing::error!(replica, kind = kind.name(), view, seq, unsaid, "evidence: {}", kind.describe());
-        *self = Self { next: now.after(SECOND), unsaid: 0 };
     }
 }
 
@@ -83,6 +76,7 @@ mod tests {
     use bft_core::evidence::file::read_file;
     use bft_core::evidence::{Evidence, EvidenceKind, Proof, SignedVote};
     use bft_core::ids::{ClusterId, Digest, Epoch, ReplicaId, Seq, Signature, View};
+    use bft_core::limits::SECOND;
     use bft_core::wire::message::Ballot;
 
     use super::*;
@@ -131,8 +125,7 @@ mod tests {
         for now in 0..10 {
             telling.tell(Nanos(SECOND + now), &accusation(now).accused);
         }
-        assert_eq!((telling.unsaid, telling.next), (9, Nanos(2 * SECOND)));
-        telling.tell(Nanos(2 * SECOND), &accusation(1).accused);
-        assert_eq!(telling.unsaid, 0);
+        assert_eq!(telling.0.is_due(Nanos(2 * SECOND - 1)), None);
+        assert_eq!(telling.0.is_due(Nanos(2 * SECOND)), Some(10), "one was told, and ten were not");
     }
 }

@@ -238,8 +238,7 @@ impl<'a> World<'a> {
     /// What `replica` counts under these names at one time; `None`: it is silent.
     pub fn counted<const N: usize>(&self, replica: ReplicaId, names: [&str; N]) -> Option<[u64; N]> {
         let info = self.infos().swap_remove(replica.index())?;
-        let counted = |name: &str| info.counters.iter().find(|(counted, _)| counted == name).map(|(_, number)| *number);
-        Some(names.map(|name| counted(name).expect("every replica counts it")))
+        Some(names.map(|name| info.counter(name).expect("every replica counts it")))
     }
 
     /// The primary of the highest view that any replica tells of.

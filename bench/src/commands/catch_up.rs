@@ -40,6 +40,7 @@ const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 /// How long the cluster has to close sessions.
 const CLOSE: Duration = Duration::from_secs(1);
+
 const EXAMPLES: &str = "\
 Examples:
   bft-bench catch-up --stopped 20s

@@ -147,9 +147,12 @@ impl Replica {
 
     /// A promise that the journal knew of and the superblock did not is durable before anything is signed in its view (P4).
     pub(super) fn vote_when_answered(&mut self, out: &mut Effects) {
+        if !self.handshake.is_open() {
+            return;
+        }
         let is_answered = self.config.weights().is_quorum(self.handshake.answered.with(self.me));
         let is_promised = crate::mutant!(M12PromiseNotWaitedFor, self.views_need <= self.durable, true);
-        if !self.handshake.is_open() || !is_answered || !is_promised {
+        if !is_answered || !is_promised {
             return;
         }
         self.handshake.stage = Stage::Over;

@@ -1,6 +1,9 @@
 //! The bodies of the window, and the memory that they may take. Memory is a copy: the journal has every body that was voted
-//! for or committed, and gives it back. So nothing that is only kept for later takes the place of what is proposed now:
-//! the lowest open Seq always gets its room, without which no higher one would ever be executed and give its own back.
+//! for or committed, and gives it back.
+//!
+//! Kept here: a body is counted once, and none that is only kept for later takes the room of one that is proposed now. A
+//! primary proposes in the order of Seqs, within the same bound: so the lowest open Seq finds room at every backup, and
+//! gives it back when it is executed.
 
 use std::sync::Arc;
 
@@ -20,19 +23,23 @@ impl Pbft {
         if is_held {
             return true;
         }
-        let fits = |bodies: &Self| bodies.body_bytes + bytes <= bodies.body_bytes_max;
         for index in (0..self.window.len()).rev() {
-            if fits(self) {
+            if self.fits(bytes) {
                 break;
             }
             self.change(index, |slot| slot.other = None);
         }
-        fits(self)
+        self.fits(bytes)
+    }
+
+    /// Whether memory holds so many bytes beside all that it holds now.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        self.body_bytes + bytes <= self.body_bytes_max
     }
 
     /// Whether memory holds one more body, of whatever size, for a new proposal.
     pub(super) fn has_room_for_another(&self) -> bool {
-        self.body_bytes + self.config.params().batch_bytes_max as usize <= self.body_bytes_max
+        self.fits(self.config.params().batch_bytes_max as usize)
     }
 
     /// What a former view left here and the present one does not begin with is not kept: nobody proposes it at its Seq in

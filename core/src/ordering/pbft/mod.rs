@@ -283,7 +283,7 @@ impl Pbft {
         if let Some(known) = &self.window[index].committed {
             return if known.position.digest == digest { Ok(false) } else { Err(known.position.digest) };
         }
-        let fits = self.body_bytes + body.bytes().len() <= self.body_bytes_max;
+        let fits = self.fits(body.bytes().len());
         self.change(index, |slot| {
             slot.committed = Some(Arc::clone(certificate));
             let accepted_it = slot.accepted.as_ref().is_some_and(|accepted| accepted.position.digest == digest);
