@@ -143,6 +143,8 @@ mutants! {
     M64SignsWhereDisowned = "m64",
     /// A primary stays in its view, whoever has left it.
     M65PrimaryNeverLeaves = "m65",
+    /// Who lost its state goes on from nothing as if it were that state.
+    M66ExecutesWithoutState = "m66",
 }
 
 /// Whether this build holds the planted faults.

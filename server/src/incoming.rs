@@ -194,17 +194,22 @@ fn read_piece(path: &Path) -> Result<Bytes, SnapshotError> {
     Ok(bytes.into())
 }
 
-/// An own snapshot; one that is damaged is of no use, and said to be.
-fn whole<T>(read: Result<T, SnapshotError>) -> Result<Option<T>, SnapshotError> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error @ SnapshotError::Damaged { .. }) => {
-            tracing::error!(%error, "this replica can not go back to its own snapshot: it waits for a newer one of its peers");
-            Ok(None)
+/// An own snapshot; one that is damaged, or not there, is of no use, and said to be.
+pub(crate) fn whole<T>(read: Result<T, SnapshotError>) -> Result<Option<T>, SnapshotError> {
+    let why = match read {
+        Ok(read) => return Ok(Some(read)),
+        Err(error @ SnapshotError::Damaged { .. }) => error.to_string(),
+        Err(SnapshotError::Io { path, source }) if source.kind() == io::ErrorKind::NotFound => {
+            format!("{} is missing", path.display())
         }
-        Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
+        Err(error) => return Err(error),
+    };
+    tracing::error!(
+        why,
+        "the own snapshot is of no use: this replica orders with the others, and executes nothing until it has fetched that \
+         snapshot or a later one from them. Check the disk"
+    );
+    Ok(None)
 }
 
 /// What a peer asked for; what can not be read it must find elsewhere.

@@ -391,6 +391,7 @@ impl Node {
 
     /// The core answers at once, or when a digest is there.
     fn info_query(&mut self, now: Now, to: LinkId, want_digest: bool) {
+        let want_digest = want_digest && !self.core.replica().awaits_state();
         let desk = &mut self.desk;
         let is_fresh = desk.digest.is_some_and(|(computed, _, _)| now.mono.since(computed) < DIGEST_INTERVAL);
         if !want_digest || is_fresh || desk.waiting.len() >= DIGEST_WAITERS_MAX {

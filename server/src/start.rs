@@ -1,6 +1,6 @@
 //! From a data directory back to a running replica (PROTOCOL §11): what was written is flushed before it is believed, and
-//! checked before it is used. A damaged journal is owned up to, and the replica learns from its peers; any other damage
-//! stops the start with a reason.
+//! checked before it is used. A damaged journal is owned up to, and the replica learns from its peers; in the place of a
+//! damaged snapshot it fetches one from them; any other damage stops the start with a reason.
 
 use std::fs::File;
 use std::io;
@@ -23,6 +23,7 @@ use crate::ServerConfig;
 use crate::clock;
 use crate::data_dir::{DataDir, flush_folder};
 use crate::error::ServerError;
+use crate::incoming::whole;
 use crate::io::Driver;
 use crate::io::doorbell::Doorbell;
 use crate::io::journal::JournalDisk;
@@ -79,7 +80,7 @@ pub fn start(
     let snapshots = SnapshotFolder::open(directory.snapshots())?;
     let (mut recovery, manifest) = begin(config, &scheme, &snapshots, directory.superblock())?;
     let service_at = service.open()?;
-    if manifest.is_none() && service_at != Seq(0) {
+    if directory.superblock().snapshot.is_none() && service_at != Seq(0) {
         return Err(ServerError::Config(format!(
             "the service holds the state of Seq {service_at}, but {} has no snapshot: they do not belong together",
             config.data_dir.display()
@@ -108,7 +109,7 @@ pub fn start(
     Ok(Started { directory, way, snapshots, manifest, service, core, journal, disk, effects, scheme })
 }
 
-/// A replica at its newest stable snapshot, to be fed with records.
+/// A replica at its newest stable snapshot, to be fed with records. Without a state, if that snapshot is damaged.
 fn begin(
     config: &ServerConfig,
     scheme: &Arc<dyn Scheme>,
@@ -118,7 +119,10 @@ fn begin(
     let (cluster, tuning) = (config.cluster.clone(), config.tuning.clone());
     let mut recovery = Replica::recover(cluster, config.me, scheme.clone(), tuning, superblock.clone());
     let Some((seq, root)) = superblock.snapshot else { return Ok((recovery, None)) };
-    let (manifest, clients) = snapshots.load(seq, root)?;
+    let Some((manifest, clients)) = whole(snapshots.load(seq, root))? else {
+        recovery.snapshot_lost();
+        return Ok((recovery, None));
+    };
     recovery.snapshot(&manifest, clients);
     Ok((recovery, Some(manifest)))
 }

@@ -54,8 +54,10 @@ pub struct Booted {
     pub records: Vec<(LogPosition, Record)>,
     /// Where the journal goes on.
     pub tail: Tail,
-    /// The snapshot that the superblock names.
+    /// The snapshot that the superblock names, if it is whole.
     pub snapshot: Option<images::Read>,
+    /// What is wrong with it, if it is not.
+    pub lost: Option<String>,
     /// What the scan found damaged: the superblock owns up to it.
     pub damage: Option<String>,
 }
@@ -131,8 +133,12 @@ pub fn boot(disk: &mut Disk, config: &ClusterConfig, power: &mut Power<'_>) -> R
         }
         Err(why @ (BootError::Broken(_) | BootError::Pulled)) => return Err(why),
     };
-    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)).transpose();
-    Ok(Booted { superblock, records, tail, snapshot: snapshot.map_err(BootError::Broken)?, damage })
+    let (snapshot, lost) = match superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)) {
+        None => (None, None),
+        Some(Ok(read)) => (Some(read), None),
+        Some(Err(why)) => (None, Some(why)),
+    };
+    Ok(Booted { superblock, records, tail, snapshot, lost, damage })
 }
 
 /// Two copies, a flush, the other two, a flush (D9).
@@ -258,6 +264,8 @@ pub fn recover(
     let mut recovery = Replica::recover(config, me, scheme, tuning, booted.superblock.clone());
     if let Some(snapshot) = &booted.snapshot {
         recovery.snapshot(&snapshot.manifest, snapshot.clients.clone());
+    } else if booted.lost.is_some() {
+        recovery.snapshot_lost();
     }
     for (at, record) in &booted.records {
         recovery.record(*at, record.clone())?;

@@ -121,7 +121,13 @@ counters! {
     bits_rotted: May = "bits rotted",
     /// Journals that lost a file.
     files_lost: May = "files lost",
-    /// Starts that found such damage, and from which on the replica was silent.
+    /// Snapshots, named by a superblock, that were damaged.
+    snapshots_spoilt: Must = "snapshots spoilt",
+    /// Starts that found that, and have no state to go on from.
+    states_lost: Must = "states lost",
+    /// Replicas that have one again.
+    states_found: Must = "states found again",
+    /// Starts that found a journal damaged, and from which on the replica was silent.
     amnesias: Must = "starts after damage",
     /// Replicas that were silent after damage and vote again.
     voting_again: Must = "voting again",

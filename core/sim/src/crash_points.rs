@@ -23,7 +23,7 @@ use crate::points::{Operation, Plug, Point};
 use crate::pool::spread;
 use crate::rng::Seed;
 use crate::run::{Report, run_scripted};
-use crate::script::{Company, Crash, Cut, Damage, Script};
+use crate::script::{Company, Crash, Cut, Damage, Part, Script};
 use crate::trace::Trace;
 
 /// Everything is a function of this and of the case.
@@ -36,6 +36,9 @@ const BACK_AT: u64 = 180 * MILLISECOND;
 const TRANSFER_TAKES: u64 = 40 * MILLISECOND;
 /// When a journal is damaged.
 const DAMAGED_AT: u64 = 40 * MILLISECOND;
+/// When a snapshot is, and until when the way back is worth cutting.
+const SPOILT_AT: u64 = 100 * MILLISECOND;
+const FETCHED_BY: u64 = 300 * MILLISECOND;
 
 /// A run that is cut at all its points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,11 +57,13 @@ pub enum Scenario {
     Recovery,
     /// A backup's journal is damaged: it owns up to that, and is silent until it has learnt enough.
     Damage,
+    /// The snapshot that a backup's superblock names is damaged: it has no state, and fetches one.
+    LostState,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Normal,
         Self::Checkpoints,
         Self::ViewChange,
@@ -66,6 +71,7 @@ impl Scenario {
         Self::Rollover,
         Self::Recovery,
         Self::Damage,
+        Self::LostState,
     ];
 
     /// Its name on the command line.
@@ -79,6 +85,7 @@ impl Scenario {
             Self::Rollover => "sc6",
             Self::Recovery => "sc7",
             Self::Damage => "sc8",
+            Self::LostState => "sc9",
         }
     }
 
@@ -111,6 +118,9 @@ impl Scenario {
             Self::Damage if counters.amnesias == 0 => Some("no damage".into()),
             Self::Damage if counters.voting_again == 0 => Some("who lost its votes never votes again".into()),
             Self::Damage => None,
+            Self::LostState if counters.states_lost == 0 => Some("no state is lost".into()),
+            Self::LostState if counters.states_found == 0 => Some("who lost its state never has one again".into()),
+            Self::LostState => None,
         }
     }
 
@@ -120,7 +130,7 @@ impl Scenario {
         let backup = match self {
             // The primary of the next view; where a view changes, the present one comes to be cut off.
             Self::Normal | Self::Checkpoints | Self::ViewChange | Self::Rollover | Self::Recovery => 1,
-            Self::Transfer | Self::Damage => 2,
+            Self::Transfer | Self::Damage | Self::LostState => 2,
         };
         [ReplicaId((primary.0 + backup) % 4), primary]
     }
@@ -132,6 +142,7 @@ impl Scenario {
             Self::Normal | Self::Checkpoints | Self::ViewChange | Self::Rollover | Self::Recovery => 0..safety,
             Self::Transfer => BACK_AT..BACK_AT + TRANSFER_TAKES,
             Self::Damage => DAMAGED_AT..safety,
+            Self::LostState => SPOILT_AT..FETCHED_BY,
         }
     }
 
@@ -153,7 +164,12 @@ impl Scenario {
                 let machine = Node(self.victims()[0].index());
                 script.cuts.push(Cut { machine, from: 20 * MILLISECOND, until: BACK_AT });
             }
-            Self::Damage => script.damage = Some(Damage { victim: self.victims()[0], at: DAMAGED_AT }),
+            Self::Damage => {
+                script.damage = Some(Damage { victim: self.victims()[0], at: DAMAGED_AT, part: Part::Journal });
+            }
+            Self::LostState => {
+                script.damage = Some(Damage { victim: self.victims()[0], at: SPOILT_AT, part: Part::Snapshot });
+            }
         }
         options
     }
@@ -174,6 +190,7 @@ impl Scenario {
             Self::Transfer => (8, 90, 400),
             Self::Rollover => (64, 18, 70),
             Self::Damage => (12, 45, 200),
+            Self::LostState => (12, 60, 300),
         };
         base(snapshot_slots, operations, safety * MILLISECOND)
     }
@@ -472,7 +489,8 @@ fn tally(uncut: &Case, jobs: usize) -> Tally {
         | Scenario::ViewChange
         | Scenario::Transfer
         | Scenario::Rollover
-        | Scenario::Damage => {
+        | Scenario::Damage
+        | Scenario::LostState => {
             log.iter().flat_map(|(nth, kind)| points(*nth, *kind)).map(|point| uncut.with(point)).collect()
         }
         Scenario::Recovery => twice(uncut, &log, jobs),
@@ -536,7 +554,7 @@ mod tests {
             assert_eq!(text.parse::<Case>().unwrap().to_string(), text);
         }
         for wrong in
-            ["", "sc2", "sc9/one/r1/1:torn", "sc2/two/r1/1:torn", "sc2/one/r4/1:torn", "sc2/one/r1/2:torn+1:torn"]
+            ["", "sc2", "sc5/one/r1/1:torn", "sc2/two/r1/1:torn", "sc2/one/r4/1:torn", "sc2/one/r1/2:torn+1:torn"]
         {
             assert!(wrong.parse::<Case>().is_err(), "{wrong}");
         }
@@ -597,6 +615,15 @@ mod tests {
     fn d20_power_cut_while_a_start_owns_up_to_damage() {
         let of_start = |kind: &Operation| (Operation::Repair..=Operation::LastInstance).contains(kind);
         assert!(hold(Scenario::Damage, Company::One, of_start, &Moment::ALL) > 15);
+    }
+
+    #[test]
+    fn d4_power_cut_while_a_lost_state_is_fetched() {
+        let of_transfer = |kind: &Operation| {
+            (Operation::Begin..=Operation::LastInstance).contains(kind)
+                || matches!(kind, Operation::FirstCopies | Operation::LastCopies)
+        };
+        assert!(hold(Scenario::LostState, Company::One, of_transfer, &Moment::ALL) > 60);
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Striker {
         self.rots && self.rng.chance(500)
     }
 
+    /// Whether it flips in a snapshot, if there is one, and not in the journal.
+    pub fn may_spoil(&mut self) -> bool {
+        self.rng.chance(400)
+    }
+
     /// Whether a crashed machine shows that a write went astray.
     pub fn may_misdirect(&mut self) -> bool {
         self.misdirects && self.rng.chance(500)

@@ -42,7 +42,7 @@ pub enum Fault {
     ClockJump,
     /// A disk is slow.
     SlowDisk,
-    /// A replica's journal is damaged while it is down.
+    /// A replica's journal, or its newest snapshot, is damaged while it is down.
     BitRot,
     /// A write of a backup's journal went where another one belongs, which shows when it is down.
     Misdirected,

@@ -392,7 +392,7 @@ impl Run {
     fn put_back(&mut self, outage: u64) {
         let which = self.striker.below(self.machines.len());
         if !self.machines[which].has_image() {
-            let sound = |machine: &&mut Machine| machine.character() == Character::Correct && !machine.is_silent();
+            let sound = |machine: &&mut Machine| machine.character() == Character::Correct && !machine.is_mending();
             return self.machines.iter_mut().filter(sound).for_each(Machine::keep_image);
         }
         if self.crash_machine(which, Crash::Killed, outage) {
@@ -433,7 +433,10 @@ impl Run {
         }
         self.world.trace.event(self.world.now, Actor::Replica(which), 30, || format!("{crash:?}"));
         self.went_down(Node(which));
-        if self.striker.may_rot() && self.machines[which].rot(&mut self.world) {
+        let may_rot = self.striker.may_rot();
+        if may_rot && self.striker.may_spoil() && self.machines[which].spoil(&mut self.world) {
+            self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "its snapshot is damaged".into());
+        } else if may_rot && self.machines[which].rot(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "its journal is damaged".into());
         } else if self.striker.may_misdirect() && self.machines[which].misdirect(&mut self.world) {
             self.world.trace.event(self.world.now, Actor::Replica(which), 31, || "a write has gone astray".into());
@@ -462,16 +465,16 @@ impl Run {
     /// Whether a machine may go down: at most F of the weight is down or faulty at a time.
     fn may_crash(&self, which: usize) -> bool {
         let machine = &self.machines[which];
-        let counts = machine.character() == Character::Correct && !machine.is_silent();
+        let counts = machine.character() == Character::Correct && !machine.is_mending();
         let more = if counts { self.world.options.weights[which] } else { 0 };
         let is_within = self.faulty_weight() + more <= self.world.options.faulty_max();
         machine.is_up() && machine.character() != Character::Villain && is_within
     }
 
-    /// The weight of everybody who is down, gone, silent after damage, or faulty by character.
+    /// The weight of everybody who is down, gone, at mending damage, or faulty by character.
     fn faulty_weight(&self) -> u64 {
         let is_faulty =
-            |machine: &&Machine| !machine.is_up() || machine.is_silent() || machine.character() != Character::Correct;
+            |machine: &&Machine| !machine.is_up() || machine.is_mending() || machine.character() != Character::Correct;
         let weights = &self.world.options.weights;
         self.machines.iter().filter(is_faulty).map(|machine| weights[machine.id().index()]).sum()
     }
@@ -546,7 +549,9 @@ impl Run {
             // Votes that a villain has spoiled and a replica that is gone for good: a quorum of the others may not be left.
             self.world.counters.liveness_left_out += 1;
             self.phase = Phase::Over;
-        } else if down == 0 && convergence::is_reached(&standings, waiting) || self.world.now > liveness.until {
+        } else if down == 0 && convergence::is_reached(&standings, waiting, self.world.checks.done_through())
+            || self.world.now > liveness.until
+        {
             self.phase = Phase::Over;
         } else {
             self.start_again();
@@ -569,10 +574,10 @@ impl Run {
         }
     }
 
-    /// More than F of the weight is gone, silent after damage, or has lied.
+    /// More than F of the weight is gone, at mending damage, or has lied.
     fn is_over_budget(&self) -> bool {
         let is_lost = |machine: &&Machine| {
-            machine.gone().is_some() || machine.is_silent() || machine.character() != Character::Correct
+            machine.gone().is_some() || machine.is_mending() || machine.character() != Character::Correct
         };
         let lost: ReplicaSet = self.machines.iter().filter(is_lost).map(Machine::id).collect();
         let weights = &self.world.options.weights;

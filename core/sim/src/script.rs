@@ -13,7 +13,7 @@ pub struct Script {
     pub doubled: Vec<ReplicaId>,
     /// Machines that nobody hears and that hear nobody, for a while.
     pub cuts: Vec<Cut>,
-    /// A machine that loses its power, and something of its journal while it is down.
+    /// A machine that loses its power, and something on its disk while it is down.
     pub damage: Option<Damage>,
     /// Where whose power is cut: one entry for a replica.
     pub crashes: Vec<Crash>,
@@ -32,13 +32,24 @@ pub struct Cut {
     pub until: u64,
 }
 
-/// A journal that is damaged.
+/// Something on a disk that is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damage {
     /// Whose.
     pub victim: ReplicaId,
     /// When its power goes.
     pub at: u64,
+    /// What.
+    pub part: Part,
+}
+
+/// What of a disk is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The journal.
+    Journal,
+    /// The snapshot that the superblock names.
+    Snapshot,
 }
 
 /// Who else is hit by a crash.

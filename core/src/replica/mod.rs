@@ -380,7 +380,7 @@ impl Replica {
             self.propose_again(now, out);
         }
         // A primary that lacks what was ordered before its view does not know what is executed already (V12).
-        if self.executing.last < self.pbft.beginning().stable {
+        if self.executing.last < self.pbft.beginning().stable || self.awaits_state() {
             return;
         }
         while self.pool.waiting() > 0
@@ -490,6 +490,7 @@ impl Replica {
         counters.push(("silent_through".into(), self.silent_through().map_or(0, |seq| seq.0)));
         counters.push(("asking".into(), self.is_asking().into()));
         counters.push(("learner".into(), self.superblock.learner.map_or(0, |learner| learner.number().into())));
+        counters.push(("state_lost".into(), self.awaits_state().into()));
         counters.push(("quarantined_through".into(), self.quarantine().map_or(0, |quarantine| quarantine.through.0)));
         Info {
             replica: self.me,

@@ -63,7 +63,7 @@ pub struct Quarantine {
     beyond: Seq,
     /// When it may go back and execute the same again; `None`: not decided yet.
     next_try: Option<Nanos>,
-    /// The own newest snapshot cannot be read back.
+    /// The own newest stable snapshot cannot be read back.
     own_is_damaged: bool,
     /// The last Seq at which this replica's state is known to have agreed with a quorum's.
     agreed: Seq,
@@ -126,6 +126,12 @@ impl Quarantine {
         self.agreed = seq;
     }
 
+    /// The own newest stable snapshot cannot be read back at a start: nothing differs, but there is no state to go on from.
+    pub fn begin_without_state(&mut self) {
+        self.phase = Phase::Stopped;
+        self.own_is_damaged = true;
+    }
+
     /// The record that a report waits for.
     #[must_use]
     pub fn lowest_load(&self) -> Option<LogPosition> {
@@ -149,6 +155,12 @@ impl Quarantine {
             Phase::Trusted | Phase::Executing => false,
         }
     }
+
+    /// Whether the own newest stable snapshot is one that cannot be read back, and no other has taken its place.
+    #[must_use]
+    pub fn is_own_damaged(&self) -> bool {
+        self.own_is_damaged
+    }
 }
 
 impl Replica {
@@ -158,6 +170,22 @@ impl Replica {
         let phase = if self.quarantine.is_suspect() { QuarantinePhase::Stopped } else { QuarantinePhase::Executing };
         let (through, repeated) = (self.superblock.disowned_through, self.quarantine.repeated);
         self.superblock.quarantined.then_some(InQuarantine { phase, through, repeated })
+    }
+
+    /// Whether the state was lost with the snapshot that held it: nothing is executed until a signed one is here again. The
+    /// votes are not: the replica goes on ordering.
+    #[must_use]
+    pub fn awaits_state(&self) -> bool {
+        self.quarantine.is_suspect() && !self.superblock.quarantined
+    }
+
+    /// The last Seq whose state is here, to go on from.
+    pub(super) fn sound_through(&self) -> Seq {
+        match (self.quarantine.is_suspect(), self.quarantine.own_is_damaged) {
+            (false, _) => self.executing.last,
+            (true, false) => self.stable_snapshot(),
+            (true, true) => Seq(0),
+        }
     }
 
     /// Whether a checkpoint or snapshot at `seq` may be signed: nothing else can have been signed there, its peers have
@@ -372,7 +400,7 @@ impl Replica {
             return;
         }
         let Some((manifest, clients)) = image else {
-            // Only a newer one, of others, leads back.
+            // Only one of others leads back.
             self.quarantine.own_is_damaged = true;
             self.quarantine.phase = Phase::Stopped;
             return;
@@ -401,13 +429,17 @@ impl Replica {
         self.next_status = now.mono;
     }
 
-    /// The state is a signed one again: what follows is executed and compared, and nothing of it is signed.
+    /// The state is a signed one again: what follows is executed and, in quarantine, compared, and nothing of it is signed.
     pub(super) fn execute_anew(&mut self, seq: Seq, out: &mut Effects) {
         self.tell_unnamed(Unnamed::NotKept, out);
-        self.counters.repairs += 1;
-        self.quarantine.phase = Phase::Executing;
         self.quarantine.own_is_damaged = false;
         self.quarantine.agreed = seq;
+        if !self.superblock.quarantined {
+            self.quarantine.phase = Phase::Trusted;
+            return;
+        }
+        self.counters.repairs += 1;
+        self.quarantine.phase = Phase::Executing;
         self.checkpoints.disown();
         self.snapshots.disown();
     }
@@ -436,8 +468,8 @@ impl Replica {
         roots
     }
 
-    /// The way back: a snapshot that the others have and this replica has not, or else its own newest one, whose bytes are the
-    /// same as theirs, so that they need not travel. Whoever differs again after that waits, longer each time, unless the
+    /// The way back: a snapshot that the others have and this replica has not, whole; or else its own newest one, whose bytes
+    /// are the same as theirs, so that they need not travel. Whoever differs again after that waits, longer each time, unless the
     /// others' snapshot leads past the place.
     fn go_back(&mut self, now: Now, out: &mut Effects) {
         let pause = REPAIR_PAUSE.saturating_mul(1 << self.quarantine.repeated.min(20)).min(REPAIR_PAUSE_MAX);
@@ -449,9 +481,10 @@ impl Replica {
         if now.mono < next_try && !leads_past {
             return;
         }
-        if newest > named {
+        let lacking = if self.quarantine.own_is_damaged { named } else { named.next() };
+        if newest >= lacking {
             let least = if leads_past { self.quarantine.beyond } else { named };
-            self.transfer.seek(least.max(named.next()));
+            self.transfer.seek(least.max(lacking));
         } else if named > Seq(0)
             && !self.quarantine.own_is_damaged
             && self.executing.is_free()

@@ -166,6 +166,19 @@ impl Recovery {
         replica.quarantine.agreed(manifest.scalars.seq);
     }
 
+    /// The own newest stable snapshot cannot be read back, and with it the state is lost; what this replica signed is not.
+    /// It votes, executes nothing, and fetches that snapshot, or a later one, from its peers (PROTOCOL §10).
+    pub fn snapshot_lost(&mut self) {
+        let replica = &mut self.replica;
+        let seq = replica.stable_snapshot();
+        assert!(seq > Seq(0), "what is lost has a name");
+        // Nothing but the place is known of it. It is not looked at before a state that is known has taken its place.
+        let scalars = Scalars { seq, ..Scalars::default() };
+        replica.executing = Executing::new(&scalars);
+        replica.trails.restart((seq, scalars.exec));
+        crate::mutant!(M66ExecutesWithoutState, replica.quarantine.begin_without_state(), {});
+    }
+
     /// The next record, in LogPosition order, from the superblock's journal start on.
     pub fn record(&mut self, at: LogPosition, record: Record) -> Result<(), RecoverError> {
         let replica = &mut self.replica;
@@ -207,7 +220,7 @@ impl Recovery {
         replica.last = last;
         replica.durable = last;
         replica.next_status = now.mono;
-        if service_at != replica.executing.last {
+        if service_at != replica.executing.last && !replica.quarantine.is_suspect() {
             replica.executing.install(replica.executing.last);
             out.install = Some(replica.executing.last);
         }

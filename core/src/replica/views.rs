@@ -367,7 +367,7 @@ impl Replica {
         }
         if self.pbft.is_normal() {
             // Whose state comes from others does not execute meanwhile, whoever is primary.
-            if self.transfer.is_active() {
+            if self.transfer.is_active() || self.awaits_state() {
                 return None;
             }
             // The next batch is committed: what it waits for is the own service or disk (V16).

@@ -111,11 +111,6 @@ impl Cluster {
         run(config, (self.make_service)(), Control::new().unwrap())
     }
 
-    pub fn run_until_it_ends(&mut self, id: u16) -> Result<(), ServerError> {
-        self.start(id);
-        self.replicas[usize::from(id)].take().unwrap().thread.join().expect("no panic")
-    }
-
     fn server_config(&self, id: u16, listener: TcpListener) -> ServerConfig {
         ServerConfig {
             cluster: self.config.clone(),

@@ -17,10 +17,12 @@ pub struct Standing {
     pub state: Digest,
 }
 
-/// Whether a run has come to its end: no client waits, and all replicas stand at one place.
+/// Whether a run has come to its end: no client waits, and all replicas stand at one place, not before `done`, the last Seq
+/// whose outcome a client was told. After a loss of all memories they can stand together where they will not stay.
 #[must_use]
-pub fn is_reached(standings: &[Standing], clients_waiting: usize) -> bool {
-    clients_waiting == 0 && standings.iter().all(|standing| standing.idle && standing.executed == standings[0].executed)
+pub fn is_reached(standings: &[Standing], clients_waiting: usize, done: Seq) -> bool {
+    let together = |standing: &Standing| standing.idle && standing.executed == standings[0].executed;
+    clients_waiting == 0 && standings.iter().all(|standing| together(standing) && standing.executed >= done)
 }
 
 /// The verdict at the end of the liveness phase.
@@ -52,15 +54,16 @@ mod tests {
     #[test]
     fn replicas_that_stay_apart_are_found() {
         let equal = [standing(0, 9, 1), standing(1, 9, 1)];
-        assert!(is_reached(&equal, 0) && !is_reached(&equal, 1));
+        assert!(is_reached(&equal, 0, Seq(9)) && !is_reached(&equal, 1, Seq(9)));
+        assert!(!is_reached(&equal, 0, Seq(10)), "what a client was told is still to be executed again");
         assert_eq!(judge(&equal, 0, 0), Ok(()));
         assert!(judge(&equal, 1, 3).is_err());
         let behind = [standing(0, 9, 1), standing(1, 8, 1)];
-        assert!(!is_reached(&behind, 0));
+        assert!(!is_reached(&behind, 0, Seq(8)));
         assert!(judge(&behind, 0, 0).is_err());
         assert!(judge(&[standing(0, 9, 1), standing(1, 9, 2)], 0, 0).is_err());
         let busy = [standing(0, 9, 1), Standing { idle: false, ..standing(1, 9, 1) }];
-        assert!(!is_reached(&busy, 0));
+        assert!(!is_reached(&busy, 0, Seq(9)));
         assert!(judge(&busy, 0, 0).is_err());
         assert!(judge(&[], 0, 0).is_err());
     }

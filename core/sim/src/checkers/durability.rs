@@ -49,6 +49,12 @@ impl Durability {
         self.done.insert(entry, seq);
     }
 
+    /// The last Seq at which an operation was called done.
+    #[must_use]
+    pub fn done_through(&self) -> Seq {
+        self.done.values().copied().max().unwrap_or_default()
+    }
+
     /// What a replica holds at the end, where `highest` is the last Seq that any of them has executed. One that is still
     /// behind may lack what came later; nobody may lack what all of them could have.
     pub fn state(&self, executed: Seq, highest: Seq, entries: &[Entry]) -> Verdict {

@@ -474,6 +474,12 @@ impl Checks {
         self.judge_client(Oracle::ExactlyOnce, verdict);
     }
 
+    /// The last Seq whose outcome a client was told.
+    #[must_use]
+    pub fn done_through(&self) -> Seq {
+        self.durability.done_through()
+    }
+
     /// At the end: what a replica's service holds.
     pub fn state(&mut self, replica: ReplicaId, executed: Seq, highest: Seq, entries: &[Entry]) {
         let verdict = self.durability.state(executed, highest, entries);

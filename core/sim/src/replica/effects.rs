@@ -76,11 +76,13 @@ impl Machine {
             process.replica.check_invariants();
         }
         let is_learner = process.replica.learner().is_some();
+        let awaits_state = process.replica.awaits_state();
         if !matches!(self.character, Character::Villain | Character::Twin) {
             world.checks.stands(self.id, process.replica.ordering());
         }
         self.note_silence(world, silent_through);
         self.note_learner(world, is_learner);
+        self.note_state(world, awaits_state);
         self.carry_out(world, effects);
     }
 

@@ -36,7 +36,8 @@ impl Machine {
     /// Where the replica is; the state's digest only where it is wanted, because it costs.
     pub fn standing(&mut self) -> Option<Standing> {
         let process = self.process.as_mut()?;
-        let executed = process.replica.executed();
+        // Who has no state has executed nothing.
+        let executed = if process.replica.awaits_state() { Seq(0) } else { process.replica.executed() };
         let idle = process.jobs.is_empty() && process.under_way.is_empty();
         Some(Standing { replica: self.id, executed, idle, state: Digest::ZERO })
     }
@@ -47,10 +48,10 @@ impl Machine {
         self.process.as_ref().map(|process| process.replica.ordering().view())
     }
 
-    /// The service's state: its digest and everything in it. None while a snapshot is still to be installed.
+    /// The service's state: its digest and everything in it. None while a snapshot is still to be installed, or fetched.
     pub fn state(&mut self) -> Option<(Seq, Digest, Vec<Entry>)> {
         let process = self.process.as_mut()?;
-        if process.jobs.iter().any(|job| matches!(job, Job::Install(_))) {
+        if process.replica.awaits_state() || process.jobs.iter().any(|job| matches!(job, Job::Install(_))) {
             return None;
         }
         process.replica.check_invariants();

@@ -6,7 +6,7 @@ use bft_core::door::Effects;
 use bft_core::ids::Seq;
 use bft_core::journal::Tail;
 
-use super::{Character, Crash, Machine, Process, Rot, UnderWay};
+use super::{Character, Crash, Machine, Process, Rot, Spoilt, UnderWay};
 use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
 use crate::ledger::Drift;
@@ -51,6 +51,7 @@ impl Machine {
             format!("starts, life {}: {records} records, snapshot {:?}", self.life.0, booted.superblock.snapshot)
         });
         self.note_silence(world, replica.silent_through());
+        self.awaits_state = replica.awaits_state();
         self.is_learner = replica.learner().is_some();
         let mut process = Process::new(replica, booted, world, self.id);
         process.service.drift(self.drift.map(|drift| Drift { has_struck: false, ..drift }));
@@ -85,7 +86,29 @@ impl Machine {
             (Rot::Hidden | Rot::Found(_), Some(why)) => self.finds_damage(world, why, &booted.tail),
             (Rot::Unharmed | Rot::Found(_), None) => {}
         }
+        self.compare_snapshot(world, booted.lost.as_deref());
         Some(booted)
+    }
+
+    /// A damaged snapshot must be found, and no other.
+    fn compare_snapshot(&mut self, world: &mut World, lost: Option<&str>) {
+        match (self.spoilt, lost) {
+            (Spoilt::Hidden, None) => {
+                let text = format!("{:?} starts and does not see that its snapshot is damaged", self.id);
+                world.checks.report(Oracle::Durable, text);
+            }
+            (Spoilt::Unharmed, Some(why)) => {
+                let text = format!("{:?} finds a snapshot damaged that nothing touched: {why}", self.id);
+                world.checks.report(Oracle::Durable, text);
+            }
+            (Spoilt::Hidden | Spoilt::Found, Some(why)) => {
+                world.counters.states_lost += u64::from(self.spoilt == Spoilt::Hidden);
+                world.trace.event(world.now, Actor::Replica(self.id.index()), 95, || format!("has no state: {why}"));
+                self.spoilt = Spoilt::Found;
+            }
+            // A transfer had ended when the process did.
+            (Spoilt::Unharmed | Spoilt::Found, None) => self.spoilt = Spoilt::Unharmed,
+        }
     }
 
     fn finds_damage(&mut self, world: &mut World, why: &str, tail: &Tail) {
@@ -104,6 +127,16 @@ impl Machine {
         self.is_silent = silent_through.is_some();
     }
 
+    /// Whether the replica has a state to go on from.
+    pub(super) fn note_state(&mut self, world: &mut World, awaits_state: bool) {
+        if self.awaits_state && !awaits_state {
+            self.spoilt = Spoilt::Unharmed;
+            world.counters.states_found += 1;
+            world.trace.event(world.now, Actor::Replica(self.id.index()), 96, || "has a state again".into());
+        }
+        self.awaits_state = awaits_state;
+    }
+
     /// Whether the replica has found that it votes no more.
     pub(super) fn note_learner(&mut self, world: &mut World, is_learner: bool) {
         if self.is_learner || !is_learner {
@@ -119,7 +152,7 @@ impl Machine {
 
     /// Keeps what its disk holds for certain, unless something is wrong with that, or an earlier state is kept.
     pub fn keep_image(&mut self) {
-        if self.image.is_none() && self.rot == Rot::Unharmed {
+        if self.image.is_none() && self.rot == Rot::Unharmed && self.spoilt == Spoilt::Unharmed {
             self.image = Some(self.disk.durable_image());
         }
     }
@@ -134,7 +167,7 @@ impl Machine {
     pub fn put_back(&mut self, world: &mut World) {
         assert!(!self.is_up(), "nobody changes the disk of a running process");
         self.disk = self.image.take().expect("an earlier state is kept");
-        self.rot = Rot::Unharmed;
+        (self.rot, self.spoilt) = (Rot::Unharmed, Spoilt::Unharmed);
         self.character = Character::PutBack;
         world.counters.put_back += 1;
         world.checks.put_back(self.id);
@@ -220,6 +253,27 @@ impl Machine {
             world.counters.bits_rotted += 1;
         }
         self.rot = Rot::Hidden;
+        true
+    }
+
+    /// Something of the snapshot that its superblock names is damaged while the process is down: a bit flips, or a file is
+    /// gone. Says whether there was one.
+    pub fn spoil(&mut self, world: &mut World) -> bool {
+        self.disk.flush_all();
+        let Some((seq, _)) = boot::durable_snapshot(&self.disk) else { return false };
+        let files: Vec<_> = self.disk.names().filter(|name| name.snapshot() == Some(seq)).collect();
+        if files.is_empty() || self.spoilt != Spoilt::Unharmed {
+            return false;
+        }
+        let name = self.fate.pick(&files);
+        if self.fate.chance(250) {
+            self.disk.remove(name);
+        } else {
+            let byte = self.fate.below(self.disk.len(name) as u64) as usize;
+            self.disk.rot(name, byte, self.fate.below(8) as u8);
+        }
+        world.counters.snapshots_spoilt += 1;
+        self.spoilt = Spoilt::Hidden;
         true
     }
 }

@@ -78,6 +78,17 @@ pub enum Rot {
     Found(LogPosition),
 }
 
+/// What became of the snapshot that a machine's superblock names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoilt {
+    /// Nothing.
+    Unharmed,
+    /// It was damaged, and no start has seen it.
+    Hidden,
+    /// It was found, and no other snapshot has taken its place.
+    Found,
+}
+
 /// What is wrong with a machine from the beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Character {
@@ -115,6 +126,9 @@ pub struct Machine {
     process: Option<Box<Process>>,
     gone: Option<Gone>,
     rot: Rot,
+    /// What became of the snapshot that its superblock names.
+    spoilt: Spoilt,
+    awaits_state: bool,
     /// How far the last start knew of damage.
     owned_up: Seq,
     /// It lost votes and casts none, as far as is known.
@@ -199,6 +213,8 @@ impl Machine {
             process: None,
             gone: None,
             rot: Rot::Unharmed,
+            spoilt: Spoilt::Unharmed,
+            awaits_state: false,
             owned_up: Seq(0),
             is_silent: false,
             is_learner: false,
@@ -255,10 +271,10 @@ impl Machine {
         self.character
     }
 
-    /// Whether it lost votes to damage and casts none for now.
+    /// Whether it lost votes to damage and casts none for now, or its state and executes nothing.
     #[must_use]
-    pub fn is_silent(&self) -> bool {
-        self.is_silent
+    pub fn is_mending(&self) -> bool {
+        self.is_silent || self.awaits_state
     }
 
     /// The faults end: a villain that would go on for ever and be borne does so.

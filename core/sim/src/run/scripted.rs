@@ -9,7 +9,7 @@ use super::Run;
 use crate::checkers::Oracle;
 use crate::network::Node;
 use crate::points::Point;
-use crate::script::{Company, Round};
+use crate::script::{Company, Part, Round};
 use crate::trace::Actor;
 use crate::world::{Event, Led, ToClient, ToMachine};
 
@@ -80,7 +80,12 @@ impl Run {
         let Some(damage) = self.world.options.script.damage.filter(|damage| damage.at == now) else { return };
         let node = Node(damage.victim.index());
         self.on_power_loss(node);
-        if !self.machines[node.0].rot(&mut self.world) {
+        let machine = &mut self.machines[node.0];
+        let is_damaged = match damage.part {
+            Part::Journal => machine.rot(&mut self.world),
+            Part::Snapshot => machine.spoil(&mut self.world),
+        };
+        if !is_damaged {
             self.world.checks.report(Oracle::Convergence, "the script finds nothing to damage".into());
         }
     }

@@ -254,7 +254,8 @@ impl Replica {
 
     /// A peer asks for the newest stable snapshot above a Seq.
     pub(super) fn on_fetch_manifest(&mut self, from: ReplicaId, above: Seq, out: &mut Effects) -> Result<(), Ignored> {
-        let newest = self.snapshots.newest().filter(|certificate| certificate.seq > above);
+        let newest =
+            self.snapshots.newest().filter(|certificate| certificate.seq > above && self.keeps(certificate.seq));
         let Some(seq) = newest.map(|certificate| certificate.seq) else { return Err(Ignored::NotNeeded) };
         match self.transfer.serving.wants_manifest(from, seq) {
             Asked::First => out.files.push(FileOrder::ReadManifest { seq }),
@@ -272,7 +273,7 @@ impl Replica {
         out: &mut Effects,
     ) -> Result<(), Ignored> {
         let FetchChunk { seq, piece } = fetch;
-        if self.snapshots.certificate(seq).is_none() {
+        if !self.keeps(seq) {
             self.send_chunk(from, seq, piece, None, out);
             return Ok(());
         }
@@ -358,11 +359,16 @@ impl Replica {
         }
     }
 
-    /// Whether the log has led past what a snapshot was wanted for. Whose state is not to be trusted has come no further than
-    /// its newest stable snapshot.
+    /// Whether the snapshot of `seq` is stable and, as far as is known, whole here.
+    fn keeps(&self, seq: Seq) -> bool {
+        let is_damaged = self.quarantine.is_own_damaged() && seq == self.stable_snapshot();
+        !is_damaged && self.snapshots.certificate(seq).is_some()
+    }
+
+    /// Whether the log has led past what a snapshot was wanted for.
     fn is_transfer_obsolete(&self) -> bool {
         let is_suspect = self.quarantine.is_suspect();
-        let executed = if is_suspect { self.stable_snapshot() } else { self.executing.last };
+        let executed = self.sound_through();
         match &self.transfer.state {
             State::Idle => true,
             State::Seeking { missing, .. } => {

@@ -115,6 +115,13 @@ fn table(cluster: &ClusterConfig, rows: &[Row]) -> String {
                         row.replica
                     );
                 }
+                if info.counter("state_lost") == Some(1) {
+                    remarks += &format!(
+                        "replica {}: its newest snapshot was damaged; it orders, and executes nothing until it has fetched \
+                         that one or a later one\n",
+                        row.replica
+                    );
+                }
                 if let Some(why) = info.counter("learner").and_then(Learner::describe) {
                     remarks += &format!(
                         "replica {}: a learner, which never votes again and counts as faulty: {why}\n",
