@@ -157,17 +157,28 @@ impl Coverage {
         let cells = self.seen.len() * EVENTS * STATUSES.len();
         let seen: usize =
             self.seen.values().map(|table| table.iter().flatten().filter(|count| **count > 0).count()).sum();
-        let never: Vec<_> = self.never().collect();
+        let never: Vec<_> = unseen(&self.all).collect();
         let never = if never.is_empty() { "none".to_owned() } else { never.join(", ") };
         format!("event x status x fault or villain: {seen} of {cells} seen; event x status never seen: {never}")
     }
 
-    fn never(&self) -> impl Iterator<Item = String> {
-        let pairs = self.all.iter().enumerate().flat_map(|(event, row)| {
-            row.iter().zip(STATUSES).filter(|(count, _)| **count == 0).map(move |(_, status)| (event, status))
-        });
-        pairs.map(|(event, status)| format!("{} at a {status} one", event_name(event)))
+    /// By fault, the events that reached no replica in some status while it was on.
+    #[must_use]
+    pub fn empty(&self) -> Vec<String> {
+        let of = |fault| {
+            let table = self.seen.get(&Condition::Fault(fault)).unwrap_or(&EMPTY);
+            let unseen: Vec<_> = unseen(table).collect();
+            (!unseen.is_empty()).then(|| format!("{fault:?} was never on with {}", unseen.join(", ")))
+        };
+        Fault::ALL.into_iter().filter_map(of).collect()
     }
+}
+
+fn unseen(table: &Table) -> impl Iterator<Item = String> {
+    let pairs = table.iter().enumerate().flat_map(|(event, row)| {
+        row.iter().zip(STATUSES).filter(|(count, _)| **count == 0).map(move |(_, status)| (event, status))
+    });
+    pairs.map(|(event, status)| format!("{} at a {status} one", event_name(event)))
 }
 
 fn add(sum: &mut Table, seen: &Seen) {

@@ -1,5 +1,6 @@
-//! The nightly matrix: every villain in every environment, seed after seed until the time is up. A cell without a seed in
-//! which its villain acted proves nothing and fails the night.
+//! The nightly matrix: every villain in every environment, and among them seeds that choose everything, until the time is up.
+//! A cell without a seed in which its villain acted proves nothing and fails the night; so does an event that reached no
+//! replica in some status while some fault was on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -56,6 +57,30 @@ impl Enemy {
     }
 }
 
+/// What one seed plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Cell(Enemy, Environment),
+    /// Whatever the seed chooses: faults that no environment has are in these.
+    Any,
+}
+
+impl Turn {
+    /// A round of the night: one seed of free choice for each enemy.
+    fn round() -> Vec<Self> {
+        let row =
+            |enemy| Environment::ALL.map(|environment| Self::Cell(enemy, environment)).into_iter().chain([Self::Any]);
+        Enemy::all().flat_map(row).collect()
+    }
+
+    fn scene(self) -> Scene {
+        match self {
+            Self::Cell(enemy, environment) => enemy.scene(environment),
+            Self::Any => Scene::default(),
+        }
+    }
+}
+
 /// A night.
 #[derive(Clone, Copy, Debug)]
 pub struct Night {
@@ -84,6 +109,7 @@ pub struct Cell {
 #[derive(Debug, Default)]
 pub struct Matrix {
     cells: BTreeMap<(Enemy, Environment), Cell>,
+    any: Cell,
     coverage: Coverage,
     operations: u64,
     seconds: f64,
@@ -93,32 +119,33 @@ impl Night {
     /// Runs the matrix until the time is up; `on_failure` hears of each seed that breaks a promise, as it happens.
     pub fn run(self, mut on_failure: impl FnMut(&Report)) -> Matrix {
         let begun = Instant::now();
-        let cells: Vec<_> =
-            Enemy::all().flat_map(|enemy| Environment::ALL.map(|environment| (enemy, environment))).collect();
+        let round = Turn::round();
         let next = AtomicU64::new(0);
         let mut matrix = Matrix::default();
-        matrix.cells.extend(cells.iter().map(|cell| (*cell, Cell::default())));
+        for turn in &round {
+            matrix.cell(*turn);
+        }
         std::thread::scope(|scope| {
             let (send, receive) = mpsc::channel();
             for _ in 0..self.jobs.max(1) {
-                let (send, next, cells) = (send.clone(), &next, &cells);
+                let (send, next, round) = (send.clone(), &next, &round);
                 scope.spawn(move || {
                     while begun.elapsed() < self.time {
                         let nth = next.fetch_add(1, Ordering::Relaxed);
-                        let (enemy, environment) = cells[(nth % cells.len() as u64) as usize];
-                        let options = Options::in_scene(self.start + nth, Fidelity::Ledger, enemy.scene(environment));
-                        if send.send((enemy, environment, run(options, Trace::quiet()))).is_err() {
+                        let turn = round[(nth % round.len() as u64) as usize];
+                        let options = Options::in_scene(self.start + nth, Fidelity::Ledger, turn.scene());
+                        if send.send((turn, run(options, Trace::quiet()))).is_err() {
                             return;
                         }
                     }
                 });
             }
             drop(send);
-            for (enemy, environment, report) in receive {
+            for (turn, report) in receive {
                 if report.violation.is_some() {
                     on_failure(&report);
                 }
-                matrix.add(enemy, environment, &report);
+                matrix.add(turn, &report);
             }
         });
         matrix.seconds = begun.elapsed().as_secs_f64();
@@ -127,9 +154,19 @@ impl Night {
 }
 
 impl Matrix {
-    fn add(&mut self, enemy: Enemy, environment: Environment, report: &Report) {
-        let cell = self.cells.entry((enemy, environment)).or_default();
-        let misdeeds = enemy.misdeeds(report);
+    fn cell(&mut self, turn: Turn) -> &mut Cell {
+        match turn {
+            Turn::Cell(enemy, environment) => self.cells.entry((enemy, environment)).or_default(),
+            Turn::Any => &mut self.any,
+        }
+    }
+
+    fn add(&mut self, turn: Turn, report: &Report) {
+        let misdeeds = match turn {
+            Turn::Cell(enemy, _) => enemy.misdeeds(report),
+            Turn::Any => report.counters.lies + report.counters.client_misdeeds,
+        };
+        let cell = self.cell(turn);
         cell.seeds += 1;
         cell.acted += u64::from(misdeeds > 0);
         cell.misdeeds += misdeeds;
@@ -141,10 +178,11 @@ impl Matrix {
     /// Seeds that broke a promise.
     #[must_use]
     pub fn failed(&self) -> u64 {
-        self.cells.values().map(|cell| cell.failed).sum()
+        self.cells.values().chain([&self.any]).map(|cell| cell.failed).sum()
     }
 
-    /// Cells that prove nothing, by villain: where it did nothing, and in how many seeds.
+    /// Cells that prove nothing: by villain, where it did nothing, and in how many seeds; by fault, what nobody met while it
+    /// was on.
     #[must_use]
     pub fn empty(&self) -> Vec<String> {
         let mut empty: BTreeMap<Enemy, Vec<String>> = BTreeMap::new();
@@ -152,10 +190,9 @@ impl Matrix {
             let seeds = format!("{} ({} seeds)", environment.name(), cell.seeds);
             empty.entry(*enemy).or_default().push(seeds);
         }
-        empty
-            .into_iter()
-            .map(|(enemy, cells)| format!("{} did nothing in {}", enemy.name(), cells.join(", ")))
-            .collect()
+        let idle =
+            empty.into_iter().map(|(enemy, cells)| format!("{} did nothing in {}", enemy.name(), cells.join(", ")));
+        idle.chain(self.coverage.empty()).collect()
     }
 
     /// The table, one row a villain: in each environment the seeds in which it acted, and failures behind a `!`.
@@ -183,13 +220,15 @@ impl Matrix {
     /// Everything else in a few lines.
     #[must_use]
     pub fn summary(&self) -> String {
-        let seeds: u64 = self.cells.values().map(|cell| cell.seeds).sum();
+        let seeds: u64 = self.cells.values().chain([&self.any]).map(|cell| cell.seeds).sum();
         let least = self.cells.values().map(|cell| cell.acted).min().unwrap_or(0);
         format!(
-            "{seeds} seeds in {:.1} s, {} failed; {} cells, at least {least} seeds in each; {} operations\n{}",
+            "{seeds} seeds in {:.1} s, {} failed; {} cells, at least {least} seeds in each; {} seeds that chose everything; \
+             {} operations\n{}",
             self.seconds,
             self.failed(),
             self.cells.len(),
+            self.any.seeds,
             self.operations,
             self.coverage.summary(),
         )
@@ -199,19 +238,28 @@ impl Matrix {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bft_core::ids::Nanos;
+
+    use crate::checkers::{Oracle, Violation};
+    use crate::options::Fault;
 
     #[test]
     fn a_cell_counts_only_when_its_villain_acted() {
         let mut matrix = Matrix::default();
-        let (enemy, environment) = (Enemy::Replicas(Strategy::Silent), Environment::Ideal);
+        let cell = (Enemy::Replicas(Strategy::Silent), Environment::Ideal);
+        let turn = Turn::Cell(cell.0, cell.1);
+        let idle = "silent did nothing in ideal (1 seeds)".to_owned();
         let mut report = Report::default();
-        matrix.add(enemy, environment, &report);
-        assert_eq!(matrix.empty(), ["silent did nothing in ideal (1 seeds)"]);
+        matrix.add(turn, &report);
+        assert!(matrix.empty().contains(&idle));
         report.counters.lies = 3;
-        matrix.add(enemy, environment, &report);
-        assert!(matrix.empty().is_empty());
-        assert_eq!(matrix.cells[&(enemy, environment)], Cell { seeds: 2, acted: 1, misdeeds: 3, failed: 0 });
+        matrix.add(turn, &report);
+        assert!(!matrix.empty().contains(&idle));
+        assert_eq!(matrix.cells[&cell], Cell { seeds: 2, acted: 1, misdeeds: 3, failed: 0 });
         assert!(matrix.table().contains("1/2"));
+        report.violation = Some(Violation { oracle: Oracle::Agreement, at: Nanos(0), text: String::new() });
+        matrix.add(Turn::Any, &report);
+        assert_eq!(matrix.failed(), 1, "seeds of free choice count too");
     }
 
     #[test]
@@ -219,6 +267,6 @@ mod tests {
         let night = Night { start: 1, time: Duration::ZERO, jobs: 1 };
         let matrix = night.run(|_| {});
         assert_eq!(matrix.cells.len(), Enemy::all().count() * Environment::ALL.len());
-        assert_eq!(matrix.empty().len(), Enemy::all().count());
+        assert_eq!(matrix.empty().len(), Enemy::all().count() + Fault::ALL.len());
     }
 }

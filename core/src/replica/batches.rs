@@ -57,16 +57,6 @@ impl Ahead {
 }
 
 impl Batches {
-    /// The lowest record that is being read.
-    #[must_use]
-    pub fn lowest_load(&self) -> Option<LogPosition> {
-        let wanted = self.wanted.values().filter_map(|wanted| match wanted {
-            Wanted::Loading(at) => Some(*at),
-            Wanted::Asked(_) | Wanted::Here(_) => None,
-        });
-        wanted.chain(self.serving.values().map(|(_, _, at)| *at)).min()
-    }
-
     /// Nothing is wanted any more.
     pub fn clear(&mut self) {
         self.wanted.clear();
@@ -130,7 +120,7 @@ impl Replica {
             return Err(Ignored::Duplicate);
         }
         self.batches.serving.insert(from, (batch, header, at));
-        out.load.push(at);
+        self.loading.begin(at, out);
         Ok(())
     }
 
@@ -182,7 +172,7 @@ impl Replica {
             None => match self.index.body(batch.seq, batch.digest).filter(|at| *at <= self.durable) {
                 Some(at) => {
                     self.batches.wanted.insert(batch, Wanted::Loading(at));
-                    out.load.push(at);
+                    self.loading.begin(at, out);
                 }
                 None => self.ask_for_body(now, batch, out),
             },

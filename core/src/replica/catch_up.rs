@@ -161,12 +161,6 @@ impl CatchUp {
         }
     }
 
-    /// The lowest record that an answer waits for.
-    #[must_use]
-    pub fn lowest_load(&self) -> Option<LogPosition> {
-        self.serving.values().flat_map(|serving| serving.slots.iter().flat_map(Part::loads)).min()
-    }
-
     /// Recounts. For the invariants.
     pub fn check(&self, tuning: &Tuning) {
         let bytes: usize = self.backlog.values().map(|ready| ready.body.bytes().len()).sum();
@@ -301,7 +295,7 @@ impl Replica {
             return Err(Ignored::NotNeeded);
         }
         let loads: BTreeSet<_> = slots.iter().flat_map(Part::loads).collect();
-        out.load.extend(loads);
+        loads.into_iter().for_each(|at| self.loading.begin(at, out));
         self.catch_up.serving.insert(from, Serving { shape, slots });
         self.answer_when_loaded(from, out);
         Ok(())
@@ -338,6 +332,7 @@ impl Replica {
 
     /// A record was read back.
     pub(super) fn on_loaded(&mut self, at: LogPosition, record: Option<&Record>, out: &mut Effects) {
+        self.loading.end(at);
         self.on_loaded_batch(at, record);
         self.on_loaded_body(at, record, out);
         self.on_loaded_report(at, record, out);

@@ -133,12 +133,6 @@ impl Executing {
     pub fn stop(&mut self) {
         self.state = State::Stopped;
     }
-
-    /// The lowest record that a read-back still waits for.
-    #[must_use]
-    pub fn lowest_load(&self) -> Option<LogPosition> {
-        self.loading.first().map(|(at, _)| *at)
-    }
 }
 
 impl Replica {
@@ -327,7 +321,7 @@ impl Replica {
             let at = records.body;
             let readable = at != LogPosition(0) && at <= self.durable && !self.catch_up.is_lost(seq);
             if readable && self.executing.loading.insert((at, seq)) {
-                out.load.push(at);
+                self.loading.begin(at, out);
             }
         }
     }

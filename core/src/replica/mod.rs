@@ -8,9 +8,9 @@
 //! * `views`: when to leave a view, and how to come to the next; `batches`: bodies that a new primary lacks;
 //! * `quarantine`: what a replica does that came to something else than the others; `trail`: where it began to;
 //! * `accusations`: what was proved against others; `handshake`: what a start asks before the first vote;
+//! * `loading`: what is being read back from the journal;
 //! * `catch_up`: committed batches from peers and for peers; `transfer`: a snapshot from peers and for peers;
-//! * `index`: where records lie; `recovery`: from the journal
-//!   back to all of this.
+//! * `index`: where records lie; `recovery`: from the journal back to all of this.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ mod forwarding;
 mod handshake;
 mod idle;
 pub mod index;
+mod loading;
 mod pool;
 mod quarantine;
 mod recovery;
@@ -61,6 +62,7 @@ use forwarding::Forwarding;
 use handshake::Handshake;
 use idle::IdleMarks;
 use index::JournalIndex;
+use loading::Loading;
 use pool::{Added, Pool};
 use quarantine::Quarantine;
 use sessions::Sessions;
@@ -96,6 +98,7 @@ pub struct Replica {
     quarantine: Quarantine,
     checkpoints: Checkpoints,
     snapshots: Snapshots,
+    loading: Loading,
     catch_up: CatchUp,
     transfer: Transfer,
     views: Views,

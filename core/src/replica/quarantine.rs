@@ -132,15 +132,6 @@ impl Quarantine {
         self.own_is_damaged = true;
     }
 
-    /// The record that a report waits for.
-    #[must_use]
-    pub fn lowest_load(&self) -> Option<LogPosition> {
-        match self.inquiry.as_ref()?.question {
-            Question::Batch { at, .. } => Some(at),
-            Question::Trail { .. } | Question::Pieces { .. } => None,
-        }
-    }
-
     /// Whether nothing is being compared for a report.
     #[must_use]
     pub fn is_told(&self) -> bool {
@@ -581,7 +572,7 @@ impl Replica {
         let at = self.index.body(slot.seq, slot.batch).filter(|at| *at <= self.durable);
         match (at, &mut self.quarantine.inquiry) {
             (Some(at), Some(inquiry)) => {
-                out.load.push(at);
+                self.loading.begin(at, out);
                 inquiry.question = Question::Batch { at, slot };
             }
             (None, _) | (_, None) => self.tell(Finding::Slot(slot), out),

@@ -16,6 +16,7 @@ use super::forwarding::Forwarding;
 use super::handshake::Handshake;
 use super::idle::IdleMarks;
 use super::index::JournalIndex;
+use super::loading::Loading;
 use super::pool::{Pool, PoolBounds};
 use super::quarantine::Quarantine;
 use super::sessions::Sessions;
@@ -129,6 +130,7 @@ impl Recovery {
             quarantine: Quarantine::new(config.n(), superblock.quarantined),
             checkpoints: Checkpoints::default(),
             snapshots: Snapshots::new(None),
+            loading: Loading::default(),
             catch_up: CatchUp::new(&tuning, config.n()),
             transfer: Transfer::new(config.n(), me),
             views: Views::new(config.n()),

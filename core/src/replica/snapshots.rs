@@ -284,13 +284,7 @@ impl Replica {
 
     /// Frees the journal as soon as nothing below the cut is being read.
     pub(super) fn drop_when_unread(&mut self, out: &mut Effects) {
-        let loads = [
-            self.executing.lowest_load(),
-            self.catch_up.lowest_load(),
-            self.batches.lowest_load(),
-            self.quarantine.lowest_load(),
-        ];
-        let lowest = loads.into_iter().flatten().min();
+        let lowest = self.loading.lowest();
         let unread = |below: &mut LogPosition| lowest.is_none_or(|lowest| lowest >= *below);
         if let Some(below) = self.snapshots.drop_below.take_if(unread) {
             out.drop_journal_below = Some(below);
