@@ -29,18 +29,6 @@ fn cluster(snapshot_slots: u64) -> Cluster {
     cluster
 }
 
-/// Operations, one after the other, until somebody has executed `seq`.
-fn run_to(cluster: &mut Cluster, seq: u64) {
-    while cluster.hosts.iter().all(|host| host.replica.executed() < Seq(seq)) {
-        cluster.submit();
-        let (done, submitted) = (cluster.done, cluster.submitted);
-        assert!(submitted < 1000, "it does not come to Seq {seq}");
-        if done < submitted {
-            cluster.pass_until(10 * SECOND, |cluster| cluster.done == cluster.submitted);
-        }
-    }
-}
-
 /// A backup of the first view.
 fn backup(cluster: &Cluster) -> ReplicaId {
     cluster.others(&[cluster.primary(0)])[0]
@@ -88,18 +76,12 @@ fn comes_back(cluster: &mut Cluster, replica: ReplicaId) {
     panic!("{replica:?} does not come back: {:?}", cluster.hosts[replica.index()].replica.quarantine());
 }
 
-fn all_are_equal(cluster: &mut Cluster) {
-    cluster.pass(3 * SECOND);
-    let states: Vec<_> = cluster.hosts.iter().map(|host| (host.replica.executed(), host.state)).collect();
-    assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
-}
-
 #[test]
 fn k4_a_replica_that_differs_names_the_first_seq_goes_back_and_votes_again() {
     let mut cluster = cluster(8);
     let (drifter, others) = (backup(&cluster), cluster.others(&[backup(&cluster)]));
     cluster.host(drifter).astray.insert(Seq(13), 1);
-    run_to(&mut cluster, 16);
+    cluster.run_to(16);
     cluster.pass(SECOND / 10);
     assert!(is_in_quarantine(&cluster, drifter) && others.iter().all(|other| !is_in_quarantine(&cluster, *other)));
     let [report] = reports(&cluster, drifter)[..] else { panic!("one report") };
@@ -123,10 +105,10 @@ fn k4_a_replica_that_differs_names_the_first_seq_goes_back_and_votes_again() {
     assert_eq!((counters.divergences, counters.quarantines_ended), (1, 1));
     let voted = votes(&cluster, drifter);
     let executed = cluster.hosts[drifter.index()].replica.executed();
-    run_to(&mut cluster, executed.0 + 20);
+    cluster.run_to(executed.0 + 20);
     assert!(votes(&cluster, drifter) > voted, "it votes again");
     assert!(cluster.config.replicas().all(|replica| signed_once(&cluster, replica)));
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 #[test]
@@ -134,14 +116,14 @@ fn k4_a_primary_in_quarantine_is_given_up_and_comes_back() {
     let mut cluster = cluster(8);
     let drifter = cluster.primary(0);
     cluster.host(drifter).astray.insert(Seq(5), 1);
-    run_to(&mut cluster, 8);
+    cluster.run_to(8);
     assert!(is_in_quarantine(&cluster, drifter));
     let done = cluster.done;
     cluster.submit();
     cluster.pass_until(5 * SECOND, |cluster| cluster.done == done + 1);
     assert!(cluster.view(cluster.others(&[drifter])[0]).0 > View(0));
     comes_back(&mut cluster, drifter);
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 /// What peers give is compared with the root that a blocking set signed: nobody makes a report name another Seq.
@@ -152,7 +134,7 @@ fn k4_a_liar_does_not_make_the_report_name_another_seq() {
     let liar = cluster.others(&[drifter])[0];
     cluster.host(drifter).astray.insert(Seq(13), 1);
     cluster.hears = |_, _, message| message.kind() != Kind::Trail;
-    run_to(&mut cluster, 16);
+    cluster.run_to(16);
     cluster.pass(SECOND / 10);
     assert!(reports(&cluster, drifter).is_empty());
     let trail = cluster.sent_of(Kind::Trail).find_map(|(_, message)| match message {
@@ -193,7 +175,7 @@ fn k4_where_nobody_gives_what_proves_anything_the_report_names_the_interval() {
     let drifter = backup(&cluster);
     cluster.host(drifter).astray.insert(Seq(13), 1);
     cluster.hears = |_, _, message| message.kind() != Kind::Trail;
-    run_to(&mut cluster, 16);
+    cluster.run_to(16);
     cluster.pass(5 * SECOND);
     let [report] = reports(&cluster, drifter)[..] else { panic!("one report") };
     let (after, through, why) = (Seq(8), Seq(16), Unnamed::NoAnswer);
@@ -208,7 +190,7 @@ fn k4_quarantine_survives_a_restart() {
     cluster.host(drifter).astray.insert(Seq(13), 1);
     // It finds no way back before it is killed.
     cluster.hears = |_, _, message| message.kind() != Kind::Trail;
-    run_to(&mut cluster, 16);
+    cluster.run_to(16);
     assert!(is_in_quarantine(&cluster, drifter));
     let voted = votes(&cluster, drifter);
     cluster.restart(drifter);
@@ -225,9 +207,9 @@ fn k4_quarantine_survives_a_restart() {
     cluster.link();
     assert!(!is_in_quarantine(&cluster, drifter));
     let executed = cluster.hosts[drifter.index()].replica.executed();
-    run_to(&mut cluster, executed.0 + 20);
+    cluster.run_to(executed.0 + 20);
     assert!(!is_in_quarantine(&cluster, drifter) && signed_once(&cluster, drifter));
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 #[test]
@@ -235,7 +217,7 @@ fn k4_a_service_that_goes_astray_at_one_seq_for_ever_is_led_past_it() {
     let mut cluster = cluster(24);
     let drifter = backup(&cluster);
     cluster.host(drifter).astray.insert(Seq(29), u32::MAX);
-    run_to(&mut cluster, 34);
+    cluster.run_to(34);
     assert!(is_in_quarantine(&cluster, drifter));
     assert_eq!(cluster.hosts[drifter.index()].replica.stable_snapshot(), Seq(24));
     cluster.pass(60 * SECOND);
@@ -247,12 +229,12 @@ fn k4_a_service_that_goes_astray_at_one_seq_for_ever_is_led_past_it() {
     assert!(told.iter().all(is_it) && told.iter().enumerate().all(|(nth, report)| report.repeated == nth as u32));
 
     // The others' next snapshot lies behind it.
-    run_to(&mut cluster, 49);
+    cluster.run_to(49);
     comes_back(&mut cluster, drifter);
     let counters = cluster.hosts[drifter.index()].replica.counters();
     assert_eq!((counters.transfers, counters.quarantines_ended), (1, 1));
     assert!(signed_once(&cluster, drifter));
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 #[test]
@@ -260,18 +242,18 @@ fn k4_where_the_own_snapshot_is_spoilt_that_of_the_others_leads_back() {
     let mut cluster = cluster(24);
     let drifter = backup(&cluster);
     cluster.host(drifter).astray.insert(Seq(29), 1);
-    run_to(&mut cluster, 31);
+    cluster.run_to(31);
     cluster.host(drifter).files.lose(Seq(24));
-    run_to(&mut cluster, 34);
+    cluster.run_to(34);
     cluster.pass(20 * SECOND);
     // Nobody has a newer one: the same snapshot is fetched whole.
     let replica = &cluster.hosts[drifter.index()].replica;
     assert_eq!(replica.quarantine().expect("no checkpoint has come since").phase, QuarantinePhase::Executing);
     assert_eq!((replica.counters().transfers, replica.stable_snapshot()), (1, Seq(24)));
-    run_to(&mut cluster, 49);
+    cluster.run_to(49);
     comes_back(&mut cluster, drifter);
     assert_eq!(cluster.hosts[drifter.index()].replica.counters().transfers, 1);
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 #[test]
@@ -279,7 +261,7 @@ fn k4_before_there_is_a_snapshot_a_start_leads_back() {
     let mut cluster = cluster(1024);
     let drifter = backup(&cluster);
     cluster.host(drifter).astray.insert(Seq(5), 1);
-    run_to(&mut cluster, 12);
+    cluster.run_to(12);
     cluster.pass(20 * SECOND);
     let quarantine = cluster.hosts[drifter.index()].replica.quarantine().expect("nothing leads back");
     assert_eq!(quarantine.phase, QuarantinePhase::Stopped);
@@ -287,22 +269,22 @@ fn k4_before_there_is_a_snapshot_a_start_leads_back() {
     cluster.link();
     comes_back(&mut cluster, drifter);
     assert!(signed_once(&cluster, drifter));
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 #[test]
 fn k4_a_state_that_differs_although_all_replies_agree_names_its_pieces() {
     let mut cluster = cluster(8);
     let drifter = backup(&cluster);
-    run_to(&mut cluster, 12);
+    cluster.run_to(12);
     cluster.host(drifter).state ^= 1;
-    run_to(&mut cluster, 16);
+    cluster.run_to(16);
     cluster.pass(SECOND / 10);
     let [report] = reports(&cluster, drifter)[..] else { panic!("one report") };
     assert_eq!((report.what, report.seq), (What::Snapshot, Seq(16)));
     assert_eq!(report.finding, Finding::Pieces { chunks: vec![0], clients: Vec::new(), more: 0 });
     comes_back(&mut cluster, drifter);
-    all_are_equal(&mut cluster);
+    cluster.come_together();
 }
 
 #[test]
@@ -312,7 +294,7 @@ fn k4_when_nobody_can_agree_everybody_says_so_and_nobody_stops() {
     for replica in cluster.config.replicas() {
         cluster.host(replica).astray.insert(Seq(5), 1);
     }
-    run_to(&mut cluster, 8);
+    cluster.run_to(8);
     cluster.pass(SECOND);
     for host in &cluster.hosts {
         assert_eq!(host.replica.counters().nondeterminism, 1);
@@ -321,6 +303,6 @@ fn k4_when_nobody_can_agree_everybody_says_so_and_nobody_stops() {
         assert!(disagreement.seq == Seq(8) && disagreement.roots.len() >= 3, "{disagreement:?}");
         assert!(host.replica.quarantine().is_none(), "who is right nobody knows");
     }
-    run_to(&mut cluster, 12);
+    cluster.run_to(12);
     assert_eq!(cluster.hosts[0].replica.stable(), Seq(0), "and the window ends where it must");
 }

@@ -229,6 +229,24 @@ impl Cluster {
         self.now - from
     }
 
+    /// Operations, one after the other, until somebody has executed `seq`.
+    pub fn run_to(&mut self, seq: u64) {
+        while self.hosts.iter().all(|host| host.replica.executed() < Seq(seq)) {
+            self.submit();
+            assert!(self.submitted < 1000, "it does not come to Seq {seq}");
+            if self.done < self.submitted {
+                self.pass_until(10 * SECOND, |cluster| cluster.done == cluster.submitted);
+            }
+        }
+    }
+
+    /// After a while everybody holds the same.
+    pub fn come_together(&mut self) {
+        self.pass(3 * SECOND);
+        let states: Vec<_> = self.hosts.iter().map(|host| (host.replica.executed(), host.state)).collect();
+        assert!(states.iter().all(|state| *state == states[0]), "{states:?}");
+    }
+
     pub fn carry_from_client(&mut self) {
         for (_, outcome) in self.said.done.drain(..) {
             assert!(matches!(outcome, Outcome::Done { .. }), "{outcome:?}");
@@ -397,8 +415,10 @@ fn start(
     let start = superblock.journal_start;
     let mut recovery = Replica::recover(Arc::clone(config), me, scheme, tuning.clone(), superblock);
     if let Some((seq, root)) = named {
-        let (manifest, clients) = files.read(seq, root).expect("what is named is there");
-        recovery.snapshot(&manifest, *clients);
+        match files.read(seq, root) {
+            Some((manifest, clients)) => recovery.snapshot(&manifest, *clients),
+            None => recovery.snapshot_lost(),
+        }
     }
     for persist in records.iter().filter(|persist| persist.position >= start) {
         if let Place::Journal(record) = &persist.place {
