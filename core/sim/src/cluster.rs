@@ -105,7 +105,7 @@ fn draw_villains(
         Seat::Second => config.primary(View(1)),
     };
     let first = if rng.chance(800) { seat } else { anywhere };
-    let leaves_room = options.scene.environment.is_some_and(Environment::crashes_single_machines);
+    let leaves_room = options.scene.environment.is_some_and(Environment::leaves_room);
     let most = if rng.chance(500) && !leaves_room { n } else { 1 };
     let mut villains = ReplicaSet::EMPTY;
     for ahead in 0..n {

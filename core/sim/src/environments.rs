@@ -30,11 +30,13 @@ pub enum Environment {
     PowerLosses,
     /// Clocks jump.
     Clocks,
+    /// All of it, and everything else that can go wrong with machines, clients and services: what rarely meets, meets here.
+    Everything,
 }
 
 impl Environment {
     /// Every environment.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Ideal,
         Self::Lossy,
         Self::Doubling,
@@ -46,6 +48,7 @@ impl Environment {
         Self::Rot,
         Self::PowerLosses,
         Self::Clocks,
+        Self::Everything,
     ];
 
     /// What the command line and `regressions/` call it.
@@ -63,6 +66,7 @@ impl Environment {
             Self::Rot => "rot",
             Self::PowerLosses => "power-losses",
             Self::Clocks => "clocks",
+            Self::Everything => "everything",
         }
     }
 
@@ -81,13 +85,49 @@ impl Environment {
             Self::Rot => &[Fault::Kill, Fault::PowerLoss, Fault::BitRot],
             Self::PowerLosses => &[Fault::PowerLossOfAll],
             Self::Clocks => &[Fault::ClockJump],
+            Self::Everything => &[
+                Fault::Drop,
+                Fault::Double,
+                Fault::Reorder,
+                Fault::Partition,
+                Fault::OneWay,
+                Fault::Kill,
+                Fault::PowerLoss,
+                Fault::PowerLossOfAll,
+                Fault::Pause,
+                Fault::ClientRestart,
+                Fault::ClockJump,
+                Fault::SlowDisk,
+                Fault::BitRot,
+                Fault::Misdirected,
+                Fault::IoError,
+                Fault::ShortWrite,
+                Fault::DiskFull,
+                Fault::Drift,
+                Fault::Dethrone,
+                Fault::Exile,
+                Fault::PutBack,
+            ],
         }
     }
 
-    /// Whether single machines go down in it: then there must be room for one more faulty one beside a villain.
+    /// Whether others are faulty in it beside the villain, who then is one.
     #[must_use]
-    pub fn crashes_single_machines(self) -> bool {
-        self.faults().contains(&Fault::PowerLoss)
+    pub fn leaves_room(self) -> bool {
+        self.replicas_min() > 4
+    }
+
+    /// How many replicas there must be: room for one more faulty one beside a villain where single machines go down, and for
+    /// two where a service drifts or a disk is put back too.
+    #[must_use]
+    pub fn replicas_min(self) -> usize {
+        if self == Self::Everything {
+            10
+        } else if self.faults().contains(&Fault::PowerLoss) {
+            7
+        } else {
+            4
+        }
     }
 }
 

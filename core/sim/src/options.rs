@@ -380,8 +380,13 @@ fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
         // Whoever lies to who fetches a snapshot must be asked for one.
         let exile = scene.villain.filter(|villain| *villain == Strategy::LyingSource).map(|_| Fault::Exile);
         let client = scene.client.map(|_| Fault::HostileClient);
-        let faults = scene.environment.map_or(&[][..], Environment::faults);
-        return faults.iter().copied().chain(villain).chain(dethrone).chain(exile).chain(client).collect();
+        let mut faults = scene.environment.map_or(&[][..], Environment::faults).to_vec();
+        for fault in [villain, dethrone, exile, client].into_iter().flatten() {
+            if !faults.contains(&fault) {
+                faults.push(fault);
+            }
+        }
+        return faults;
     }
     // A few runs without any fault: there, nothing may be lost, late or repeated for another reason.
     if seed.child("none").rng().chance(40) {
@@ -393,7 +398,7 @@ fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
 
 fn draw_weights(rng: &mut Rng, environment: Option<Environment>) -> Vec<u64> {
     let n = rng.pick(&[4, 4, 4, 5, 7, 7, 10]);
-    let n = if environment.is_some_and(Environment::crashes_single_machines) { n.max(7) } else { n };
+    let n = environment.map_or(n, |environment| n.max(environment.replicas_min()));
     if rng.chance(700) {
         return vec![1; n];
     }
@@ -470,13 +475,13 @@ fn draw_network(seed: Seed, environment: Option<Environment>, has: &impl Fn(Faul
     let rng = |name: &str| seed.child(name).rng();
     let when = |fault, permille| if has(fault) { permille } else { 0 };
     let delays: &[u64] = match environment {
-        None => &[50, 200, 1_000, 5_000],
+        None | Some(Environment::Everything) => &[50, 200, 1_000, 5_000],
         Some(Environment::Reordering) => &[5_000, 30_000],
         Some(_) => &[50, 200, 1_000],
     };
     // One fault alone may be a worse one.
     let (drop, double) = match environment {
-        None => (&[5, 20, 50, 150][..], &[10, 50, 200][..]),
+        None | Some(Environment::Everything) => (&[5, 20, 50, 150][..], &[10, 50, 200][..]),
         Some(_) => (&[20, 100, 300][..], &[50, 200, 500][..]),
     };
     NetworkOptions {
