@@ -13,6 +13,9 @@ use crate::wire::canonical::Reader;
 use crate::wire::message::{Busy, Code, Reply};
 use crate::wire::request::result_digest;
 
+/// An answer to a Request that had to be sent again may come from a new view: the client asks, this often in the time after
+/// which an answer is late.
+const LATE_ANSWERS: u64 = 8;
 /// How many times in a row a primary is believed that it is busy; then the others are asked too.
 pub(super) const BUSY_PATIENCE: u32 = 3;
 
@@ -60,6 +63,9 @@ impl ClientCore {
 
     fn on_accepted(&mut self, now: Nanos, req_no: RequestNo, accepted: Accepted, out: &mut ClientEffects) {
         let Accepted { seq, code, results } = accepted;
+        if self.sent[&req_no].transmission.resends > 0 {
+            self.ask_who_leads(now, self.latencies.timeout() / LATE_ANSWERS, out);
+        }
         let is_close = self.sent[&req_no].callers.is_empty();
         match code {
             Code::Window => self.put_back(now, req_no, seq),

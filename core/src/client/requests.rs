@@ -6,6 +6,7 @@ use super::{ClientCore, ClientEffects, Ending, NotSent, Outcome, Sent, Session, 
 use crate::door::To;
 use crate::ids::{Nanos, ReplicaId, RequestNo, Seq, SessionId};
 use crate::limits::{CLIENT_GATHER_FROM, CLIENT_INFO_INTERVAL, POOL_BYTES_PER_CLIENT};
+use crate::quorum::ReplicaSet;
 use crate::wire::canonical::{Tag, signing_bytes};
 use crate::wire::message::Message;
 use crate::wire::request::{FLAG_CLOSE, REQUEST_FIXED_BYTES, SignedRequest, encode_request};
@@ -86,9 +87,7 @@ impl ClientCore {
         callers: Vec<Option<Caller>>,
         out: &mut ClientEffects,
     ) {
-        if self.info_asked.is_none_or(|asked| now.since(asked) >= CLIENT_INFO_INTERVAL) {
-            self.ask_info(now, To::All, out);
-        }
+        self.ask_who_leads(now, CLIENT_INFO_INTERVAL, out);
         let transmission = self.transmit(now, request, out);
         let earliest = callers.iter().flatten().fold(None, |earliest, caller| earlier(earliest, caller.deadline));
         let sent = Sent { transmission, callers, earliest, refusals: 0, refused_at: Seq(0), sign_at: None };
@@ -127,8 +126,22 @@ impl ClientCore {
                 is_late = true;
             }
         }
-        if is_late && self.info_asked.is_none_or(|asked| now.since(asked) >= timeout) {
-            self.ask_info(now, To::All, out);
+        if is_late {
+            self.ask_who_leads(now, timeout, out);
+        }
+    }
+
+    /// There is another primary: what the former one has, and has not passed on for all that is known, goes to it at once,
+    /// and to all as late as it would have.
+    pub(super) fn follow(&mut self, former: ReplicaId, out: &mut ClientEffects) {
+        let primary = self.primary();
+        let to = if self.up.contains(primary) { To::One(primary) } else { To::All };
+        let opening = self.session.opening_mut();
+        let waiting = self.sent.values_mut().filter(|sent| sent.sign_at.is_none()).map(|sent| &mut sent.transmission);
+        for transmission in waiting.chain(opening).filter(|transmission| transmission.to == To::One(former)) {
+            transmission.to = to;
+            transmission.busy = ReplicaSet::EMPTY;
+            out.send.push((to, Message::Request(transmission.request.clone())));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The life of a session: INFO to date the opening, the opening, and the end.
 
+use std::sync::Arc;
+
 use super::answers::{Accepted, vouched};
 use super::{ClientCore, ClientEffects, Ending, NotSent, Outcome, Session, Unknown};
 use crate::door::To;
@@ -28,6 +30,13 @@ impl ClientCore {
         out.send.push((to, Message::InfoQuery { want_digest: false }));
     }
 
+    /// Asks all, unless they were asked within `interval`.
+    pub(super) fn ask_who_leads(&mut self, now: Nanos, interval: u64, out: &mut ClientEffects) {
+        if self.info_asked.is_none_or(|asked| now.since(asked) >= interval) {
+            self.ask_info(now, To::All, out);
+        }
+    }
+
     pub(super) fn ask_again(&mut self, now: Nanos, out: &mut ClientEffects) {
         let timeout = self.latencies.timeout();
         if let Session::Asking { ask_at, asked, .. } = &mut self.session
@@ -47,10 +56,15 @@ impl ClientCore {
         heard.view = heard.view.max(info.view);
         heard.executed = heard.executed.max(info.executed);
         let heard = || (0..).map(ReplicaId).zip(&self.heard).filter_map(|(id, heard)| Some((id, heard.as_ref()?)));
-        let weights = self.config.weights();
+        let config = Arc::clone(&self.config);
+        let weights = config.weights();
         let view = vouched(weights, heard().map(|(id, heard)| (id, heard.view)));
         let executed = vouched(weights, heard().map(|(id, heard)| (id, heard.executed)));
+        let former = self.primary();
         self.view = view.unwrap_or(self.view);
+        if self.primary() != former {
+            self.follow(former, out);
+        }
         if let Session::Asking { answered, .. } = &mut self.session {
             answered.insert(from);
             if let Some(at) = executed.filter(|_| weights.is_blocking(*answered)) {

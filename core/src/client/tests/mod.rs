@@ -13,7 +13,7 @@ use super::*;
 use crate::auth::Ed25519;
 use crate::config::{Admission, Member, ProtocolParams};
 use crate::ids::{ClusterId, Epoch};
-use crate::limits::{CLIENT_GATHER_FROM, CLIENT_TIMEOUT_MIN, MILLISECOND, SESSION_RESULT_BYTES};
+use crate::limits::{CLIENT_GATHER_FROM, CLIENT_TIMEOUT_FIRST, CLIENT_TIMEOUT_MIN, MILLISECOND, SESSION_RESULT_BYTES};
 use crate::wire::message::{Busy, Code, Info, Reply};
 use crate::wire::opening::{Opening, opening_results};
 use crate::wire::request::{FLAG_CLOSE, SignedRequest, result_digest};

@@ -49,6 +49,51 @@ fn a_client_follows_the_view_that_a_correct_replica_vouches_for() {
     assert_eq!(harness.requests()[0].0, To::One(of(&harness, 1)));
 }
 
+/// How many INFO-QUERYs went out.
+fn questions(harness: &Harness) -> usize {
+    harness.sent.iter().filter(|(_, message)| matches!(message, Message::InfoQuery { .. })).count()
+}
+
+#[test]
+fn v8_a_late_answer_makes_the_client_ask_who_leads_and_what_waits_goes_there_at_once() {
+    let mut harness = Harness::opened();
+    let (first, second) = (harness.core.config.primary(View(0)), harness.core.config.primary(View(1)));
+    let late = harness.send(1);
+    harness.sent.clear();
+    harness.wait();
+    assert_eq!((harness.requests()[0].0, questions(&harness)), (To::All, 1));
+    // It was asked too early: nobody had left the view.
+    harness.info(0, 0, 5);
+    harness.info(1, 0, 5);
+    harness.pass(100 * MILLISECOND);
+    harness.sent.clear();
+    harness.execute(&late, 9);
+    assert_eq!(questions(&harness), 1, "there was an answer at last: from whose view?");
+    // What leaves before that is known goes to a primary that may be gone.
+    let waiting = harness.send(2);
+    assert_eq!(harness.requests().last(), Some(&(To::One(first), waiting.clone())));
+    harness.sent.clear();
+    harness.info(0, 1, 9);
+    harness.info(LIAR.0, 1, 9);
+    assert_eq!(harness.requests(), [(To::One(second), waiting.clone())]);
+    harness.info(1, 1, 9);
+    harness.info(2, 1, 9);
+    assert_eq!(harness.requests().len(), 1, "once for each new primary");
+    harness.wait();
+    assert_eq!(harness.requests().last(), Some(&(To::All, waiting)), "and to all as late as ever");
+}
+
+#[test]
+fn many_late_answers_are_one_question() {
+    let mut harness = Harness::opened();
+    let requests: Vec<_> = (0..3).map(|tag| harness.send(tag)).collect();
+    harness.pass(CLIENT_TIMEOUT_FIRST);
+    harness.pass(100 * MILLISECOND);
+    harness.sent.clear();
+    requests.iter().for_each(|request| harness.execute(request, 9));
+    assert_eq!((harness.done.len(), questions(&harness)), (3, 1));
+}
+
 #[test]
 fn without_a_link_to_the_primary_everybody_is_asked_at_once() {
     let mut harness = Harness::opened();
