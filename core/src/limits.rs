@@ -118,8 +118,10 @@ pub const PUBLIC_KEYS_KNOWN_BYTES: usize = PUBLIC_KEYS_KNOWN_MAX * 8 / 7 * (32 +
 /// Requests that were found valid and need no second check of their signatures: with many clients' full windows under
 /// way, twice over.
 pub const REQUESTS_KNOWN_MAX: usize = 16_384;
-/// What they take: a digest each.
-pub const REQUESTS_KNOWN_BYTES: usize = REQUESTS_KNOWN_MAX * 32;
+/// Batches whose Requests were all found valid that a verifier remembers: what the windows of two views hold, and more.
+pub const BATCHES_KNOWN_MAX: usize = 2048;
+/// What both take: a digest each.
+pub const KNOWN_BYTES: usize = (REQUESTS_KNOWN_MAX + BATCHES_KNOWN_MAX) * 32;
 /// Pieces of evidence kept against one replica in an Epoch.
 pub const EVIDENCE_PER_ACCUSED: usize = 64;
 /// Evidence kept in memory and carried along in the journal, in canonical bytes; and what one piece may have.
@@ -136,7 +138,7 @@ pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + IMAGE_BYTES
     + JOURNAL_INDEX_BYTES
     + PUBLIC_KEYS_KNOWN_BYTES
-    + REQUESTS_KNOWN_BYTES
+    + KNOWN_BYTES
     + EVIDENCE_BYTES
     + TRAIL_BYTES;
 

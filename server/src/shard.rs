@@ -82,6 +82,8 @@ pub struct ShardSetup {
     pub brim: Arc<Brim>,
     /// The replica's key.
     pub scheme: Arc<dyn Scheme>,
+    /// Checks what comes: one for all shards, so that none checks what another has.
+    pub verifier: Verifier,
     /// What it says of itself in handshakes.
     pub identity: LocalIdentity,
     /// What connections are held to.
@@ -196,7 +198,7 @@ impl Shard {
     /// A shard without links.
     #[must_use]
     pub fn new(setup: ShardSetup, counters: Arc<ShardCounters>) -> Self {
-        let verifier = Verifier::new(setup.config.clone(), setup.scheme.clone());
+        let verifier = setup.verifier.clone();
         let members = setup.config.n();
         let address_of = |(id, member): (u16, &bft_core::config::Member)| {
             let host = member.address.rsplit_once(':')?.0.trim_matches(['[', ']']);

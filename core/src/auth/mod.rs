@@ -9,7 +9,7 @@ use crate::wire::request::SignedRequest;
 
 pub mod ed25519;
 pub mod keys;
-mod known_requests;
+mod known;
 pub mod verifier;
 
 pub use ed25519::{Ed25519, is_usable_key};

@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::known_requests::KnownRequests;
+use super::known::Known;
 use super::{Claim, Scheme, Verified, is_usable_key};
 use crate::config::{Admission, ClusterConfig};
 use crate::evidence::Evidence;
 use crate::ids::{ClusterId, Digest, Epoch, PublicKey, ReplicaId, Seq, Signature, View};
-use crate::limits::LOG_SLOTS_MAX;
+use crate::limits::{BATCHES_KNOWN_MAX, LOG_SLOTS_MAX, REQUESTS_KNOWN_MAX};
 use crate::quorum::ReplicaSet;
 use crate::wire::canonical::{self, SigningBytes, Tag, opening};
 use crate::wire::message::{
@@ -68,7 +68,8 @@ pub struct Verifier {
     config: Arc<ClusterConfig>,
     scheme: Arc<dyn Scheme>,
     bounds: RequestBounds,
-    known: Arc<KnownRequests>,
+    requests: Arc<Known>,
+    batches: Arc<Known>,
 }
 
 impl Verifier {
@@ -76,7 +77,8 @@ impl Verifier {
     #[must_use]
     pub fn new(config: Arc<ClusterConfig>, scheme: Arc<dyn Scheme>) -> Self {
         let bounds = RequestBounds::from(config.params());
-        Self { config, scheme, bounds, known: Arc::default() }
+        let known = |places| Arc::new(Known::with_room_for(places));
+        Self { config, scheme, bounds, requests: known(REQUESTS_KNOWN_MAX), batches: known(BATCHES_KNOWN_MAX) }
     }
 
     /// The configuration that it checks under.
@@ -127,7 +129,7 @@ impl Verifier {
     /// Whether the Request's signature was found valid before: to check it again costs nothing.
     #[must_use]
     pub fn knows(&self, request: &SignedRequest) -> bool {
-        self.known.contains(&request.entry.leaf)
+        self.requests.contains(&request.entry.leaf)
     }
 
     /// Whether the cluster admits `client`, by what it shows. A key of small order is never admitted: whoever likes could
@@ -320,7 +322,13 @@ impl Verifier {
         // The proposal first: whoever is not the primary does not get a batch's worth of work out of us.
         let claim = self.proposal_claim(position, ballot);
         self.all(&[crate::mutant!(M6ProposalOfAnybody, claim, self.of_anybody(claim))])?;
-        self.requests(body.entries())
+        // A view begins with batches of former ones, as many as the window holds: to check all their Requests once more would
+        // take longer than a view has.
+        if !self.batches.contains(&header.merkle_root) {
+            self.requests(body.entries())?;
+            self.batches.insert(header.merkle_root);
+        }
+        Ok(())
     }
 
     fn prepare(&self, prepare: &Prepare) -> Result<(), Rejected> {
@@ -427,7 +435,7 @@ impl Verifier {
     /// Of each Request whether its signature is valid. Checks together those that are not known, the same one once, and
     /// knows them then.
     fn request_verdicts<'a>(&self, entries: impl Iterator<Item = &'a RequestEntry> + Clone) -> Vec<bool> {
-        let mut valid: Vec<_> = entries.clone().map(|entry| self.known.contains(&entry.leaf)).collect();
+        let mut valid: Vec<_> = entries.clone().map(|entry| self.requests.contains(&entry.leaf)).collect();
         // Where the claim of each leaf stands: equal leaves have equal signed fields and signatures (C15).
         let mut claim_of = BTreeMap::new();
         let mut claims = Vec::new();
@@ -444,7 +452,7 @@ impl Verifier {
             *valid = verdicts[claim_of[&entry.leaf]];
         }
         let good = claim_of.into_iter().filter(|(_, claim)| verdicts[*claim]);
-        good.for_each(|(leaf, _)| self.known.insert(leaf));
+        good.for_each(|(leaf, _)| self.requests.insert(leaf));
         valid
     }
 

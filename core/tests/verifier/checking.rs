@@ -84,3 +84,35 @@ impl Scheme for Counting {
         self.0.commit_secret()
     }
 }
+
+/// Finds every signature valid, and counts: for more Requests than a test has time to sign.
+pub struct Credulous(Arc<Counting>);
+
+impl Credulous {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self(Counting::new()))
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.count()
+    }
+}
+
+impl Scheme for Credulous {
+    fn public_key(&self) -> PublicKey {
+        self.0.public_key()
+    }
+
+    fn sign(&self, bytes: &SigningBytes) -> Signature {
+        self.0.sign(bytes)
+    }
+
+    fn verify(&self, _: &Claim) -> bool {
+        self.0.1.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn commit_secret(&self) -> Digest {
+        self.0.commit_secret()
+    }
+}

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use bft_core::auth::{Rejected, Verifier};
-use bft_core::ids::View;
+use bft_core::auth::{Rejected, Scheme, Verifier};
+use bft_core::ids::{RequestNo, SessionId, Signature, View};
+use bft_core::limits::REQUESTS_KNOWN_MAX;
 use bft_core::wire::message::Message;
-use bft_core::wire::request::{Body, SignedRequest};
+use bft_core::wire::request::{Body, SignedRequest, encode_request};
 use bytes::Bytes;
 
-use crate::checking::{Counting, check};
+use crate::checking::{Counting, Credulous, check};
 use crate::common::TestCluster;
 use crate::votes::signed_by_the_primary;
 
@@ -96,6 +97,32 @@ fn what_a_client_sent_here_is_not_checked_again_in_a_batch() {
     assert_eq!(checked(&accept), 2, "the proposal and the third Request");
     assert_eq!(checked(&take), 0, "the client sends again");
     assert_eq!(checked(&accept), 1, "the proposal, always");
+}
+
+/// A view begins with what former ones left open, and has no time to check thousands of signatures once more.
+#[test]
+fn v8_a_batch_that_was_found_valid_is_not_checked_again_in_the_next_view_whatever_came_since() {
+    let cluster = TestCluster::new();
+    let scheme = Credulous::new();
+    let verifier = Verifier::new(Arc::clone(&cluster.config), scheme.clone());
+    let unsigned = |req_no: u64| {
+        let (key, session, req_no, ack) = (scheme.public_key(), SessionId(9), RequestNo(req_no), RequestNo(req_no - 1));
+        let bytes = encode_request(key, session, req_no, ack, 0, [&b"op"[..]].into_iter(), |_| Signature([7; 64]));
+        SignedRequest::parse(bytes, cluster.bounds()).unwrap()
+    };
+    let batch: Vec<_> = (1..=16).map(unsigned).collect();
+    let propose = |view: u64, batch: &[SignedRequest]| {
+        let before = scheme.count();
+        let proposal = Message::PrePrepare(cluster.pre_prepare(view, 1, Body::join(batch)));
+        assert!(verifier.check(cluster.config.primary(View(view)), proposal).is_ok());
+        scheme.count() - before
+    };
+    assert_eq!(propose(0, &batch), 17, "the proposal, and every Request");
+    let since: Vec<_> = (100..100 + 2 * REQUESTS_KNOWN_MAX as u64).map(unsigned).collect();
+    assert!(verifier.check_requests(since).1.is_empty());
+    assert!(batch.iter().any(|request| !verifier.knows(request)), "the Requests are forgotten");
+    assert_eq!(propose(1, &batch), 1, "the proposal");
+    assert!(propose(1, &batch[..15]) > 1, "another batch of the same Requests is not known");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod uring;
 
 use std::sync::Arc;
 
+use bft_core::auth::Verifier;
 use bft_core::service::Service;
 use bft_link::LocalIdentity;
 
@@ -101,7 +102,8 @@ pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control, s
     let shards = u16::try_from(granted.max(1)).map_err(|_| ServerError::Config(format!("{granted} cores")))?;
     let scheme = started.scheme.clone();
     let brim = Arc::new(Brim::default());
-    let setup = ShardSetup { index: 0, shards, brim, config: cluster, scheme, identity, me, rules };
+    let verifier = Verifier::new(cluster.clone(), scheme.clone());
+    let setup = ShardSetup { index: 0, shards, brim, config: cluster, scheme, verifier, identity, me, rules };
     let counters: Vec<_> = (0..shards).map(|_| Arc::new(ShardCounters::default())).collect();
     let inboxes: Vec<_> = std::iter::once(Ok(Inbox::new(bell)))
         .chain((1..shards).map(|_| Doorbell::new().map(|bell| Inbox::new(Arc::new(bell)))))
