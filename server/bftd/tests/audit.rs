@@ -80,6 +80,10 @@ fn a2_a_lie_told_to_one_replica_is_proved_at_all_of_them() {
     let honest: Vec<_> = config.replicas().filter(|replica| *replica != liar).collect();
     honest.iter().for_each(|replica| cluster.start(*replica).unwrap());
     honest.iter().for_each(|replica| cluster.child(*replica).wait_ready(PATIENCE).unwrap());
+    let observer = Observer::new(&cluster);
+    // Evidence is told once, to those who are there.
+    let hears_others = |replica: &ReplicaId| observer.info(*replica).is_some_and(|info| info.peers == 2);
+    wait_until("the honest ones hear one another", || honest.iter().all(hears_others));
 
     let scheme = scheme_of(cluster.testnet(), liar);
     let (mut stream, mut channel) = connect(cluster.testnet(), liar, honest[1]);
@@ -95,7 +99,6 @@ fn a2_a_lie_told_to_one_replica_is_proved_at_all_of_them() {
     let files: Vec<_> = honest.iter().map(|replica| file_of(cluster.testnet(), *replica, liar)).collect();
     wait_until("everybody has it in writing", || files.iter().all(|file| file.exists()));
     let counter = |observer: &Observer, replica| observer.info(replica).unwrap().counter("evidence").unwrap();
-    let observer = Observer::new(&cluster);
     assert!(honest.iter().all(|replica| counter(&observer, *replica) == 1));
     assert!(cluster.child(honest[1]).said().unwrap().contains("evidence: two PREPAREs for one place"));
     let cluster_toml = cluster.testnet().dir().join("cluster.toml").display().to_string();
