@@ -12,7 +12,7 @@ use common::cluster::Cluster;
 /// The snapshot that is lost.
 const LOST: Seq = Seq(8);
 
-/// A cluster beyond its first snapshot, and a backup that has just started without being able to read it. Nobody hears it.
+/// A cluster beyond its first snapshot, and a backup that has just started without being able to read it. It hears nobody yet.
 fn cluster() -> (Cluster, ReplicaId) {
     let params =
         ProtocolParams { checkpoint_interval: 8, window: 16, pipeline_max: 8, snapshot_slots: 8, ..Default::default() };
@@ -71,4 +71,18 @@ fn d4_the_snapshot_that_was_lost_leads_back_although_nobody_has_a_newer_one() {
     // The files are there again.
     cluster.restart(loser);
     assert!(!awaits_state(&cluster, loser));
+}
+
+#[test]
+fn d4_a_snapshot_that_only_one_replica_can_read_leads_all_others_back() {
+    let (mut cluster, loser) = cluster();
+    for other in cluster.others(&[cluster.primary(0), loser]) {
+        cluster.host(other).files.lose(LOST);
+        cluster.restart(other);
+    }
+    cluster.link();
+    cluster.pass(20 * SECOND);
+    assert!(cluster.config.replicas().all(|replica| !awaits_state(&cluster, replica)));
+    cluster.run_to(16);
+    cluster.come_together();
 }

@@ -206,8 +206,8 @@ pub(crate) fn whole<T>(read: Result<T, SnapshotError>) -> Result<Option<T>, Snap
     };
     tracing::error!(
         why,
-        "the own snapshot is of no use: this replica orders with the others, and executes nothing until it has fetched that \
-         snapshot or a later one from them. Check the disk"
+        "the own snapshot is of no use: this replica executes nothing until it has fetched that one or a later one from the \
+         others. Check the disk"
     );
     Ok(None)
 }

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use bft_core::auth::{Scheme, Verifier};
+use bft_core::auth::Verifier;
 use bft_core::config::ClusterConfig;
 use bft_core::door::{Input, LinkState};
 use bft_core::ids::{LinkId, Nanos, ReplicaId};
@@ -80,8 +80,6 @@ pub struct ShardSetup {
     pub me: ReplicaId,
     /// Whether the pool is full.
     pub brim: Arc<Brim>,
-    /// The replica's key.
-    pub scheme: Arc<dyn Scheme>,
     /// Checks what comes: one for all shards, so that none checks what another has.
     pub verifier: Verifier,
     /// What it says of itself in handshakes.
@@ -140,7 +138,6 @@ pub enum TurnedAway {
 /// The links of one executor.
 pub struct Shard {
     setup: ShardSetup,
-    verifier: Verifier,
     bounds: RequestBounds,
     frame_limits: FrameLimits,
     links: BTreeMap<LinkId, Link>,
@@ -198,7 +195,6 @@ impl Shard {
     /// A shard without links.
     #[must_use]
     pub fn new(setup: ShardSetup, counters: Arc<ShardCounters>) -> Self {
-        let verifier = setup.verifier.clone();
         let members = setup.config.n();
         let address_of = |(id, member): (u16, &bft_core::config::Member)| {
             let host = member.address.rsplit_once(':')?.0.trim_matches(['[', ']']);
@@ -206,9 +202,8 @@ impl Shard {
         };
         let replica_addresses = (0..).zip(setup.config.members()).filter_map(address_of).collect();
         Self {
-            bounds: verifier.bounds(),
+            bounds: setup.verifier.bounds(),
             frame_limits: FrameLimits::new(&setup.config),
-            verifier,
             links: BTreeMap::new(),
             next_link: u64::from(setup.index) << 48,
             peers: vec![None; members],

@@ -47,7 +47,7 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// What was read is not what was written.
-    #[error("snapshot {path} is damaged: {what}. The next start fetches it, or a later one, from the peers")]
+    #[error("snapshot {path} is damaged: {what}. A start fetches it, or a later one, from the peers")]
     Damaged {
         /// Which.
         path: PathBuf,

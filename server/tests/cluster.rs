@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bft_core::client::Outcome;
 use bft_core::config::ProtocolParams;
-use bft_core::ids::View;
+use bft_core::ids::{Seq, View};
 use bft_core::service::Service;
 use bft_core::wire::message::Info;
 use bft_server::data_dir::DataDirError;
@@ -169,7 +169,8 @@ fn d11_a_directory_that_is_in_use_is_refused() {
     cluster.stop_all();
 }
 
-fn d4_a_damaged_snapshot_is_fetched_from_the_others(io: Io) {
+/// Four replicas that have added forty times, and stand still; and the snapshot that the first one has.
+fn stopped_beyond_a_snapshot(io: Io) -> (Cluster, Seq) {
     let mut cluster = Cluster::new(io, 4, 1, small(), kv);
     cluster.start_all();
     let mut client = cluster.client(100);
@@ -180,6 +181,11 @@ fn d4_a_damaged_snapshot_is_fetched_from_the_others(io: Io) {
     cluster.wait_until("on a snapshot", |info| info.snapshot.0 >= 32);
     let snapshot = cluster.info(0).snapshot;
     cluster.stop_all();
+    (cluster, snapshot)
+}
+
+fn d4_a_damaged_snapshot_is_fetched_from_the_others(io: Io) {
+    let (mut cluster, snapshot) = stopped_beyond_a_snapshot(io);
 
     // Nobody has a later one: it is this very snapshot that is fetched, over what is left of the own one.
     let folder = cluster.data_dir(0).join(format!("snapshots/{snapshot}"));
@@ -210,16 +216,7 @@ fn d4_a_damaged_snapshot_is_fetched_from_the_others(io: Io) {
 }
 
 fn d4_a_damaged_journal_is_set_aside_and_owned_up_to(io: Io) {
-    let mut cluster = Cluster::new(io, 4, 1, small(), kv);
-    cluster.start_all();
-    let mut client = cluster.client(100);
-    for _ in 0..40 {
-        client.call(add(b"key"));
-    }
-    drop(client);
-    cluster.wait_until("on a snapshot", |info| info.snapshot.0 >= 32);
-    let snapshot = cluster.info(0).snapshot;
-    cluster.stop_all();
+    let (mut cluster, snapshot) = stopped_beyond_a_snapshot(io);
 
     let journal = cluster.data_dir(0).join("journal");
     let mut damaged = BTreeMap::new();

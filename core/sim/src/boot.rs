@@ -54,10 +54,8 @@ pub struct Booted {
     pub records: Vec<(LogPosition, Record)>,
     /// Where the journal goes on.
     pub tail: Tail,
-    /// The snapshot that the superblock names, if it is whole.
-    pub snapshot: Option<images::Read>,
-    /// What is wrong with it, if it is not.
-    pub lost: Option<String>,
+    /// The snapshot that the superblock names, or what is wrong with it.
+    pub snapshot: Option<Result<images::Read, String>>,
     /// What the scan found damaged: the superblock owns up to it.
     pub damage: Option<String>,
 }
@@ -133,12 +131,8 @@ pub fn boot(disk: &mut Disk, config: &ClusterConfig, power: &mut Power<'_>) -> R
         }
         Err(why @ (BootError::Broken(_) | BootError::Pulled)) => return Err(why),
     };
-    let (snapshot, lost) = match superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root)) {
-        None => (None, None),
-        Some(Ok(read)) => (Some(read), None),
-        Some(Err(why)) => (None, Some(why)),
-    };
-    Ok(Booted { superblock, records, tail, snapshot, lost, damage })
+    let snapshot = superblock.snapshot.map(|(seq, root)| images::read(disk, seq, root));
+    Ok(Booted { superblock, records, tail, snapshot, damage })
 }
 
 /// Two copies, a flush, the other two, a flush (D9).
@@ -262,10 +256,10 @@ pub fn recover(
     let scheme = Arc::clone(&cluster.replicas[me.index()]);
     let (config, tuning) = (Arc::clone(&cluster.config), options.tuning.clone());
     let mut recovery = Replica::recover(config, me, scheme, tuning, booted.superblock.clone());
-    if let Some(snapshot) = &booted.snapshot {
-        recovery.snapshot(&snapshot.manifest, snapshot.clients.clone());
-    } else if booted.lost.is_some() {
-        recovery.snapshot_lost();
+    match &booted.snapshot {
+        Some(Ok(snapshot)) => recovery.snapshot(&snapshot.manifest, snapshot.clients.clone()),
+        Some(Err(_)) => recovery.snapshot_lost(),
+        None => {}
     }
     for (at, record) in &booted.records {
         recovery.record(*at, record.clone())?;

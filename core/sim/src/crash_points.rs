@@ -154,6 +154,7 @@ impl Scenario {
     fn options(self) -> Options {
         let mut options = self.uncut();
         let script = &mut options.script;
+        let damage = |at, part| Some(Damage { victim: self.victims()[0], at, part });
         match self {
             Self::Normal | Self::Checkpoints | Self::Rollover | Self::Recovery => {}
             Self::ViewChange => {
@@ -164,12 +165,8 @@ impl Scenario {
                 let machine = Node(self.victims()[0].index());
                 script.cuts.push(Cut { machine, from: 20 * MILLISECOND, until: BACK_AT });
             }
-            Self::Damage => {
-                script.damage = Some(Damage { victim: self.victims()[0], at: DAMAGED_AT, part: Part::Journal });
-            }
-            Self::LostState => {
-                script.damage = Some(Damage { victim: self.victims()[0], at: SPOILT_AT, part: Part::Snapshot });
-            }
+            Self::Damage => script.damage = damage(DAMAGED_AT, Part::Journal),
+            Self::LostState => script.damage = damage(SPOILT_AT, Part::Snapshot),
         }
         options
     }

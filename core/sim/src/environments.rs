@@ -147,6 +147,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn everything_is_every_fault_but_the_enemies() {
+        let enemies = [Fault::Villain, Fault::HostileClient];
+        let others: Vec<_> = Fault::ALL.into_iter().filter(|fault| !enemies.contains(fault)).collect();
+        assert_eq!(Environment::Everything.faults(), others);
+    }
+
+    #[test]
     fn names_are_unique_and_lead_back() {
         for environment in Environment::ALL {
             assert_eq!(environment.name().parse(), Ok(environment));

@@ -107,8 +107,8 @@ enum Command {
         #[arg(long, conflicts_with_all = ["rounds", "sample"])]
         case: Option<twins::Case>,
     },
-    /// Runs every villain in every environment until the time is up; succeeds only if every villain acted everywhere and
-    /// every promise was kept.
+    /// Runs every villain in every environment until the time is up; succeeds only if every villain acted everywhere, every
+    /// event met every status under every fault, and every promise was kept.
     Nightly {
         /// How long.
         #[arg(long, default_value_t = 20)]

@@ -61,7 +61,7 @@ impl Enemy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Cell(Enemy, Environment),
-    /// Whatever the seed chooses: faults that no environment has are in these.
+    /// Whatever the seed chooses: faults come together here as in no environment.
     Any,
 }
 
@@ -122,6 +122,7 @@ impl Night {
         let round = Turn::round();
         let next = AtomicU64::new(0);
         let mut matrix = Matrix::default();
+        // A cell that nobody comes to is empty all the same.
         for turn in &round {
             matrix.cell(*turn);
         }
@@ -237,9 +238,9 @@ impl Matrix {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bft_core::ids::Nanos;
 
+    use super::*;
     use crate::checkers::{Oracle, Violation};
     use crate::options::Fault;
 

@@ -68,8 +68,8 @@ pub struct Verifier {
     config: Arc<ClusterConfig>,
     scheme: Arc<dyn Scheme>,
     bounds: RequestBounds,
-    requests: Arc<Known>,
-    batches: Arc<Known>,
+    known_requests: Arc<Known>,
+    known_batches: Arc<Known>,
 }
 
 impl Verifier {
@@ -78,7 +78,8 @@ impl Verifier {
     pub fn new(config: Arc<ClusterConfig>, scheme: Arc<dyn Scheme>) -> Self {
         let bounds = RequestBounds::from(config.params());
         let known = |places| Arc::new(Known::with_room_for(places));
-        Self { config, scheme, bounds, requests: known(REQUESTS_KNOWN_MAX), batches: known(BATCHES_KNOWN_MAX) }
+        let (known_requests, known_batches) = (known(REQUESTS_KNOWN_MAX), known(BATCHES_KNOWN_MAX));
+        Self { config, scheme, bounds, known_requests, known_batches }
     }
 
     /// The configuration that it checks under.
@@ -129,7 +130,7 @@ impl Verifier {
     /// Whether the Request's signature was found valid before: to check it again costs nothing.
     #[must_use]
     pub fn knows(&self, request: &SignedRequest) -> bool {
-        self.requests.contains(&request.entry.leaf)
+        self.known_requests.contains(&request.entry.leaf)
     }
 
     /// Whether the cluster admits `client`, by what it shows. A key of small order is never admitted: whoever likes could
@@ -324,9 +325,9 @@ impl Verifier {
         self.all(&[crate::mutant!(M6ProposalOfAnybody, claim, self.of_anybody(claim))])?;
         // A view begins with batches of former ones, as many as the window holds: to check all their Requests once more would
         // take longer than a view has.
-        if !self.batches.contains(&header.merkle_root) {
+        if !self.known_batches.contains(&header.merkle_root) {
             self.requests(body.entries())?;
-            self.batches.insert(header.merkle_root);
+            self.known_batches.insert(header.merkle_root);
         }
         Ok(())
     }
@@ -435,7 +436,7 @@ impl Verifier {
     /// Of each Request whether its signature is valid. Checks together those that are not known, the same one once, and
     /// knows them then.
     fn request_verdicts<'a>(&self, entries: impl Iterator<Item = &'a RequestEntry> + Clone) -> Vec<bool> {
-        let mut valid: Vec<_> = entries.clone().map(|entry| self.requests.contains(&entry.leaf)).collect();
+        let mut valid: Vec<_> = entries.clone().map(|entry| self.known_requests.contains(&entry.leaf)).collect();
         // Where the claim of each leaf stands: equal leaves have equal signed fields and signatures (C15).
         let mut claim_of = BTreeMap::new();
         let mut claims = Vec::new();
@@ -452,7 +453,7 @@ impl Verifier {
             *valid = verdicts[claim_of[&entry.leaf]];
         }
         let good = claim_of.into_iter().filter(|(_, claim)| verdicts[*claim]);
-        good.for_each(|(leaf, _)| self.requests.insert(leaf));
+        good.for_each(|(leaf, _)| self.known_requests.insert(leaf));
         valid
     }
 

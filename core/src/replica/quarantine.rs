@@ -460,8 +460,8 @@ impl Replica {
     }
 
     /// The way back: a snapshot that the others have and this replica has not, whole; or else its own newest one, whose bytes
-    /// are the same as theirs, so that they need not travel. Whoever differs again after that waits, longer each time, unless the
-    /// others' snapshot leads past the place.
+    /// are the same as theirs, so that they need not travel. Whoever differs again after that waits, longer each time, unless
+    /// the others' snapshot leads past the place.
     fn go_back(&mut self, now: Now, out: &mut Effects) {
         let pause = REPAIR_PAUSE.saturating_mul(1 << self.quarantine.repeated.min(20)).min(REPAIR_PAUSE_MAX);
         let pause = if self.quarantine.repeated == 0 { 0 } else { pause };

@@ -9,7 +9,7 @@ use bft_core::wire::message::Message;
 use bft_core::wire::request::{Body, SignedRequest, encode_request};
 use bytes::Bytes;
 
-use crate::checking::{Counting, Credulous, check};
+use crate::checking::{Counting, check};
 use crate::common::TestCluster;
 use crate::votes::signed_by_the_primary;
 
@@ -103,7 +103,7 @@ fn what_a_client_sent_here_is_not_checked_again_in_a_batch() {
 #[test]
 fn v8_a_batch_that_was_found_valid_is_not_checked_again_in_the_next_view_whatever_came_since() {
     let cluster = TestCluster::new();
-    let scheme = Credulous::new();
+    let scheme = Counting::credulous();
     let verifier = Verifier::new(Arc::clone(&cluster.config), scheme.clone());
     let unsigned = |req_no: u64| {
         let (key, session, req_no, ack) = (scheme.public_key(), SessionId(9), RequestNo(req_no), RequestNo(req_no - 1));

@@ -100,10 +100,9 @@ pub fn run(config: ServerConfig, service: Box<dyn Service>, control: &Control, s
     let identity = LocalIdentity::replica(cluster.clone(), started.scheme.clone(), me, instance)
         .map_err(|error| ServerError::Config(error.to_string()))?;
     let shards = u16::try_from(granted.max(1)).map_err(|_| ServerError::Config(format!("{granted} cores")))?;
-    let scheme = started.scheme.clone();
     let brim = Arc::new(Brim::default());
-    let verifier = Verifier::new(cluster.clone(), scheme.clone());
-    let setup = ShardSetup { index: 0, shards, brim, config: cluster, scheme, verifier, identity, me, rules };
+    let verifier = Verifier::new(cluster.clone(), started.scheme.clone());
+    let setup = ShardSetup { index: 0, shards, brim, config: cluster, verifier, identity, me, rules };
     let counters: Vec<_> = (0..shards).map(|_| Arc::new(ShardCounters::default())).collect();
     let inboxes: Vec<_> = std::iter::once(Ok(Inbox::new(bell)))
         .chain((1..shards).map(|_| Doorbell::new().map(|bell| Inbox::new(Arc::new(bell)))))

@@ -42,7 +42,7 @@ impl Shard {
             return;
         }
         self.counters.requests_checked.add(requests.len() as u64);
-        let (mut valid, refused) = self.verifier.check_requests(requests);
+        let (mut valid, refused) = self.setup.verifier.check_requests(requests);
         self.counters.requests_bad_signature.add(refused.len() as u64);
         let own_refused = refused.partition_point(|index| *index < own);
         let forwarded = valid.split_off(own - own_refused);
@@ -95,7 +95,7 @@ impl Shard {
 
     /// What a refused message proves of whoever signed it goes on; the link is at fault all the same.
     fn take_message(&mut self, peer: ReplicaId, message: Message) -> Result<(), Fault> {
-        let (message, refused) = match self.verifier.check_or_accuse(peer, message) {
+        let (message, refused) = match self.setup.verifier.check_or_accuse(peer, message) {
             Ok(message) => (Some(message), Ok(())),
             Err(refusal) => (refusal.evidence, Err(refusal.rejected.into())),
         };
@@ -156,7 +156,7 @@ impl Shard {
             return Err(Fault::ForeignKey);
         }
         match self.admission {
-            Admitting::Yes if self.setup.brim.is_reached() && !self.verifier.knows(&request) => {
+            Admitting::Yes if self.setup.brim.is_reached() && !self.setup.verifier.knows(&request) => {
                 self.counters.requests_unchecked_busy.add(1);
                 self.refuse_for_now(now, link, &request, FULL_RETRY_MS);
             }
@@ -182,7 +182,7 @@ impl Shard {
         if up.keys.len() >= limits::CLIENT_KEYS_PER_LINK {
             return Err(Fault::TooManyKeys);
         }
-        bft_link::check_join(&self.setup.config, &self.verifier, &up.peer.handshake_hash, join)?;
+        bft_link::check_join(&self.setup.config, &self.setup.verifier, &up.peer.handshake_hash, join)?;
         if self.refusals.is_refused(now, Source::Key(join.public_key)) {
             return Err(Fault::Refused);
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bft_core::auth::{Ed25519, Verifier};
+use bft_core::auth::{Ed25519, Scheme, Verifier};
 use bft_core::config::{Admission, Member, ProtocolParams};
 use bft_core::door::{Answer, Lane, To};
 use bft_core::ids::{ClusterId, Digest, Epoch, RequestNo, SessionId, View};
@@ -40,8 +40,8 @@ fn shard_of(id: u16, instance: u64, shards: u16) -> Shard {
     let (config, scheme) = (config(), scheme(id as u8 + 1));
     let identity = LocalIdentity::replica(config.clone(), scheme.clone(), ReplicaId(id), instance).unwrap();
     let (brim, rules) = (Arc::default(), LinkRules::default());
-    let verifier = Verifier::new(config.clone(), scheme.clone());
-    let setup = ShardSetup { index: 0, shards, brim, config, me: ReplicaId(id), scheme, verifier, identity, rules };
+    let verifier = Verifier::new(config.clone(), scheme);
+    let setup = ShardSetup { index: 0, shards, brim, config, me: ReplicaId(id), verifier, identity, rules };
     Shard::new(setup, Arc::default())
 }
 

@@ -1,5 +1,6 @@
 //! How a process begins and ends, and what becomes of its disk when it does.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bft_core::door::Effects;
@@ -9,6 +10,7 @@ use bft_core::journal::Tail;
 use super::{Character, Crash, Machine, Process, Rot, Spoilt, UnderWay};
 use crate::boot::{self, BootError, Power};
 use crate::checkers::Oracle;
+use crate::disk::FileName;
 use crate::ledger::Drift;
 use crate::options::Fault;
 use crate::trace::Actor;
@@ -86,12 +88,13 @@ impl Machine {
             (Rot::Hidden | Rot::Found(_), Some(why)) => self.finds_damage(world, why, &booted.tail),
             (Rot::Unharmed | Rot::Found(_), None) => {}
         }
-        self.compare_snapshot(world, booted.lost.as_deref());
+        let lost = booted.snapshot.as_ref().and_then(|read| read.as_ref().err());
+        self.compare_snapshot(world, lost);
         Some(booted)
     }
 
     /// A damaged snapshot must be found, and no other.
-    fn compare_snapshot(&mut self, world: &mut World, lost: Option<&str>) {
+    fn compare_snapshot(&mut self, world: &mut World, lost: Option<&String>) {
         match (self.spoilt, lost) {
             (Spoilt::Hidden, None) => {
                 let text = format!("{:?} starts and does not see that its snapshot is damaged", self.id);
@@ -244,12 +247,9 @@ impl Machine {
             return false;
         }
         let (name, range) = provable[self.fate.below(provable.len() as u64) as usize].clone();
-        let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
-        if self.fate.chance(250) {
-            self.disk.remove(name);
+        if self.harm(name, range) {
             world.counters.files_lost += 1;
         } else {
-            self.disk.rot(name, byte, self.fate.below(8) as u8);
             world.counters.bits_rotted += 1;
         }
         self.rot = Rot::Hidden;
@@ -266,14 +266,20 @@ impl Machine {
             return false;
         }
         let name = self.fate.pick(&files);
-        if self.fate.chance(250) {
-            self.disk.remove(name);
-        } else {
-            let byte = self.fate.below(self.disk.len(name) as u64) as usize;
-            self.disk.rot(name, byte, self.fate.below(8) as u8);
-        }
+        self.harm(name, 0..self.disk.len(name));
         world.counters.snapshots_spoilt += 1;
         self.spoilt = Spoilt::Hidden;
         true
+    }
+    /// A bit of a file flips within `range`, or the file is gone. Says whether it is.
+    fn harm(&mut self, name: FileName, range: Range<usize>) -> bool {
+        let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
+        let is_lost = self.fate.chance(250);
+        if is_lost {
+            self.disk.remove(name);
+        } else {
+            self.disk.rot(name, byte, self.fate.below(8) as u8);
+        }
+        is_lost
     }
 }
