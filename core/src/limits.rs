@@ -126,6 +126,8 @@ pub const KNOWN_BYTES: usize = (REQUESTS_KNOWN_MAX + BATCHES_KNOWN_MAX) * 32;
 pub const EVIDENCE_PER_ACCUSED: usize = 64;
 /// Evidence kept in memory and carried along in the journal, in canonical bytes; and what one piece may have.
 pub const EVIDENCE_BYTES: usize = 2 * MIB;
+/// How often one peer whose link comes and goes is told all of it.
+pub const EVIDENCE_TELL_INTERVAL: u64 = 10 * SECOND;
 /// What all of it adds up to at the defaults.
 pub const MEMORY_BYTES: usize = CLIENT_TABLE_BYTES
     + REPLY_CACHE_BYTES

@@ -1,6 +1,6 @@
 //! One replica among peers that say contradictory things: it finds every kind of evidence where the second half meets the
-//! first, keeps it over restarts, tells it once, leaves a view whose primary has lied in it; and finds nothing where
-//! peers only repeat themselves, change their view or start again.
+//! first, keeps it over restarts, tells it once, and again to a peer that may have missed it, leaves a view whose primary
+//! has lied in it; and finds nothing where peers only repeat themselves, change their view or start again.
 
 mod common;
 
@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use bft_core::auth::{Refusal, Rejected, Scheme, Verifier};
 use bft_core::config::ProtocolParams;
-use bft_core::door::{Effects, Input, Now, Persist, Place, To, Tuning};
+use bft_core::door::{Effects, Input, LinkState, Now, Persist, Place, To, Tuning};
 use bft_core::evidence::{Accused, Evidence, EvidenceKind, Proof, SignedVote};
 use bft_core::ids::{Digest, Epoch, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::Record;
-use bft_core::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, SECOND};
+use bft_core::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, EVIDENCE_TELL_INTERVAL, SECOND};
 use bft_core::replica::Replica;
 use bft_core::wire::canonical;
 use bft_core::wire::message::{Checkpoint, CommittedSlot, Message, NewView, Position, PrePrepare, PreparedCertificate};
@@ -26,6 +26,7 @@ struct Witness {
     me: ReplicaId,
     verifier: Verifier,
     replica: Replica,
+    now: Nanos,
     records: Vec<Persist>,
     effects: Effects,
     told: Vec<Accused>,
@@ -40,8 +41,8 @@ impl Witness {
         let me = cluster.config.primary(View(3));
         let (replica, effects) = start(&cluster, me, &[]);
         let verifier = cluster.verifier();
-        let mut witness =
-            Self { cluster, me, verifier, replica, records: Vec::new(), effects, told: Vec::new(), sent: Vec::new() };
+        let (now, records, told, sent) = (Nanos(SECOND), Vec::new(), Vec::new(), Vec::new());
+        let mut witness = Self { cluster, me, verifier, replica, now, records, effects, told, sent };
         witness.carry_out();
         witness.pass_handshake();
         witness
@@ -70,7 +71,7 @@ impl Witness {
     }
 
     fn step(&mut self, input: Input) {
-        let now = Now { mono: Nanos(SECOND), wall: WallNanos(1_700_000_000_000_000_000) };
+        let now = Now { mono: self.now, wall: WallNanos(1_700_000_000_000_000_000) };
         self.replica.step(now, input, &mut self.effects);
         self.replica.check_invariants();
         self.carry_out();
@@ -511,6 +512,35 @@ fn a2_evidence_outlives_its_replica() {
     let evidence = two_prepares(&witness, peer, 1);
     witness.hear(peer, Message::Evidence(evidence));
     assert_eq!((witness.told.len(), witness.on_disk()), (1, 1), "known");
+}
+
+#[test]
+fn a2_a_peer_whose_link_comes_up_is_told_but_not_at_its_every_whim() {
+    let mut witness = Witness::new();
+    let (peer, absent) = (witness.peer(), witness.primary(1));
+    let link = |witness: &mut Witness, state| {
+        witness.sent.clear();
+        witness.step(Input::Link { peer: absent, state });
+        let to_it = witness.sent.iter().filter(|(to, _)| *to == To::One(absent));
+        to_it.filter(|(_, message)| matches!(message, Message::Evidence(_))).count()
+    };
+    assert_eq!(link(&mut witness, LinkState::Up), 0, "nothing is known");
+    link(&mut witness, LinkState::Down);
+    for seq in [1, 2] {
+        witness.hear(peer, Message::Evidence(two_prepares(&witness, peer, seq)));
+    }
+    assert_eq!(link(&mut witness, LinkState::Up), 2, "both were told while it was away");
+    link(&mut witness, LinkState::Down);
+    assert_eq!(link(&mut witness, LinkState::Up), 0, "it was told just now");
+    witness.now = witness.now.after(EVIDENCE_TELL_INTERVAL);
+    witness.sent.clear();
+    witness.step(Input::Deadline);
+    let told_again = witness.sent.iter().filter(|(to, _)| *to == To::One(absent));
+    assert_eq!(told_again.count(), 2, "and later, because its last link went down");
+    witness.now = witness.now.after(EVIDENCE_TELL_INTERVAL);
+    witness.sent.clear();
+    witness.step(Input::Deadline);
+    assert!(witness.sent.iter().all(|(to, _)| *to == To::All), "once for each link");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Evidence that is kept: one piece for each deed, on disk and in memory, told to people once and to the peers once
-//! (PROTOCOL §15). It changes nothing of who may vote: removing a replica is for people to decide. A primary that is
+//! Evidence that is kept: one piece for each deed, on disk and in memory, told to people once, to all peers when it is
+//! durable, and to each whose link comes up later (PROTOCOL §15). It changes nothing of who may vote: removing a replica is for people to decide. A primary that is
 //! proved to have lied in its view loses that view.
 //!
 //! Kept here: of one accused at most `EVIDENCE_PER_ACCUSED` pieces and its share of `EVIDENCE_BYTES`. Only who is faulty
@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use super::Replica;
 use crate::config::ClusterConfig;
-use crate::door::{Effects, Lane, To};
+use crate::door::{Effects, Lane, Now, To};
 use crate::evidence::{Accusation, Accused, Evidence};
-use crate::ids::{LogPosition, View};
+use crate::ids::{LogPosition, Nanos, ReplicaId, View};
 use crate::journal::record::Record;
-use crate::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, evidence_share_bytes};
+use crate::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, EVIDENCE_TELL_INTERVAL, evidence_share_bytes};
 use crate::ordering::Outbox;
 use crate::ordering::pbft::Ignored;
+use crate::quorum::ReplicaSet;
 use crate::wire::message::Message;
 
 /// Views to come whose primaries are known to have lied in them.
@@ -30,6 +31,10 @@ pub struct Accusations {
     bytes: usize,
     /// Views, from the present one on, that cannot go on.
     condemned: BTreeSet<View>,
+    /// Peers whose link came up since they were told all of it.
+    untold: ReplicaSet,
+    /// When each peer was last told all of it.
+    told: BTreeMap<ReplicaId, Nanos>,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,11 @@ impl Accusations {
         for kept in self.kept.values_mut().filter(|kept| kept.at < cut) {
             kept.at = copy(Arc::clone(&kept.evidence));
         }
+    }
+
+    /// The link of `peer` came up: what was told before may not have reached it.
+    pub fn owe(&mut self, peer: ReplicaId) {
+        self.untold.insert(peer);
     }
 
     /// Recounts. For the invariants.
@@ -117,6 +127,27 @@ impl Replica {
         let all = self.accusations.kept.iter();
         out.evidence
             .extend(all.map(|(accused, kept)| Accusation { accused: *accused, evidence: Arc::clone(&kept.evidence) }));
+    }
+
+    /// To peers whose links came up, what is kept. A peer whose link comes and goes gets it no more often than every
+    /// `EVIDENCE_TELL_INTERVAL`: it may be two mebibytes.
+    pub(super) fn tell_evidence_to_peers(&mut self, now: Now, out: &mut Effects) {
+        let accusations = &mut self.accusations;
+        if accusations.kept.is_empty() {
+            return;
+        }
+        for peer in self.config.replicas() {
+            let is_due = accusations.told.get(&peer).is_none_or(|at| now.mono >= at.after(EVIDENCE_TELL_INTERVAL));
+            if !is_due || !self.peers.contains(peer) || !accusations.untold.contains(peer) {
+                continue;
+            }
+            accusations.untold.remove(peer);
+            accusations.told.insert(peer, now.mono);
+            let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
+            for Kept { evidence, at, .. } in accusations.kept.values() {
+                outbox.send(To::One(peer), Lane::Bulk, Message::Evidence(Arc::clone(evidence)), *at);
+            }
+        }
     }
 
     fn accuse(&mut self, evidence: Arc<Evidence>, out: &mut Effects) -> Result<(), Ignored> {

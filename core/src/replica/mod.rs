@@ -150,6 +150,7 @@ impl Replica {
             Input::Message { from, message } => self.on_message(now, from, message, out),
             Input::Link { peer, state: LinkState::Up } => {
                 self.peers.insert(peer);
+                self.accusations.owe(peer);
                 // A peer that comes back learns at once where we are, and tells us.
                 self.next_status = self.next_status.min(now.mono);
             }
@@ -414,6 +415,7 @@ impl Replica {
             self.seek_when_far_behind(now);
             self.forward_when_due(now, out);
             self.ask_peers(out);
+            self.tell_evidence_to_peers(now, out);
             Outbox::new(out, &mut self.last, &mut self.index).send(
                 To::All,
                 Lane::Control,

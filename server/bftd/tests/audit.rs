@@ -78,12 +78,11 @@ fn a2_a_lie_told_to_one_replica_is_proved_at_all_of_them() {
     let config = cluster.testnet().cluster().clone();
     let liar = liar_of(&config);
     let honest: Vec<_> = config.replicas().filter(|replica| *replica != liar).collect();
-    honest.iter().for_each(|replica| cluster.start(*replica).unwrap());
-    honest.iter().for_each(|replica| cluster.child(*replica).wait_ready(PATIENCE).unwrap());
+    for replica in &honest[..2] {
+        cluster.start(*replica).unwrap();
+        cluster.child(*replica).wait_ready(PATIENCE).unwrap();
+    }
     let observer = Observer::new(&cluster);
-    // Evidence is told once, to those who are there.
-    let hears_others = |replica: &ReplicaId| observer.info(*replica).is_some_and(|info| info.peers == 2);
-    wait_until("the honest ones hear one another", || honest.iter().all(hears_others));
 
     let scheme = scheme_of(cluster.testnet(), liar);
     let (mut stream, mut channel) = connect(cluster.testnet(), liar, honest[1]);
@@ -97,7 +96,9 @@ fn a2_a_lie_told_to_one_replica_is_proved_at_all_of_them() {
     stream.write_all(&sealed).unwrap();
 
     let files: Vec<_> = honest.iter().map(|replica| file_of(cluster.testnet(), *replica, liar)).collect();
-    wait_until("everybody has it in writing", || files.iter().all(|file| file.exists()));
+    wait_until("who heard it has it in writing", || files[1].exists());
+    cluster.start(honest[2]).unwrap();
+    wait_until("and everybody, who was not there as well", || files.iter().all(|file| file.exists()));
     let counter = |observer: &Observer, replica| observer.info(replica).unwrap().counter("evidence").unwrap();
     assert!(honest.iter().all(|replica| counter(&observer, *replica) == 1));
     assert!(cluster.child(honest[1]).said().unwrap().contains("evidence: two PREPAREs for one place"));
