@@ -71,11 +71,7 @@ fn c16_four_replicas_count_every_operation_once(io: Io) {
     counts.sort_unstable();
     assert_eq!(counts, (1..=5000).collect::<Vec<_>>());
     cluster.wait_until("on a snapshot", |info| info.snapshot.0 >= 32);
-    let executed = (0..4).map(|id| cluster.info(id).executed).max().unwrap();
-    cluster.wait_until("as far as the others", |info| info.executed >= executed);
-    let states: Vec<_> =
-        (0..4).map(|id| cluster.control(id).info_with_digest(PATIENCE).unwrap().state.unwrap().1).collect();
-    assert!(states.windows(2).all(|pair| pair[0] == pair[1]), "{states:?}");
+    cluster.assert_alike();
     cluster.stop_all();
 }
 
@@ -153,10 +149,7 @@ fn pf7_a_backup_that_was_away_catches_up(io: Io) {
     cluster.start(backup);
     assert!(cluster.control(backup).wait_ready(PATIENCE));
     assert_eq!(counter(&client.call(add(b"key"))), 41);
-    let executed = cluster.info(primary).executed;
-    cluster.wait_until("as far as the primary", |info| info.executed >= executed);
-    let digest = |id| cluster.control(id).info_with_digest(PATIENCE).unwrap().state.unwrap();
-    assert_eq!(digest(backup), digest(primary));
+    cluster.assert_alike();
     cluster.stop_all();
 }
 
@@ -201,16 +194,13 @@ fn d4_a_damaged_snapshot_is_fetched_from_the_others(io: Io) {
     }
     let mut client = cluster.client(100);
     assert_eq!(counter(&client.call(add(b"key"))), 41);
-    let executed = cluster.info(1).executed;
-    cluster.wait_until("as far as the others", |info| info.executed >= executed);
-    let digest = |id| cluster.control(id).info_with_digest(PATIENCE).unwrap().state.unwrap();
-    assert_eq!(digest(0), digest(1));
+    cluster.assert_alike();
     assert_eq!(transfers(&cluster, 1), 0);
     cluster.stop_all();
 
     // The files are whole again: this start fetches nothing.
     cluster.start_all();
-    cluster.wait_until("as far as the others", |info| info.executed >= executed);
+    cluster.assert_alike();
     assert_eq!(transfers(&cluster, 0), 0);
     cluster.stop_all();
 }

@@ -4,6 +4,7 @@
 #[macro_use]
 mod drivers;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
@@ -158,6 +159,31 @@ impl Cluster {
                 assert!(Instant::now() < until, "replica {id}: not {what}: {:?}", self.info(id));
                 std::thread::yield_now();
             }
+        }
+    }
+
+    /// Waits until all running replicas stand at one Seq, and holds their states there against one another. What a client
+    /// was answered says nothing of any single one: f+1 had executed it.
+    pub fn assert_alike(&self) {
+        let running: Vec<_> =
+            (0..self.replicas.len() as u16).filter(|id| self.replicas[usize::from(*id)].is_some()).collect();
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let executed: BTreeSet<_> = running.iter().map(|id| self.info(*id).executed).collect();
+            if executed.len() == 1 {
+                // A digest may be of some seconds ago, and of another Seq then.
+                let state = |id: &u16| self.control(*id).info_with_digest(PATIENCE)?.state;
+                let states: BTreeMap<_, _> =
+                    running.iter().map(|id| (*id, state(id).expect("it has a state"))).collect();
+                let seqs: BTreeSet<_> = states.values().map(|(seq, _)| *seq).collect();
+                if seqs.len() == 1 {
+                    let digests: BTreeSet<_> = states.values().map(|(_, digest)| *digest).collect();
+                    assert_eq!(digests.len(), 1, "{states:?}");
+                    return;
+                }
+            }
+            assert!(Instant::now() < until, "the replicas stand at {executed:?}");
+            std::thread::sleep(Duration::from_millis(20));
         }
     }
 

@@ -81,7 +81,9 @@ impl Evidences {
 
     /// A replica starts with these records: what was durable is among them.
     pub fn recovered(&mut self, replica: ReplicaId, records: &[(LogPosition, Record)]) -> Verdict {
-        let durable = self.durable.get(&replica).copied().unwrap_or_default();
+        // Superblocks have positions too, which the next life gives away again: what is durable of it begins with its journal.
+        let begins_with = records.last().map_or(LogPosition(0), |(at, _)| *at);
+        let durable = self.durable.insert(replica, begins_with).unwrap_or_default();
         let written = std::mem::take(&mut self.written);
         let (own, others) = written.into_iter().partition(|((of, _), _)| *of == replica);
         self.written = others;
@@ -168,6 +170,12 @@ mod tests {
         assert_eq!(judge.recovered(ReplicaId(0), &[(LogPosition(9), record(&genuine))]), Ok(()), "a later copy");
         judge.durable(ReplicaId(0), LogPosition(9));
         assert!(judge.recovered(ReplicaId(0), &[]).is_err(), "it is lost");
+        judge.record(ReplicaId(0), LogPosition(8), &record(&genuine));
+        assert_eq!(
+            judge.recovered(ReplicaId(0), &[]),
+            Ok(()),
+            "what was durable at 8 was something of the life before"
+        );
         judge.record(ReplicaId(0), LogPosition(9), &record(&genuine));
         judge.record(ReplicaId(1), LogPosition(9), &record(&genuine));
         judge.durable(ReplicaId(1), LogPosition(9));
