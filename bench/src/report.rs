@@ -200,6 +200,16 @@ impl Report<'_> {
         .map(|(name, value)| (name.to_string(), value))
     }
 
+    /// Whether a primary was left, as those who answered say.
+    fn views(&self) -> String {
+        let highest = |infos: &[Option<Info>]| infos.iter().flatten().map(|info| info.view.0).max();
+        match (highest(&self.outcome.begin), highest(&self.outcome.end)) {
+            (Some(begin), Some(end)) if begin == end => format!("{end} all along"),
+            (Some(begin), Some(end)) => format!("{begin} at the beginning, {end} at the end"),
+            _ => "unknown".into(),
+        }
+    }
+
     fn cpu_us_per_op(&self, local: &Local) -> f64 {
         let replicas: Duration = local.per_replica.iter().map(|replica| replica.cpu).sum();
         (replicas + local.generator_cpu).as_secs_f64() * 1e6 / self.outcome.tally.ops.max(1) as f64
@@ -236,6 +246,7 @@ impl Report<'_> {
                 format!("{} times, {} clients; {} sessions lost", sessions.busy, sessions.clients_busy, sessions.lost),
             );
         }
+        line("view", self.views());
         let yes = |is_so: bool, how: String| if is_so { how } else { "NO".into() };
         line("durable", yes(all_say(end, |info| &info.write_path), said(end, |info| &info.write_path)));
         line("signed", yes(all_say(end, |info| &info.signatures), said(end, |info| &info.signatures)));

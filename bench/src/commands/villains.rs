@@ -51,11 +51,16 @@ pub struct Args {
     output: Output,
 }
 
+/// How often a round is played until the villain acts, in the mean.
+const ATTEMPTS_PER_ROUND: u32 = 3;
+
 /// What came of one villain.
 struct Verdict {
     villain: Villain,
     without: Vec<Run>,
     with: Vec<Run>,
+    /// Rounds that do not count.
+    idle_rounds: u32,
 }
 
 /// Measures, and tells.
@@ -90,18 +95,28 @@ impl Args {
     }
 }
 
-/// By turns, and each round in the other order, so that a machine that becomes slower favours nobody.
+/// By turns, and each round in the other order, so that a machine that becomes slower favours nobody. A round in which the
+/// villain had nothing to spoil does not count, and is played again.
 fn rounds(stage: &Stage<'_>, villain: Villain, rounds: u32) -> Result<Verdict, Failure> {
-    let mut verdict = Verdict { villain, without: Vec::new(), with: Vec::new() };
-    for round in 0..rounds {
-        let both = [Company::Honest, Company::WithVillain];
-        let order = if round % 2 == 0 { both } else { [both[1], both[0]] };
-        for company in order {
-            let run = stage.run(&verdict.villain, company)?;
-            match company {
-                Company::Honest => verdict.without.push(run),
-                Company::WithVillain => verdict.with.push(run),
-            }
+    let mut verdict = Verdict { villain, without: Vec::new(), with: Vec::new(), idle_rounds: 0 };
+    let attempts_max = rounds * ATTEMPTS_PER_ROUND;
+    for attempt in 0.. {
+        let (without, with) = if attempt % 2 == 0 {
+            let without = stage.run(&verdict.villain, Company::Honest)?;
+            (without, stage.run(&verdict.villain, Company::WithVillain)?)
+        } else {
+            let with = stage.run(&verdict.villain, Company::WithVillain)?;
+            (stage.run(&verdict.villain, Company::Honest)?, with)
+        };
+        if with.is_idle() && attempt + 1 < attempts_max {
+            verdict.idle_rounds += 1;
+            continue;
+        }
+        let is_hopeless = with.is_idle();
+        verdict.without.push(without);
+        verdict.with.push(with);
+        if is_hopeless || verdict.with.len() == rounds as usize {
+            break;
         }
     }
     Ok(verdict)
@@ -115,7 +130,7 @@ impl Verdict {
         median(&self.with, |run| run.ops_per_s) / median(&self.without, |run| run.ops_per_s)
     }
 
-    /// The least of all rounds: a villain that did nothing in one does not count for it.
+    /// The least of all rounds: 0 of a villain that did nothing however often it was tried.
     fn misdeeds(&self) -> u64 {
         self.with.iter().map(|run| run.misdeeds.unwrap_or(0)).min().unwrap_or(0)
     }
@@ -130,11 +145,15 @@ impl Verdict {
         let (ratio, aim) = (self.ratio() * 100.0, harm.aim() * 100.0);
         let (view, evidence) =
             (median(&self.with, |run| run.view as f64), median(&self.with, |run| run.evidence as f64));
+        let idle = match self.idle_rounds {
+            0 => String::new(),
+            rounds => format!("  did nothing in {rounds} more"),
+        };
         let missed = if ratio < aim { "  below the aim" } else { "" };
         let gone = if self.with.iter().any(|run| run.is_gone) { "  gone before the end" } else { "" };
         format!(
             "{name:<20} {:<8} {:<9} {without:>9.0} {with:>8.0} {ratio:>5.0}% {aim:>4.0}% {view:>6.0} {evidence:>9.0} {:>9}\
-             {missed}{gone}",
+             {idle}{missed}{gone}",
             place.name(),
             scene.name(),
             self.misdeeds()
@@ -152,6 +171,7 @@ impl Verdict {
             "ratio": rounded(self.ratio(), 4),
             "aim": harm.aim(),
             "misdeeds_min": self.misdeeds(),
+            "idle_rounds": self.idle_rounds,
             "errors": self.errors(),
         })
     }
@@ -215,7 +235,9 @@ fn check(verdicts: &[Verdict]) -> Result<(), Failure> {
     let wrong = named(|verdict| verdict.errors() > 0);
     match (idle.is_empty(), wrong.is_empty()) {
         (_, false) => Err(Failure::new(Reason::Failed, format!("operations ended in errors with: {wrong}"))),
-        (false, true) => Err(Failure::new(Reason::Failed, format!("these did nothing in at least one run: {idle}"))),
+        (false, true) => {
+            Err(Failure::new(Reason::Failed, format!("these did nothing in one run after the other: {idle}")))
+        }
         (true, true) => Ok(()),
     }
 }
@@ -237,7 +259,12 @@ mod tests {
             cpu_of_others: Duration::ZERO,
         };
         let villain = Villain { name: "x".into(), place: Place::Primary, scene: Scene::Quiet, harm: Harm::Lies };
-        Verdict { villain, without: without.iter().map(run).collect(), with: with.iter().map(run).collect() }
+        Verdict {
+            villain,
+            without: without.iter().map(run).collect(),
+            with: with.iter().map(run).collect(),
+            idle_rounds: 0,
+        }
     }
 
     #[test]

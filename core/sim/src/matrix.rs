@@ -1,4 +1,5 @@
-//! The nightly matrix: every villain in every environment, and among them seeds that choose everything, until the time is up.
+//! The nightly matrix: every villain in every environment, among them seeds in which a client attacks beside it, and seeds
+//! that choose everything, until the time is up.
 //! A cell without a seed in which its villain acted proves nothing and fails the night; so does an event that reached no
 //! replica in some status while some fault was on.
 
@@ -61,21 +62,34 @@ impl Enemy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     Cell(Enemy, Environment),
+    /// A villain where everything goes wrong, and a client who attacks too: each round another one.
+    Together(Strategy),
     /// Whatever the seed chooses: faults come together here as in no environment.
     Any,
 }
 
 impl Turn {
-    /// A round of the night: one seed of free choice for each enemy.
+    /// A round of the night: for each enemy a seed in every environment, one in company, and one of free choice.
     fn round() -> Vec<Self> {
-        let row =
-            |enemy| Environment::ALL.map(|environment| Self::Cell(enemy, environment)).into_iter().chain([Self::Any]);
+        let row = |enemy| {
+            let cells = Environment::ALL.map(|environment| Self::Cell(enemy, environment));
+            let together = match enemy {
+                Enemy::Replicas(strategy) => Some(Self::Together(strategy)),
+                Enemy::Client(_) => None,
+            };
+            cells.into_iter().chain(together).chain([Self::Any])
+        };
         Enemy::all().flat_map(row).collect()
     }
 
-    fn scene(self) -> Scene {
+    fn scene(self, round: u64) -> Scene {
         match self {
             Self::Cell(enemy, environment) => enemy.scene(environment),
+            Self::Together(strategy) => {
+                let nth = strategy as usize + round as usize;
+                let client = ClientStrategy::ALL[nth % ClientStrategy::ALL.len()];
+                Scene { client: Some(client), ..Enemy::Replicas(strategy).scene(Environment::Everything) }
+            }
             Self::Any => Scene::default(),
         }
     }
@@ -109,6 +123,7 @@ pub struct Cell {
 #[derive(Debug, Default)]
 pub struct Matrix {
     cells: BTreeMap<(Enemy, Environment), Cell>,
+    together: Cell,
     any: Cell,
     coverage: Coverage,
     operations: u64,
@@ -133,8 +148,9 @@ impl Night {
                 scope.spawn(move || {
                     while begun.elapsed() < self.time {
                         let nth = next.fetch_add(1, Ordering::Relaxed);
-                        let turn = round[(nth % round.len() as u64) as usize];
-                        let options = Options::in_scene(self.start + nth, Fidelity::Ledger, turn.scene());
+                        let length = round.len() as u64;
+                        let turn = round[(nth % length) as usize];
+                        let options = Options::in_scene(self.start + nth, Fidelity::Ledger, turn.scene(nth / length));
                         if send.send((turn, run(options, Trace::quiet()))).is_err() {
                             return;
                         }
@@ -158,6 +174,7 @@ impl Matrix {
     fn cell(&mut self, turn: Turn) -> &mut Cell {
         match turn {
             Turn::Cell(enemy, environment) => self.cells.entry((enemy, environment)).or_default(),
+            Turn::Together(_) => &mut self.together,
             Turn::Any => &mut self.any,
         }
     }
@@ -165,7 +182,7 @@ impl Matrix {
     fn add(&mut self, turn: Turn, report: &Report) {
         let misdeeds = match turn {
             Turn::Cell(enemy, _) => enemy.misdeeds(report),
-            Turn::Any => report.counters.lies + report.counters.client_misdeeds,
+            Turn::Together(_) | Turn::Any => report.counters.lies + report.counters.client_misdeeds,
         };
         let cell = self.cell(turn);
         cell.seeds += 1;
@@ -176,10 +193,14 @@ impl Matrix {
         self.coverage.add(report);
     }
 
+    fn every_cell(&self) -> impl Iterator<Item = &Cell> {
+        self.cells.values().chain([&self.together, &self.any])
+    }
+
     /// Seeds that broke a promise.
     #[must_use]
     pub fn failed(&self) -> u64 {
-        self.cells.values().chain([&self.any]).map(|cell| cell.failed).sum()
+        self.every_cell().map(|cell| cell.failed).sum()
     }
 
     /// Cells that prove nothing: by villain, where it did nothing, and in how many seeds; by fault, what nobody met while it
@@ -221,14 +242,15 @@ impl Matrix {
     /// Everything else in a few lines.
     #[must_use]
     pub fn summary(&self) -> String {
-        let seeds: u64 = self.cells.values().chain([&self.any]).map(|cell| cell.seeds).sum();
+        let seeds: u64 = self.every_cell().map(|cell| cell.seeds).sum();
         let least = self.cells.values().map(|cell| cell.acted).min().unwrap_or(0);
         format!(
-            "{seeds} seeds in {:.1} s, {} failed; {} cells, at least {least} seeds in each; {} seeds that chose everything; \
-             {} operations\n{}",
+            "{seeds} seeds in {:.1} s, {} failed; {} cells, at least {least} seeds in each; {} seeds of a villain and a client \
+             together; {} seeds that chose everything; {} operations\n{}",
             self.seconds,
             self.failed(),
             self.cells.len(),
+            self.together.seeds,
             self.any.seeds,
             self.operations,
             self.coverage.summary(),
@@ -238,6 +260,8 @@ impl Matrix {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use bft_core::ids::Nanos;
 
     use super::*;
@@ -260,7 +284,20 @@ mod tests {
         assert!(matrix.table().contains("1/2"));
         report.violation = Some(Violation { oracle: Oracle::Agreement, at: Nanos(0), text: String::new() });
         matrix.add(Turn::Any, &report);
-        assert_eq!(matrix.failed(), 1, "seeds of free choice count too");
+        matrix.add(Turn::Together(Strategy::Silent), &report);
+        assert_eq!(matrix.failed(), 2, "seeds of free choice count too, and those in company");
+    }
+
+    #[test]
+    fn a_villain_meets_every_attacking_client_in_its_turn() {
+        let company = |strategy| (0..).map(move |round| Turn::Together(strategy).scene(round));
+        for strategy in Strategy::ALL {
+            let met: BTreeSet<_> =
+                company(*strategy).take(ClientStrategy::ALL.len()).map(|scene| scene.client).collect();
+            assert_eq!(met.len(), ClientStrategy::ALL.len());
+            let options = Options::in_scene(1, Fidelity::Ledger, Turn::Together(*strategy).scene(0));
+            assert!(options.villain == Some(*strategy) && options.client.is_some());
+        }
     }
 
     #[test]

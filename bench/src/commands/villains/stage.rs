@@ -83,6 +83,13 @@ pub struct Run {
     pub cpu_of_others: Duration,
 }
 
+impl Run {
+    /// Whether the villain, if there was one, did nothing that it says.
+    pub fn is_idle(&self) -> bool {
+        self.misdeeds.unwrap_or(0) == 0
+    }
+}
+
 /// Where runs take place.
 pub struct Stage<'a> {
     /// Who can be a villain.
