@@ -5,13 +5,13 @@ mod common;
 use bft_core::auth::Scheme;
 use bft_core::config::ProtocolParams;
 use bft_core::door::Input;
-use bft_core::ids::{Digest, RequestNo, Seq, SessionId, View};
+use bft_core::ids::{Digest, ReplicaId, RequestNo, Seq, SessionId, View};
 use bft_core::limits::{MILLISECOND, SECOND};
 use bft_core::wire::canonical::{Tag, signing_bytes};
 use bft_core::wire::message::{Message, Status};
 use bft_core::wire::opening::Opening;
 use bft_core::wire::request::{Body, RequestBounds, SignedRequest, encode_request};
-use common::cluster::Cluster;
+use common::cluster::{Cluster, T0};
 use common::{CLUSTER, scheme};
 
 const PARAMS: fn() -> ProtocolParams = || ProtocolParams {
@@ -41,7 +41,11 @@ fn submit(cluster: &mut Cluster) {
 
 /// A Request of another client, which opens a session.
 fn stranger() -> SignedRequest {
-    let client = scheme("stranger");
+    opening_of("stranger")
+}
+
+fn opening_of(client: &str) -> SignedRequest {
+    let client = scheme(client);
     let sign = |digest: Digest| client.sign(&signing_bytes(Tag::Request, CLUSTER, digest));
     let opening = Opening { replaces: SessionId(0), at: Seq(0), nonce: [7; 32], certificate: None }.encode();
     let (session, req_no) = (SessionId(0), RequestNo(0));
@@ -52,10 +56,14 @@ fn stranger() -> SignedRequest {
 /// Gives a Request to every backup, and to nobody else.
 fn give_to_backups(cluster: &mut Cluster, request: &SignedRequest) {
     let primary = cluster.primary(0);
-    for backup in cluster.others(&[primary]) {
+    give(cluster, &cluster.others(&[primary]), request);
+}
+
+fn give(cluster: &mut Cluster, replicas: &[ReplicaId], request: &SignedRequest) {
+    for replica in replicas {
         let (checked, refused) = cluster.verifier.check_requests(vec![request.clone()]);
         assert!(refused.is_empty());
-        cluster.step(backup, Input::Requests(checked));
+        cluster.step(*replica, Input::Requests(checked));
     }
     cluster.settle();
 }
@@ -119,6 +127,25 @@ fn v14_a_request_that_waits_behind_many_others_and_is_served_costs_no_view() {
     assert!(cluster.all_are_in(0));
     assert_eq!(suspicions(&cluster), (0, 0));
     assert!(cluster.hosts.iter().all(|host| host.replica.sessions().len() == 2), "it was served");
+}
+
+#[test]
+fn mem1_v14_an_opening_without_room_costs_no_view_and_ends_no_session() {
+    let mut cluster = Cluster::with(ProtocolParams { sessions_max: 2, ..PARAMS() }).answered_once();
+    cluster.hears = |_, _, message| !matches!(message, Message::Request(_));
+    give_to_backups(&mut cluster, &opening_of("who waits"));
+    // The backups have room for one, the primary gives it to another.
+    let primary = cluster.primary(0);
+    give(&mut cluster, &[primary], &opening_of("who comes in"));
+    let sessions = |cluster: &Cluster| cluster.hosts.iter().map(|host| host.replica.sessions().len()).max();
+    assert_eq!(sessions(&cluster), Some(2));
+    cluster.pass(20 * T0);
+    assert!(cluster.all_are_in(0), "the primary was right");
+    let session = cluster.client.session();
+    cluster.down.push(primary);
+    cluster.submit();
+    cluster.pass_until(10 * SECOND, |cluster| cluster.done == 2);
+    assert_eq!(cluster.client.session(), session, "the next primary does not order it either");
 }
 
 #[test]

@@ -172,6 +172,7 @@ impl Replica {
         self.execute_ready(out);
         self.advance_quarantine(now, out);
         self.advance_transfer(now, out);
+        self.drop_openings_without_room();
         self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
         self.status_when_due(now, out);
@@ -343,6 +344,16 @@ impl Replica {
         entry.session != SessionId(0)
             || self.pool.knows(&entry.digest)
             || self.sessions.has_room_for(&entry.client, self.pool.openings(), self.idle.idle_below())
+    }
+
+    /// Openings for which there was room when they came, and is none any more, are as those that come now: a primary that
+    /// passes them over is right, and to order them would end the sessions of others.
+    fn drop_openings_without_room(&mut self) {
+        if self.pool.openings() == 0 || self.sessions.has_free(self.pool.openings()) {
+            return;
+        }
+        let (sessions, idle_below) = (&self.sessions, self.idle.idle_below());
+        self.pool.drop_openings(&|client, ahead| sessions.has_room_for(client, ahead, idle_below));
     }
 
     fn refuse_for_now(&mut self, request: &SignedRequest, retry_after_ms: u32, out: &mut Effects) {

@@ -2,10 +2,10 @@
 //! for each client and in total; taken by deficit round robin over clients, so that one who sends much cannot keep the
 //! others waiting (PROTOCOL §6.1, §14).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use crate::ids::{Digest, PublicKey, RequestNo, SessionId};
-use crate::wire::request::{Body, SignedRequest};
+use crate::wire::request::{Body, RequestEntry, SignedRequest};
 
 /// Bytes that a client may put into a batch before it is another's turn.
 const QUANTUM: usize = 16 * 1024;
@@ -50,8 +50,8 @@ pub struct Pool {
     turns: VecDeque<PublicKey>,
     /// Every Request that waits, or was taken and is not executed yet.
     known: Set<Digest>,
-    /// Those of them that open a session.
-    openings: Set<Digest>,
+    /// Those of them that open a session, and whose they are.
+    openings: BTreeMap<Digest, PublicKey>,
     bytes: usize,
     waiting: usize,
     /// Memory of queues that came to their end.
@@ -79,7 +79,7 @@ impl Pool {
             queues: Map::default(),
             turns: VecDeque::new(),
             known: Set::default(),
-            openings: Set::default(),
+            openings: BTreeMap::new(),
             bytes: 0,
             waiting: 0,
             spare: Vec::new(),
@@ -113,32 +113,29 @@ impl Pool {
         queue.bytes += size;
         self.bytes += size;
         self.waiting += 1;
-        self.known.insert(request.entry.digest);
-        if request.entry.session == SessionId(0) {
-            self.openings.insert(request.entry.digest);
-        }
+        self.mark_ordered(&request.entry);
         Added::New
     }
 
     /// Marks a Request as in a batch that is not executed yet, although it was not taken from here.
-    pub fn mark_ordered(&mut self, digest: Digest) {
-        self.known.insert(digest);
+    pub fn mark_ordered(&mut self, entry: &RequestEntry) {
+        self.known.insert(entry.digest);
+        if entry.session == SessionId(0) {
+            self.openings.insert(entry.digest, entry.client);
+        }
     }
 
     /// Batches that were not executed may never be: their Requests may be added and taken again.
     pub fn forget_ordered(&mut self) {
-        let digests = |opens: Option<SessionId>| -> Set<Digest> {
-            let waiting = self.iter().map(|request| &request.entry);
-            waiting.filter(|entry| opens.is_none_or(|id| entry.session == id)).map(|entry| entry.digest).collect()
-        };
-        let (known, openings) = (digests(None), digests(Some(SessionId(0))));
-        (self.known, self.openings) = (known, openings);
+        let known: Set<_> = self.iter().map(|request| request.entry.digest).collect();
+        self.openings.retain(|digest, _| known.contains(digest));
+        self.known = known;
     }
 
     /// A batch that holds this Request is proposed: it waits no longer, and is known until it is executed.
-    pub fn ordered(&mut self, client: &PublicKey, digest: &Digest) {
-        self.executed(client, digest);
-        self.known.insert(*digest);
+    pub fn ordered(&mut self, entry: &RequestEntry) {
+        self.executed(&entry.client, &entry.digest);
+        self.mark_ordered(entry);
     }
 
     /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
@@ -236,6 +233,20 @@ impl Pool {
         self.turns = clients;
     }
 
+    /// Drops openings that wait, but for those of clients for whom there is room behind so many others.
+    pub fn drop_openings(&mut self, has_room: &dyn Fn(&PublicKey, usize) -> bool) {
+        let openings = self.openings.iter().map(|(digest, client)| (*digest, *client));
+        let waiting: Vec<_> = openings.filter(|(digest, client)| self.find(client, digest).is_some()).collect();
+        let mut ahead = self.openings.len() - waiting.len();
+        for (digest, client) in waiting {
+            if has_room(&client, ahead) {
+                ahead += 1;
+            } else {
+                self.executed(&client, &digest);
+            }
+        }
+    }
+
     /// A Request that waits.
     #[must_use]
     pub fn find(&self, client: &PublicKey, digest: &Digest) -> Option<&SignedRequest> {
@@ -286,7 +297,10 @@ impl Pool {
         let spare_room: usize = self.spare.iter().map(VecDeque::capacity).sum();
         assert!(spare_room == self.spare_room && spare_room <= SPARE_ROOM_MAX, "spare queues are counted right");
         assert!(self.iter().all(|request| self.known.contains(&request.entry.digest)));
-        assert!(self.openings.is_subset(&self.known), "openings are forgotten with the rest");
+        assert!(
+            self.openings.keys().all(|opening| self.known.contains(opening)),
+            "openings are forgotten with the rest"
+        );
     }
 
     /// Lets go of an empty queue; its memory serves the next client.
@@ -395,6 +409,24 @@ mod tests {
             pool.executed(&opening.entry.client, &opening.entry.digest);
         }
         pool.check();
+        assert_eq!(pool.openings(), 0);
+    }
+
+    #[test]
+    fn mem1_openings_that_wait_for_more_room_than_there_is_are_dropped() {
+        let mut pool = Pool::new(BOUNDS);
+        let openings: Vec<_> = (1..=4).map(|client| request_of(SessionId(0), client, 0, 10)).collect();
+        pool.mark_ordered(&openings[0].entry);
+        assert!(openings[1..].iter().chain([&request(5, 1, 10)]).all(|request| pool.add(request) == Added::New));
+        // Room for two: one is on its way to it.
+        pool.drop_openings(&|_, ahead| ahead < 2);
+        pool.check();
+        assert_eq!((pool.openings(), pool.waiting()), (2, 2), "who opens nothing waits on");
+        assert!(pool.knows(&openings[0].entry.digest));
+        pool.drop_openings(&|_, _| false);
+        pool.check();
+        assert_eq!((pool.openings(), pool.waiting()), (1, 1), "what is on its way is not taken back");
+        pool.forget_ordered();
         assert_eq!(pool.openings(), 0);
     }
 

@@ -254,12 +254,8 @@ impl Replica {
 
     /// Requests in batches that are open must not be proposed again when their clients send them again.
     fn mark_open_requests(&mut self) {
-        let open: Vec<_> = self
-            .pbft
-            .slots()
-            .filter_map(|slot| slot.accepted.as_ref()?.body.as_ref())
-            .flat_map(|body| body.entries().iter().map(|entry| entry.digest))
-            .collect();
-        open.into_iter().for_each(|digest| self.pool.mark_ordered(digest));
+        let bodies = self.pbft.slots().filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
+        let entries = bodies.flat_map(|body| body.entries().iter());
+        entries.for_each(|entry| self.pool.mark_ordered(entry));
     }
 }

@@ -79,14 +79,14 @@ impl Pbft {
             return Err(Ignored::Silent);
         }
         let is_new = seq > self.beginning().last();
-        if is_new && pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX) {
-            return Err(Ignored::ClockAhead);
-        }
+        let is_ahead = is_new && pre_prepare.header.time_ns > now.wall.0.saturating_add(CLOCK_AHEAD_MAX);
         if let Err(ignored) = self.fits_beginning(seq, digest) {
             self.judge_beginning(&pre_prepare);
             return Err(ignored);
         }
-        let Some(index) = self.slot_index(seq) else { return self.buffer_early(pre_prepare) };
+        let Some(index) = self.slot_index(seq) else {
+            return if is_ahead { Err(Ignored::ClockAhead) } else { self.buffer_early(pre_prepare) };
+        };
         let slot = &self.window[index];
         let counts = |accepted: &&Accepted| {
             crate::mutant!(M7SecondProposalAccepted, accepted.position.view == view, accepted.position.digest == digest)
@@ -106,6 +106,10 @@ impl Pbft {
             let known = (certificate.position, certificate.proposal);
             self.judge_proposal(known, &pre_prepare);
             return Err(Ignored::NotNeeded);
+        }
+        // Only now: what contradicts another proposal is evidence, whatever its time (S3).
+        if is_ahead {
+            return Err(Ignored::ClockAhead);
         }
         if !self.make_room(pre_prepare.position.batch(), pre_prepare.body.bytes().len()) {
             return Err(Ignored::MemoryFull);

@@ -182,6 +182,12 @@ impl Sessions {
         }
     }
 
+    /// Whether so many sessions can be opened without an end to any other.
+    #[must_use]
+    pub fn has_free(&self, openings: usize) -> bool {
+        self.table.len() + openings <= self.params.sessions_max as usize
+    }
+
     /// Whether `client` can open a session, behind `openings` others that are on their way, without an end to one that
     /// was in use since the time of `idle_below` (what [`Self::next_recency`] was then).
     #[must_use]
