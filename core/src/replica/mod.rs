@@ -172,7 +172,6 @@ impl Replica {
         self.execute_ready(out);
         self.advance_quarantine(now, out);
         self.advance_transfer(now, out);
-        self.drop_openings_without_room();
         self.advance_views(now, is_deadline, out);
         self.propose_ready(now, out);
         self.status_when_due(now, out);
@@ -343,17 +342,18 @@ impl Replica {
         let entry = &request.entry;
         entry.session != SessionId(0)
             || self.pool.knows(&entry.digest)
-            || self.sessions.has_room_for(&entry.client, self.pool.openings(), self.idle.idle_below())
+            || self.sessions.has_one(&entry.client)
+            || self.sessions.room(self.pool.openings() + 1, self.idle.idle_below()) > self.pool.openings()
     }
 
     /// Openings for which there was room when they came, and is none any more, are as those that come now: a primary that
     /// passes them over is right, and to order them would end the sessions of others.
     fn drop_openings_without_room(&mut self) {
-        if self.pool.openings() == 0 || self.sessions.has_free(self.pool.openings()) {
-            return;
+        let openings = self.pool.openings();
+        let room = self.sessions.room(openings, self.idle.idle_below());
+        if room < openings {
+            self.pool.drop_openings(room, &|client| self.sessions.has_one(client));
         }
-        let (sessions, idle_below) = (&self.sessions, self.idle.idle_below());
-        self.pool.drop_openings(&|client, ahead| sessions.has_room_for(client, ahead, idle_below));
     }
 
     fn refuse_for_now(&mut self, request: &SignedRequest, retry_after_ms: u32, out: &mut Effects) {
@@ -398,17 +398,23 @@ impl Replica {
         if self.executing.last < self.pbft.beginning().stable || self.awaits_state() {
             return;
         }
-        while self.pool.waiting() > 0
-            && self.pbft.room() > 0
-            && self.pool.waiting() >= self.pbft.in_flight()
-            && !self.executing.is_installing()
-        {
+        if self.has_a_batch() {
+            self.drop_openings_without_room();
+        }
+        while self.has_a_batch() {
             self.pool.take(&mut self.taken);
             assert!(!self.taken.is_empty(), "one Request always fits a batch");
             let body = Body::join(&self.taken);
             self.taken.clear();
             self.pbft.propose(now, body, &mut Outbox::new(out, &mut self.last, &mut self.index));
         }
+    }
+
+    fn has_a_batch(&self) -> bool {
+        self.pool.waiting() > 0
+            && self.pbft.room() > 0
+            && self.pool.waiting() >= self.pbft.in_flight()
+            && !self.executing.is_installing()
     }
 
     /// STATUS to every peer, often while work is outstanding.
@@ -464,6 +470,7 @@ impl Replica {
         let sessions = &self.sessions;
         let is_open = |request: &SignedRequest| sessions.is_open(&request.entry);
         self.pool.purge(&|request| crate::mutant!(M32WaitsForExecuted, is_open(request), true));
+        self.drop_openings_without_room();
     }
 
     fn has_outstanding_work(&self) -> bool {

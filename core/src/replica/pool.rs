@@ -113,16 +113,13 @@ impl Pool {
         queue.bytes += size;
         self.bytes += size;
         self.waiting += 1;
-        self.mark_ordered(&request.entry);
+        self.know(&request.entry);
         Added::New
     }
 
     /// Marks a Request as in a batch that is not executed yet, although it was not taken from here.
     pub fn mark_ordered(&mut self, entry: &RequestEntry) {
-        self.known.insert(entry.digest);
-        if entry.session == SessionId(0) {
-            self.openings.insert(entry.digest, entry.client);
-        }
+        self.know(entry);
     }
 
     /// Batches that were not executed may never be: their Requests may be added and taken again.
@@ -134,8 +131,8 @@ impl Pool {
 
     /// A batch that holds this Request is proposed: it waits no longer, and is known until it is executed.
     pub fn ordered(&mut self, entry: &RequestEntry) {
-        self.executed(&entry.client, &entry.digest);
-        self.mark_ordered(entry);
+        self.forget(&entry.client, &entry.digest);
+        self.know(entry);
     }
 
     /// Takes Requests for one batch: whole turns, until the batch or the pool is at its end.
@@ -191,20 +188,7 @@ impl Pool {
 
     /// A batch with this Request was executed.
     pub fn executed(&mut self, client: &PublicKey, digest: &Digest) {
-        if !self.known.remove(digest) {
-            return;
-        }
-        self.openings.remove(digest);
-        let Some(queue) = self.queues.get_mut(client) else { return };
-        let Some(index) = queue.requests.iter().position(|request| request.entry.digest == *digest) else { return };
-        let request = queue.requests.remove(index).expect("it was found there");
-        queue.bytes -= request.bytes.len();
-        self.bytes -= request.bytes.len();
-        self.waiting -= 1;
-        if queue.requests.is_empty() {
-            self.forget_queue(client);
-            self.turns.retain(|other| other != client);
-        }
+        self.forget(client, digest);
     }
 
     /// Drops what `is_open` no longer wants: Requests that lost to another body under their number, or whose session is
@@ -233,17 +217,15 @@ impl Pool {
         self.turns = clients;
     }
 
-    /// Drops openings that wait, but for those of clients for whom there is room behind so many others.
-    pub fn drop_openings(&mut self, has_room: &dyn Fn(&PublicKey, usize) -> bool) {
+    /// Drops openings that wait for more room than there is for those on their way and for them; who `replaces` a session
+    /// of its own needs none.
+    pub fn drop_openings(&mut self, room: usize, replaces: &dyn Fn(&PublicKey) -> bool) {
         let openings = self.openings.iter().map(|(digest, client)| (*digest, *client));
-        let waiting: Vec<_> = openings.filter(|(digest, client)| self.find(client, digest).is_some()).collect();
-        let mut ahead = self.openings.len() - waiting.len();
-        for (digest, client) in waiting {
-            if has_room(&client, ahead) {
-                ahead += 1;
-            } else {
-                self.executed(&client, &digest);
-            }
+        let in_need = openings.filter(|(_, client)| !replaces(client));
+        let (waiting, on_their_way): (Vec<_>, Vec<_>) =
+            in_need.partition(|(digest, client)| self.find(client, digest).is_some());
+        for (digest, client) in waiting.into_iter().skip(room.saturating_sub(on_their_way.len())) {
+            self.forget(&client, &digest);
         }
     }
 
@@ -301,6 +283,31 @@ impl Pool {
             self.openings.keys().all(|opening| self.known.contains(opening)),
             "openings are forgotten with the rest"
         );
+    }
+
+    fn know(&mut self, entry: &RequestEntry) {
+        self.known.insert(entry.digest);
+        if entry.session == SessionId(0) {
+            self.openings.insert(entry.digest, entry.client);
+        }
+    }
+
+    /// It is known no longer, and if it waits, it waits no longer.
+    fn forget(&mut self, client: &PublicKey, digest: &Digest) {
+        if !self.known.remove(digest) {
+            return;
+        }
+        self.openings.remove(digest);
+        let Some(queue) = self.queues.get_mut(client) else { return };
+        let Some(index) = queue.requests.iter().position(|request| request.entry.digest == *digest) else { return };
+        let request = queue.requests.remove(index).expect("it was found there");
+        queue.bytes -= request.bytes.len();
+        self.bytes -= request.bytes.len();
+        self.waiting -= 1;
+        if queue.requests.is_empty() {
+            self.forget_queue(client);
+            self.turns.retain(|other| other != client);
+        }
     }
 
     /// Lets go of an empty queue; its memory serves the next client.
@@ -418,12 +425,13 @@ mod tests {
         let openings: Vec<_> = (1..=4).map(|client| request_of(SessionId(0), client, 0, 10)).collect();
         pool.mark_ordered(&openings[0].entry);
         assert!(openings[1..].iter().chain([&request(5, 1, 10)]).all(|request| pool.add(request) == Added::New));
+        let second = &openings[1].entry;
         // Room for two: one is on its way to it.
-        pool.drop_openings(&|_, ahead| ahead < 2);
+        pool.drop_openings(2, &|client| *client == second.client);
         pool.check();
-        assert_eq!((pool.openings(), pool.waiting()), (2, 2), "who opens nothing waits on");
-        assert!(pool.knows(&openings[0].entry.digest));
-        pool.drop_openings(&|_, _| false);
+        assert_eq!((pool.openings(), pool.waiting()), (3, 3), "who replaces its own, and who opens nothing, wait on");
+        assert!(pool.knows(&openings[0].entry.digest) && pool.knows(&second.digest));
+        pool.drop_openings(0, &|_| false);
         pool.check();
         assert_eq!((pool.openings(), pool.waiting()), (1, 1), "what is on its way is not taken back");
         pool.forget_ordered();

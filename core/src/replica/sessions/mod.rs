@@ -182,21 +182,19 @@ impl Sessions {
         }
     }
 
-    /// Whether so many sessions can be opened without an end to any other.
+    /// How many of `wanted` sessions can be opened without an end to one that was in use since the time of `idle_below`
+    /// (what [`Self::next_recency`] was then).
     #[must_use]
-    pub fn has_free(&self, openings: usize) -> bool {
-        self.table.len() + openings <= self.params.sessions_max as usize
+    pub fn room(&self, wanted: usize, idle_below: u64) -> usize {
+        let free = wanted.min(self.params.sessions_max as usize - self.table.len());
+        let idle = self.by_age().take_while(|(_, session)| session.recency < idle_below);
+        free + idle.take(wanted - free).count()
     }
 
-    /// Whether `client` can open a session, behind `openings` others that are on their way, without an end to one that
-    /// was in use since the time of `idle_below` (what [`Self::next_recency`] was then).
+    /// Whether `client` has one: another one replaces it, and needs no room.
     #[must_use]
-    pub fn has_room_for(&self, client: &PublicKey, openings: usize, idle_below: u64) -> bool {
-        let free = self.params.sessions_max as usize - self.table.len();
-        let evicted = (openings + 1).saturating_sub(free);
-        let replaces_its_own = self.by_client.contains_key(client);
-        let idle = self.by_age().take_while(|(_, session)| session.recency < idle_below);
-        replaces_its_own || idle.take(evicted).count() == evicted
+    pub fn has_one(&self, client: &PublicKey) -> bool {
+        self.by_client.contains_key(client)
     }
 
     /// Sessions that are used from now on have at least this recency.

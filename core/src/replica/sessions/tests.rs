@@ -249,13 +249,12 @@ fn mem1_an_opening_has_room_while_it_ends_no_session_in_use() {
     let key = |client: u8| PublicKey([client; 32]);
     let first = table.open(1, SessionId(0), 1);
     table.open(2, SessionId(0), 1);
-    assert!(table.sessions.has_room_for(&key(3), 0, 0));
-    assert!(!table.sessions.has_room_for(&key(4), 1, 0), "one is on its way to the last place");
+    assert_eq!(table.sessions.room(2, 0), 1);
     table.open(3, SessionId(0), 1);
     let mark = table.sessions.next_recency();
-    assert!(!table.sessions.has_room_for(&key(4), 0, 0));
-    assert!(table.sessions.has_room_for(&key(1), 0, 0), "who has one replaces it");
+    assert_eq!(table.sessions.room(1, 0), 0);
+    assert!(table.sessions.has_one(&key(1)) && !table.sessions.has_one(&key(4)));
     assert_eq!(table.code(1, first, 1, 0), Code::Ok);
-    assert!(table.sessions.has_room_for(&key(4), 1, mark), "two were not used since");
-    assert!(!table.sessions.has_room_for(&key(4), 2, mark), "the third was");
+    assert_eq!(table.sessions.room(4, mark), 2, "two were not used since, the third was");
+    assert_eq!(table.sessions.room(1, mark), 1, "no more than is wanted");
 }
