@@ -12,7 +12,7 @@ use bft_core::door::{Effects, Input, LinkState, Now, Persist, Place, To, Tuning}
 use bft_core::evidence::{Accused, Evidence, EvidenceKind, Proof, SignedVote};
 use bft_core::ids::{Digest, Epoch, LogPosition, Nanos, ReplicaId, Seq, View, WallNanos};
 use bft_core::journal::Record;
-use bft_core::limits::{EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, EVIDENCE_TELL_INTERVAL, SECOND};
+use bft_core::limits::{CLOCK_AHEAD_MAX, EVIDENCE_BYTES, EVIDENCE_PER_ACCUSED, EVIDENCE_TELL_INTERVAL, SECOND};
 use bft_core::replica::Replica;
 use bft_core::wire::canonical;
 use bft_core::wire::message::{Checkpoint, CommittedSlot, Message, NewView, Position, PrePrepare, PreparedCertificate};
@@ -209,6 +209,19 @@ fn s3_e1_beyond_the_window_too_and_beside_a_certificate() {
     witness.hear(witness.peer(), Message::Slot(CommittedSlot { certificate, body: Arc::new(body) }));
     witness.propose(0, 1, 9);
     assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::TwoProposals, 0, 1)], "against what is committed");
+}
+
+#[test]
+fn s3_o3_e1_a_second_proposal_is_evidence_however_far_ahead_it_is_dated() {
+    for seq in [1, 20] {
+        let mut witness = Witness::new();
+        let primary = witness.primary(0);
+        witness.propose(0, seq, 1);
+        let far_ahead = 1_700_000_000_000_000_000 + 2 * CLOCK_AHEAD_MAX;
+        let second = witness.cluster.pre_prepare_dated(0, seq, witness.cluster.body(2), far_ahead);
+        witness.hear(primary, Message::PrePrepare(second));
+        assert_eq!(witness.told, [witness.accused(primary, EvidenceKind::TwoProposals, 0, seq)]);
+    }
 }
 
 #[test]

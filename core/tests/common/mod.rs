@@ -171,6 +171,14 @@ impl TestCluster {
         PrePrepare { position, ballot: self.proposal(&position), header, body: Arc::new(body) }
     }
 
+    /// The same, dated by its primary.
+    pub fn pre_prepare_dated(&self, view: u64, seq: u64, body: Body, time_ns: u64) -> PrePrepare {
+        let header = body.header(time_ns);
+        let digest = header.digest(self.config.cluster_id(), self.config.epoch());
+        let position = Position { epoch: self.config.epoch(), view: View(view), seq: Seq(seq), digest };
+        PrePrepare { position, ballot: self.proposal(&position), header, body: Arc::new(body) }
+    }
+
     /// The PREPARE of `replica`.
     pub fn prepare(&self, position: Position, replica: ReplicaId) -> Prepare {
         Prepare { position, replica, ballot: self.ballot(&position, replica) }

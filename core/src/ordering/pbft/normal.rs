@@ -85,7 +85,7 @@ impl Pbft {
             return Err(ignored);
         }
         let Some(index) = self.slot_index(seq) else {
-            return if is_ahead { Err(Ignored::ClockAhead) } else { self.buffer_early(pre_prepare) };
+            return self.buffer_early(pre_prepare, is_ahead);
         };
         let slot = &self.window[index];
         let counts = |accepted: &&Accepted| {
@@ -344,7 +344,7 @@ impl Pbft {
         Commit { position: *position, replica: self.me, nonce }
     }
 
-    fn buffer_early(&mut self, pre_prepare: PrePrepare) -> Result<(), Ignored> {
+    fn buffer_early(&mut self, pre_prepare: PrePrepare, is_ahead: bool) -> Result<(), Ignored> {
         let seq = pre_prepare.position.seq;
         if seq <= self.stable {
             return Err(Ignored::BelowWindow);
@@ -354,6 +354,9 @@ impl Pbft {
             let known = (known.position, known.ballot);
             self.judge_proposal(known, &pre_prepare);
             return Err(Ignored::Duplicate);
+        }
+        if is_ahead {
+            return Err(Ignored::ClockAhead);
         }
         let windows = crate::mutant!(M9EarlyProposalDropped, 2, 1);
         let far = self.stable.plus(windows * self.config.params().window);
