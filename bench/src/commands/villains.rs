@@ -99,8 +99,8 @@ impl Args {
 /// villain had nothing to spoil does not count, and is played again.
 fn rounds(stage: &Stage<'_>, villain: Villain, rounds: u32) -> Result<Verdict, Failure> {
     let mut verdict = Verdict { villain, without: Vec::new(), with: Vec::new(), idle_rounds: 0 };
-    let attempts_max = rounds * ATTEMPTS_PER_ROUND;
-    for attempt in 0.. {
+    let attempts = rounds * ATTEMPTS_PER_ROUND;
+    for attempt in 0..attempts {
         let (without, with) = if attempt % 2 == 0 {
             let without = stage.run(&verdict.villain, Company::Honest)?;
             (without, stage.run(&verdict.villain, Company::WithVillain)?)
@@ -108,14 +108,14 @@ fn rounds(stage: &Stage<'_>, villain: Villain, rounds: u32) -> Result<Verdict, F
             let with = stage.run(&verdict.villain, Company::WithVillain)?;
             (stage.run(&verdict.villain, Company::Honest)?, with)
         };
-        if with.is_idle() && attempt + 1 < attempts_max {
+        let gives_up = attempt + 1 == attempts;
+        if with.is_idle() && !gives_up {
             verdict.idle_rounds += 1;
             continue;
         }
-        let is_hopeless = with.is_idle();
         verdict.without.push(without);
         verdict.with.push(with);
-        if is_hopeless || verdict.with.len() == rounds as usize {
+        if verdict.with.len() == rounds as usize {
             break;
         }
     }

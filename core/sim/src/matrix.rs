@@ -1,7 +1,6 @@
-//! The nightly matrix: every villain in every environment, among them seeds in which a client attacks beside it, and seeds
-//! that choose everything, until the time is up.
-//! A cell without a seed in which its villain acted proves nothing and fails the night; so does an event that reached no
-//! replica in some status while some fault was on.
+//! The nightly matrix: every villain in every environment, seeds in which a client attacks beside one, and seeds that
+//! choose everything, until the time is up. A cell without a seed in which its villain acted proves nothing and fails the
+//! night; so does an event that reached no replica in some status while some fault was on.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -69,7 +68,8 @@ enum Turn {
 }
 
 impl Turn {
-    /// A round of the night: for each enemy a seed in every environment, one in company, and one of free choice.
+    /// A round of the night: for each enemy a seed in every environment and one of free choice, for each villain one in
+    /// company.
     fn round() -> Vec<Self> {
         let row = |enemy| {
             let cells = Environment::ALL.map(|environment| Self::Cell(enemy, environment));

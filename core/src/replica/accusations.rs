@@ -1,6 +1,6 @@
 //! Evidence that is kept: one piece for each deed, on disk and in memory, told to people once, to all peers when it is
-//! durable, and to each whose link comes up later (PROTOCOL §15). It changes nothing of who may vote: removing a replica is for people to decide. A primary that is
-//! proved to have lied in its view loses that view.
+//! durable, and to each whose link comes up later (PROTOCOL §15). It changes nothing of who may vote: removing a replica
+//! is for people to decide. A primary that is proved to have lied in its view loses that view.
 //!
 //! Kept here: of one accused at most `EVIDENCE_PER_ACCUSED` pieces and its share of `EVIDENCE_BYTES`. Only who is faulty
 //! can be accused, so a share for each that may be is enough. What finds no room is acted upon, counted and not kept.

@@ -271,6 +271,7 @@ impl Machine {
         self.spoilt = Spoilt::Hidden;
         true
     }
+
     /// A bit of a file flips within `range`, or the file is gone. Says whether it is.
     fn harm(&mut self, name: FileName, range: Range<usize>) -> bool {
         let byte = self.fate.range(range.start as u64, range.end as u64 - 1) as usize;
