@@ -8,17 +8,15 @@
 //! timeout = "10s"                   # optional: the deadline of operations that have none of their own
 //! ```
 
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bft_core::auth::keys::{KeyError, SecretKey};
+use bft_core::auth::keys::SecretKey;
 use bft_core::config::ClusterConfig;
-use bft_core::config::file::parse_cluster;
-use bft_core::config::strict::{Document, FILE_BYTES_MAX, FileError, HumanDuration};
-use bft_core::limits::{CLIENT_QUEUE_BYTES, CLIENT_QUEUE_OPERATIONS, KEY_FILE_BYTES_MAX};
+use bft_core::config::strict::{Document, HumanDuration};
+use bft_core::limits::{CLIENT_QUEUE_BYTES, CLIENT_QUEUE_OPERATIONS};
+use bft_files::{ConfigError, read_cluster, read_secret_key, read_text};
 use serde::Deserialize;
 
 /// The version of the file that is read.
@@ -57,40 +55,6 @@ pub enum SessionStart {
     WithFirstOperation,
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("{}: {error}; {hint}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-        /// Where it is named.
-        hint: &'static str,
-    },
-    /// What a file says is wrong.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A file holds no key.
-    #[error("{}: {error}", path.display())]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: KeyError,
-    },
-    /// A secret key that others may read is none.
-    #[error("{}: its mode is {mode:04o}, so that others may read the secret key: chmod 600 it", path.display())]
-    KeyMode {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-}
-
 #[derive(Deserialize)]
 struct ClientFile {
     #[allow(dead_code, reason = "checked before the rest is read; here so that the key is known")]
@@ -120,7 +84,7 @@ impl ClientConfig {
 
     /// Reads `client.toml` at `path`, and the files that it names.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read(path, FILE_BYTES_MAX, "this is the client's configuration, client.toml")?;
+        let text = read_text(path, "this is the client's configuration, client.toml")?;
         let document = Document::parse(&text, &path.display().to_string())?;
         Self::from_document(&document, path.parent().unwrap_or(Path::new("")))
     }
@@ -129,10 +93,10 @@ impl ClientConfig {
     pub fn from_document(document: &Document, base: &Path) -> Result<Self, ConfigError> {
         document.require_version(VERSION)?;
         let file: ClientFile = document.read()?;
-        let path = base.join(&file.cluster);
-        let text = read(&path, FILE_BYTES_MAX, "named by `cluster` in client.toml")?;
-        let cluster = parse_cluster(&text, &path.display().to_string())?;
-        let key = |path: &Option<PathBuf>, hint| path.as_ref().map(|path| read_key(&base.join(path), hint)).transpose();
+        let cluster = read_cluster(&base.join(&file.cluster), "named by `cluster` in client.toml")?;
+        let key = |path: &Option<PathBuf>, hint| {
+            path.as_ref().map(|path| read_secret_key(&base.join(path), hint)).transpose()
+        };
         Ok(Self {
             key: key(&file.key, "named by `key` in client.toml")?,
             authority: key(&file.authority_key, "named by `authority_key` in client.toml")?,
@@ -140,23 +104,4 @@ impl ClientConfig {
             ..Self::new(Arc::new(cluster))
         })
     }
-}
-
-fn read_key(path: &Path, hint: &'static str) -> Result<SecretKey, ConfigError> {
-    let text = read(path, KEY_FILE_BYTES_MAX, hint)?;
-    let metadata = std::fs::metadata(path).map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(ConfigError::KeyMode { path: path.into(), mode });
-    }
-    SecretKey::from_pem(&text).map_err(|error| ConfigError::Key { path: path.into(), error })
-}
-
-/// Reads a text file, and never much more of it than `bytes_max`: whoever parses it refuses what is longer.
-fn read(path: &Path, bytes_max: usize, hint: &'static str) -> Result<String, ConfigError> {
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(bytes_max as u64 + 1).read_to_string(&mut text))
-        .map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
-    Ok(text)
 }

@@ -29,6 +29,7 @@ mod inbox;
 mod net;
 
 pub use bft_core::client::{NotSent, Outcome, Rejected, Unknown};
+pub use bft_files::ConfigError;
 pub use client::{Client, LinkReport, OpenError, OperationKind, Submit, SubmitError};
 pub use completion::{BatchCallback, Completion, Completions, Pending, SessionReport, Wait};
-pub use config::{ClientConfig, ConfigError, SessionStart};
+pub use config::{ClientConfig, SessionStart};

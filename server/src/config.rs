@@ -5,22 +5,19 @@
 //! Kept here: relative paths are seen from the folder of the file; `BFTD_SECTION__KEY` in the environment goes before
 //! what the file says.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bft_core::auth::SecretKey;
-use bft_core::auth::keys::KeyError;
-use bft_core::config::file::parse_cluster;
-use bft_core::config::strict::{ByteSize, Document, FILE_BYTES_MAX, FileError, HumanDuration};
+use bft_core::config::strict::{ByteSize, Document, FileError, HumanDuration};
 use bft_core::config::{ClusterConfig, ProtocolParams};
 use bft_core::door::Tuning;
 use bft_core::ids::ReplicaId;
 use bft_core::journal::{JournalOptions, LongestRecord};
-use bft_core::limits::{KEY_FILE_BYTES_MAX, MIB};
+use bft_core::limits::MIB;
+pub use bft_files::ConfigError;
+use bft_files::{read_cluster, read_secret_key, read_text};
 use serde::Deserialize;
 
 use crate::shard::refusals;
@@ -36,40 +33,6 @@ pub const VARIABLE_PREFIX: &str = "BFTD_";
 const CORES_MAX: usize = 64;
 /// The most that one journal file may have.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error("{}: {error}; {hint}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: std::io::Error,
-        /// Where it is named.
-        hint: &'static str,
-    },
-    /// What a file says is wrong.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// A file holds no key.
-    #[error("{}: {error}", path.display())]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        error: KeyError,
-    },
-    /// A secret key that others may read is none.
-    #[error("{}: its mode is {mode:04o}, so that others may read the secret key: chmod 600 it", path.display())]
-    KeyMode {
-        /// The file.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-}
 
 /// One replica's configuration.
 #[derive(Clone, Debug)]
@@ -217,14 +180,14 @@ impl ReplicaConfig {
 
     /// The same with these variables, `BFTD_SECTION__KEY` and its value, over what the file says.
     pub fn load_with(path: &Path, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let text = read(path, FILE_BYTES_MAX, "this is the replica's configuration, bftd.toml")?;
+        let text = read_text(path, "this is the replica's configuration, bftd.toml")?;
         let mut document = Document::parse(&text, &path.display().to_string())?;
         document.set_from_variables(VARIABLE_PREFIX, variables)?;
         document.require_version(VERSION)?;
         let file: ReplicaFile = document.read()?;
         let base = path.parent().unwrap_or(Path::new(""));
-        let cluster = read_cluster(&base.join(&file.cluster))?;
-        let secret_key = read_key(&base.join(&file.key))?;
+        let cluster = read_cluster(&base.join(&file.cluster), "named by `cluster` in bftd.toml")?;
+        let secret_key = read_secret_key(&base.join(&file.key), "named by `key` in bftd.toml")?;
         let me = ReplicaId(file.replica);
         let Some(member) = cluster.member(me) else {
             let what = format!("replica: the cluster has no replica {me}");
@@ -313,34 +276,10 @@ fn within(document: &Document, key: &str, value: u64, bounds: std::ops::RangeInc
     Err(document.error(key, format!("{key}: is {value}, but must be {low} to {high}")))
 }
 
-/// Reads a `cluster.toml`.
-pub fn read_cluster(path: &Path) -> Result<ClusterConfig, ConfigError> {
-    let text = read(path, FILE_BYTES_MAX, "named by `cluster` in bftd.toml")?;
-    Ok(parse_cluster(&text, &path.display().to_string())?)
-}
-
-fn read_key(path: &Path) -> Result<SecretKey, ConfigError> {
-    let hint = "named by `key` in bftd.toml";
-    let text = read(path, KEY_FILE_BYTES_MAX, hint)?;
-    let metadata = std::fs::metadata(path).map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(ConfigError::KeyMode { path: path.into(), mode });
-    }
-    SecretKey::from_pem(&text).map_err(|error| ConfigError::Key { path: path.into(), error })
-}
-
-/// Reads a text file, and never much more of it than `bytes_max`: whoever parses it refuses what is longer.
-fn read(path: &Path, bytes_max: usize, hint: &'static str) -> Result<String, ConfigError> {
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(bytes_max as u64 + 1).read_to_string(&mut text))
-        .map_err(|error| ConfigError::Read { path: path.into(), error, hint })?;
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use bft_core::limits::{BATCH_BYTES_LIMIT, NEW_VIEW_FRAME_BYTES, REPLICAS_MAX, WINDOW_MAX, new_view_bytes};
 
     use super::*;

@@ -7,16 +7,15 @@ use std::sync::Arc;
 
 use bft_core::auth::{Claim, Ed25519, Scheme, Verifier};
 use bft_core::config::ClusterConfig;
-use bft_core::config::file::parse_cluster;
-use bft_core::config::strict::FILE_BYTES_MAX;
 use bft_core::evidence::file::read_file;
 use bft_core::evidence::{Accused, Evidence, Proof, SignedVote, Unproven};
 use bft_core::ids::{Digest, PublicKey, Signature};
 use bft_core::wire::canonical::SigningBytes;
 use bft_core::wire::message::{NewView, ViewChange};
+use bft_files::read_cluster;
 use serde_json::{Value, json};
 
-use crate::exit::{Failure, Reason};
+use crate::exit::{Failure, Reason, because};
 use crate::output::{self, Output};
 
 /// Bytes of a file of evidence: what a whole cluster may keep, and a good deal more.
@@ -58,7 +57,8 @@ struct Row {
 
 /// Reads, checks and tells.
 pub fn audit(args: &Args) -> Result<(), Failure> {
-    let cluster = Arc::new(read_cluster(&args.cluster)?);
+    let cluster = read_cluster(&args.cluster, "named by --cluster").map_err(because(Reason::Config))?;
+    let cluster = Arc::new(cluster);
     let verifier = Verifier::new(Arc::clone(&cluster), Arc::new(OneByOne(Ed25519::new(&[0; 32], [0; 32]))));
     let mut rows = Vec::new();
     for file in &args.files {
@@ -101,19 +101,6 @@ impl Scheme for OneByOne {
     fn commit_secret(&self) -> Digest {
         self.0.commit_secret()
     }
-}
-
-fn read_cluster(path: &Path) -> Result<ClusterConfig, Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::new(Reason::Config, format!("{}: {error}; this is named by --cluster", path.display()))
-    };
-    let mut text = String::new();
-    let file = File::open(path).map_err(|error| failed(&error))?;
-    let read = file.take(FILE_BYTES_MAX as u64 + 1).read_to_string(&mut text).map_err(|error| failed(&error))?;
-    if read > FILE_BYTES_MAX {
-        return Err(failed(&format!("longer than {FILE_BYTES_MAX} bytes")));
-    }
-    parse_cluster(&text, &path.display().to_string()).map_err(|error| Failure::new(Reason::Config, error))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bft_core::config::ClusterConfig;
+use bft_files::read_cluster;
 use bft_server::ServerError;
-use bft_server::config::read_cluster;
 use bft_server::data_dir::DataDirError;
 use bft_server::offline::{self, Finding, Part, Verified};
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ fn cluster(args: &Args) -> Result<Arc<ClusterConfig>, Failure> {
         let what = format!("{} is not there: name the cluster's file with --cluster", path.display());
         return Err(Failure::new(Reason::Config, what));
     }
-    read_cluster(&path).map(Arc::new).map_err(because(Reason::Config))
+    read_cluster(&path, "named by --cluster, or beside the directory").map(Arc::new).map_err(because(Reason::Config))
 }
 
 fn failure(error: &ServerError) -> Failure {
