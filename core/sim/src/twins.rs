@@ -5,8 +5,9 @@
 //! PBFT keeps its primary, so a round's leader is made by a view: the first view from the present one on that this replica
 //! is primary of. While the round lasts, PRE-PREPAREs of every other view are lost, and NEW-VIEWs of every other view that
 //! nobody was in before, as a network may lose them, and clients have something to order; so whoever stands with a quorum
-//! gives one primary up after the other until that view is reached. Two leaders are chosen from: the doubled replica, which leads on both sides at once, and the one
-//! behind it. Clients reach everybody: each half gets the Requests in another order and at another time.
+//! gives one primary up after the other until that view is reached. Two leaders are chosen from: the doubled replica, which
+//! leads on both sides at once, and the one behind it. Clients reach everybody: each half gets the Requests in another
+//! order and at another time.
 //!
 //! With more than F doubled replicas agreement must break somewhere, or this proves nothing: [`control`].
 
@@ -206,6 +207,9 @@ mod tests {
         // The halves stand on both sides and lead, one of them with a quorum.
         let split: Case = "1/8.0/8.1".parse().unwrap();
         assert_eq!(split.play(), None);
+        // One half becomes a learner, which no VIEW-CHANGE takes along.
+        let late: Case = "1/2.0/8.0/1.1".parse().unwrap();
+        assert_eq!(late.play(), None);
         let broken = control(2);
         let (case, violation) = broken.disagreement().expect("two halves of two replicas make two quorums");
         assert_eq!(case.play().as_ref(), Some(violation), "a case is played again from its name");

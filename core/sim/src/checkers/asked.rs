@@ -1,5 +1,6 @@
 //! Who has started signs nothing before a quorum, itself among it, has said in this life what it holds under its signature
-//! (D11); and whoever is a learner votes no more, and in its next lives signs nothing at all. Counts the answers that arrive, and asks no core.
+//! (D11); and whoever is a learner votes no more, and in its next lives signs nothing at all. Counts the answers that
+//! arrive, and asks no core.
 
 use std::collections::BTreeMap;
 

@@ -48,6 +48,12 @@ impl Machine {
         self.process.as_ref().map(|process| process.replica.ordering().view())
     }
 
+    /// Whether its disk has been found not to know what it signed, so that it follows and votes no more.
+    #[must_use]
+    pub fn is_learner(&self) -> bool {
+        self.is_learner
+    }
+
     /// The service's state: its digest and everything in it. None while a snapshot is still to be installed, or fetched.
     pub fn state(&mut self) -> Option<(Seq, Digest, Vec<Entry>)> {
         let process = self.process.as_mut()?;
