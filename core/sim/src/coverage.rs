@@ -2,6 +2,7 @@
 //! attacked. Counted in every run and summed over all, so that what no seed ever tried shows.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use bft_core::door::{Input, LinkState};
 use bft_core::wire::message::Kind;
@@ -67,6 +68,19 @@ pub enum Status {
     Changing,
 }
 
+/// An event that reaches a replica in some status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Meeting {
+    event: usize,
+    status: usize,
+}
+
+impl fmt::Display for Meeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at a {} one", event_name(self.event), STATUSES[self.status])
+    }
+}
+
 /// How often each event reached a replica in each status, in one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen([[u32; STATUSES.len()]; EVENTS]);
@@ -78,6 +92,11 @@ impl Default for Seen {
 }
 
 impl Seen {
+    /// What was met.
+    pub fn meetings(&self) -> impl Iterator<Item = Meeting> {
+        meetings(&self.0).filter(|(_, count)| *count > 0).map(|(meeting, _)| meeting)
+    }
+
     /// `input` reaches a replica.
     pub fn note(&mut self, input: &Input, status: Status) {
         if let Some(event) = event_of(input) {
@@ -157,28 +176,38 @@ impl Coverage {
         let cells = self.seen.len() * EVENTS * STATUSES.len();
         let seen: usize =
             self.seen.values().map(|table| table.iter().flatten().filter(|count| **count > 0).count()).sum();
-        let never: Vec<_> = unseen(&self.all).collect();
+        let never: Vec<_> = unseen(&self.all).map(|meeting| meeting.to_string()).collect();
         let never = if never.is_empty() { "none".to_owned() } else { never.join(", ") };
         format!("event x status x fault or villain: {seen} of {cells} seen; event x status never seen: {never}")
     }
 
-    /// By fault, the events that reached no replica in some status while it was on.
+    /// By fault, what was never met while it was on.
     #[must_use]
     pub fn empty(&self) -> Vec<String> {
         let of = |fault| {
-            let table = self.seen.get(&Condition::Fault(fault)).unwrap_or(&EMPTY);
-            let unseen: Vec<_> = unseen(table).collect();
+            let unseen: Vec<_> = self.unseen_with(fault).map(|meeting| meeting.to_string()).collect();
             (!unseen.is_empty()).then(|| format!("{fault:?} was never on with {}", unseen.join(", ")))
         };
         Fault::ALL.into_iter().filter_map(of).collect()
     }
+
+    /// What was never met while some fault was on, and while which.
+    pub fn missing(&self) -> impl Iterator<Item = (Meeting, Fault)> {
+        Fault::ALL.into_iter().flat_map(|fault| self.unseen_with(fault).map(move |meeting| (meeting, fault)))
+    }
+
+    fn unseen_with(&self, fault: Fault) -> impl Iterator<Item = Meeting> {
+        unseen(self.seen.get(&Condition::Fault(fault)).unwrap_or(&EMPTY))
+    }
 }
 
-fn unseen(table: &Table) -> impl Iterator<Item = String> {
-    let pairs = table.iter().enumerate().flat_map(|(event, row)| {
-        row.iter().zip(STATUSES).filter(|(count, _)| **count == 0).map(move |(_, status)| (event, status))
-    });
-    pairs.map(|(event, status)| format!("{} at a {status} one", event_name(event)))
+fn meetings<C: Copy>(table: &[[C; STATUSES.len()]; EVENTS]) -> impl Iterator<Item = (Meeting, C)> {
+    let rows = table.iter().enumerate();
+    rows.flat_map(|(event, row)| (0..STATUSES.len()).map(move |status| (Meeting { event, status }, row[status])))
+}
+
+fn unseen(table: &Table) -> impl Iterator<Item = Meeting> {
+    meetings(table).filter(|(_, count)| *count == 0).map(|(meeting, _)| meeting)
 }
 
 fn add(sum: &mut Table, seen: &Seen) {

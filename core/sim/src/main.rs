@@ -8,7 +8,7 @@ use bft_sim::campaign::Campaign;
 use bft_sim::crash_points::{self, Case, Extent, Scenario, Tally};
 use bft_sim::environments::Environment;
 use bft_sim::matrix::Night;
-use bft_sim::options::{Fidelity, Options, Scene};
+use bft_sim::options::{Fault, Fidelity, Options, Scene};
 use bft_sim::regressions;
 use bft_sim::run::{Report, run};
 use bft_sim::trace::Trace;
@@ -148,6 +148,9 @@ struct Mode {
     /// Which faults strike, instead of those that the seed chooses (a name of docs/simulator.md).
     #[arg(long)]
     environment: Option<Environment>,
+    /// One more fault that strikes (a name of core/sim/src/options.rs).
+    #[arg(long)]
+    fault: Option<Fault>,
 }
 
 impl Mode {
@@ -156,7 +159,8 @@ impl Mode {
     }
 
     fn scene(self) -> Scene {
-        Scene { villain: self.villain, client: self.client, environment: self.environment }
+        let Self { villain, client, environment, fault, .. } = self;
+        Scene { villain, client, environment, fault }
     }
 
     fn options(self, seed: u64) -> Options {

@@ -2,6 +2,8 @@
 //! subset, because faults that are always on together hide one another). A function of the seed alone; every knob draws
 //! from a stream of its own name.
 
+use std::str::FromStr;
+
 use bft_core::config::{Cipher, ProtocolParams};
 use bft_core::door::Tuning;
 use bft_core::limits::{KIB, MILLISECOND, SECOND, prepared_certificate_bytes};
@@ -124,7 +126,7 @@ impl Fault {
         }
     }
 
-    /// How many seeds in a thousand turn it on.
+    /// How many seeds in a thousand turn it on, where they choose.
     fn frequency(self) -> u32 {
         match self {
             // Each takes one replica out, for a while or for good, and so hides what others would do.
@@ -151,6 +153,17 @@ impl Fault {
             | Self::ClientRestart
             | Self::ClockJump => 450,
         }
+    }
+}
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|fault| format!("{fault:?}").eq_ignore_ascii_case(text)).ok_or_else(|| {
+            let known = Self::ALL.map(|fault| format!("{fault:?}")).join(", ");
+            format!("there is no fault {text}; there are: {known}")
+        })
     }
 }
 
@@ -233,6 +246,8 @@ pub struct Scene {
     pub client: Option<ClientStrategy>,
     /// Which faults strike.
     pub environment: Option<Environment>,
+    /// One more of them.
+    pub fault: Option<Fault>,
 }
 
 /// Everything that a seed chooses.
@@ -333,6 +348,7 @@ impl Options {
         ] {
             name.into_iter().for_each(|name| command.extend([flag, name]));
         }
+        self.scene.fault.into_iter().for_each(|fault| command.push_str(&format!(" --fault {fault:?}")));
         command
     }
 
@@ -372,6 +388,12 @@ fn faulty_max(weights: &[u64]) -> u64 {
 }
 
 fn draw_faults(seed: Seed, scene: Scene) -> Vec<Fault> {
+    let mut faults = draw_faults_but_one(seed, Scene { fault: None, ..scene });
+    faults.extend(scene.fault.filter(|fault| !faults.contains(fault)));
+    faults
+}
+
+fn draw_faults_but_one(seed: Seed, scene: Scene) -> Vec<Fault> {
     if scene != Scene::default() {
         let villain = scene.villain.map(|_| Fault::Villain);
         // Whoever waits for a view of its own must see one.
@@ -530,6 +552,12 @@ mod tests {
             assert!(on * 20 > options.len(), "{fault:?} is on in {on} of {}", options.len());
         }
         assert!(options.iter().any(|options| options.faults.is_empty()));
+        let one_more = Scene { fault: Some(Fault::Exile), ..Scene::default() };
+        for without in &options[..100] {
+            let with = Options::in_scene(without.seed, Fidelity::Ledger, one_more);
+            assert!(with.has(Fault::Exile) && without.faults.iter().all(|fault| with.has(*fault)));
+            assert!(with.replay().ends_with(" --fault Exile") && "exile".parse() == Ok(Fault::Exile));
+        }
         assert!(options.iter().all(|options| options.operations() >= 240));
     }
 }

@@ -23,6 +23,8 @@ pub struct Regression {
     pub client: Option<String>,
     /// Which faults struck, if that was given and not the seed's choice.
     pub environment: Option<String>,
+    /// One more fault that struck, if that was given.
+    pub fault: Option<String>,
     /// What it showed.
     pub note: String,
 }
@@ -33,6 +35,7 @@ impl Regression {
             villain: self.villain.as_deref().map(str::parse).transpose()?,
             client: self.client.as_deref().map(str::parse).transpose()?,
             environment: self.environment.as_deref().map(str::parse).transpose()?,
+            fault: self.fault.as_deref().map(str::parse).transpose()?,
         })
     }
 }
