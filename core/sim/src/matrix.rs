@@ -95,7 +95,8 @@ impl Turn {
                 let client = ClientStrategy::ALL[nth % ClientStrategy::ALL.len()];
                 Scene { client: Some(client), ..Enemy::Replicas(strategy).scene(Environment::Everything) }
             }
-            Self::Any | Self::Sought => Scene::default(),
+            Self::Any => Scene::default(),
+            Self::Sought => unreachable!("no round has it: its scene is that of what met something"),
         }
     }
 }
