@@ -158,17 +158,26 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Ends what runs at `station` in good order; says so if it did not.
+    pub fn stop(&mut self, station: Station) -> Result<(), Failure> {
+        self.child(station).terminate();
+        self.await_end(station)
+    }
+
     /// Ends everything in good order; says who did not end so.
     pub fn stop_all(&mut self) -> Result<(), Failure> {
         self.children.iter().flatten().for_each(Child::terminate);
-        for (index, child) in self.children.iter_mut().enumerate() {
-            let Some(mut child) = child.take() else { continue };
-            let status = child.wait(PATIENCE).map_err(because(Reason::Failed))?;
-            if !status.success() {
-                return Err(Failure::new(Reason::Failed, format!("{} ended: {status}", namespace(Station(index)))));
-            }
+        (0..STATIONS).map(Station).try_for_each(|station| self.await_end(station))
+    }
+
+    /// One signal is enough: a second one means at once.
+    fn await_end(&mut self, station: Station) -> Result<(), Failure> {
+        let Some(mut child) = self.children[station.0].take() else { return Ok(()) };
+        let status = child.wait(PATIENCE).map_err(because(Reason::Failed))?;
+        if status.success() {
+            return Ok(());
         }
-        Ok(())
+        Err(Failure::new(Reason::Failed, format!("{} ended: {status}", namespace(station))))
     }
 
     /// The first station that ended by itself, with its last words.

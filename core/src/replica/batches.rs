@@ -77,7 +77,10 @@ impl Replica {
             };
             if let Some(body) = ahead.take(&mut self.pbft, batch, body) {
                 self.batches.wanted.remove(&batch);
-                body.entries().iter().for_each(|entry| self.pool.ordered(entry));
+                // What is executed here is proposed for others: nobody would take it off the list of what is on its way.
+                if seq > self.executing.last {
+                    body.entries().iter().for_each(|entry| self.pool.ordered(entry));
+                }
                 let mut outbox = Outbox::new(out, &mut self.last, &mut self.index);
                 self.pbft.propose_again(seq, chosen, body, &mut outbox);
             }

@@ -24,7 +24,7 @@ use crate::ordering::Outbox;
 use crate::ordering::pbft::{Ignored, Pbft, Standing};
 use crate::quorum::ReplicaSet;
 use crate::wire::message::{Busy, Info, Message, Reply, Status};
-use crate::wire::request::{Body, SignedRequest};
+use crate::wire::request::{Body, RequestEntry, SignedRequest};
 
 mod accusations;
 mod batches;
@@ -254,7 +254,10 @@ impl Replica {
     pub fn check_invariants(&self) {
         self.pbft.check();
         self.sessions.check();
-        self.pool.check();
+        // What is behind the window is executed yet too, and nobody here knows what it is.
+        let has_all = self.executing.last >= self.pbft.stable();
+        let open = has_all.then(|| self.open_requests().map(|entry| entry.digest).collect());
+        self.pool.check(open.as_ref());
         self.catch_up.check(&self.tuning);
         self.transfer.check();
         self.trails.check();
@@ -466,6 +469,26 @@ impl Replica {
         }
     }
 
+    /// Requests in proposals that are to be executed yet.
+    fn open_requests(&self) -> impl Iterator<Item = &RequestEntry> {
+        let open = self.pbft.slots().filter(|slot| slot.seq > self.executing.last);
+        let bodies = open.filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
+        bodies.flat_map(|body| body.entries())
+    }
+
+    /// Requests in batches that are open must not be proposed again when their clients send them again.
+    fn mark_open_requests(&mut self) {
+        let open: Vec<_> = self.open_requests().cloned().collect();
+        open.iter().for_each(|entry| self.pool.mark_ordered(entry));
+    }
+
+    /// After a jump, or where another batch than the one accepted here was executed: Requests that were on their way in
+    /// batches that lost may come again.
+    fn forget_lost_requests(&mut self) {
+        self.pool.forget_ordered();
+        self.mark_open_requests();
+    }
+
     fn purge_pool(&mut self) {
         let sessions = &self.sessions;
         let is_open = |request: &SignedRequest| sessions.is_open(&request.entry);
@@ -485,13 +508,7 @@ impl Replica {
     }
 
     /// The answer to an ordered Request, to where its client is connected.
-    fn answer(
-        &self,
-        entry: &crate::wire::request::RequestEntry,
-        reply: &crate::snapshot::CachedReply,
-        detail: Detail,
-        out: &mut Effects,
-    ) {
+    fn answer(&self, entry: &RequestEntry, reply: &crate::snapshot::CachedReply, detail: Detail, out: &mut Effects) {
         // Whose state may be wrong answers nobody.
         let Some(link) = self.clients.get(&entry.client).filter(|_| !self.superblock.quarantined) else { return };
         let mine = entry.req_no.0 % self.config.n() as u64 == u64::from(self.me.0);

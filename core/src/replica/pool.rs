@@ -2,7 +2,7 @@
 //! for each client and in total; taken by deficit round robin over clients, so that one who sends much cannot keep the
 //! others waiting (PROTOCOL §6.1, §14).
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use crate::ids::{Digest, PublicKey, RequestNo, SessionId};
 use crate::wire::request::{Body, RequestEntry, SignedRequest};
@@ -269,8 +269,9 @@ impl Pool {
         self.turns.iter().map(|client| &self.queues[client].requests[0])
     }
 
-    /// Recounts. For the invariants.
-    pub fn check(&self) {
+    /// Recounts; `open`: the Requests of batches that are to be executed yet, where all of them are known. For the
+    /// invariants.
+    pub fn check(&self, open: Option<&BTreeSet<Digest>>) {
         let bytes: usize = self.iter().map(|request| request.bytes.len()).sum();
         assert_eq!(bytes, self.bytes, "pool bytes are counted right");
         assert_eq!(self.iter().count(), self.waiting, "waiting Requests are counted right");
@@ -278,7 +279,12 @@ impl Pool {
         assert!(self.bytes <= self.bounds.bytes);
         let spare_room: usize = self.spare.iter().map(VecDeque::capacity).sum();
         assert!(spare_room == self.spare_room && spare_room <= SPARE_ROOM_MAX, "spare queues are counted right");
-        assert!(self.iter().all(|request| self.known.contains(&request.entry.digest)));
+        let waiting: BTreeSet<_> = self.iter().map(|request| request.entry.digest).collect();
+        assert!(waiting.iter().all(|digest| self.known.contains(digest)));
+        if let Some(open) = open {
+            let known = waiting.union(open).filter(|digest| self.known.contains(*digest)).count();
+            assert_eq!(known, self.known.len(), "what neither waits nor is in an open batch may come again");
+        }
         assert!(
             self.openings.keys().all(|opening| self.known.contains(opening)),
             "openings are forgotten with the rest"
@@ -354,6 +360,10 @@ mod tests {
         SignedRequest::parse(bytes, bounds).unwrap()
     }
 
+    fn digests<'a>(requests: impl IntoIterator<Item = &'a SignedRequest>) -> BTreeSet<Digest> {
+        requests.into_iter().map(|request| request.entry.digest).collect()
+    }
+
     #[test]
     fn pf4_a_client_that_floods_leaves_the_others_their_share() {
         let mut pool = Pool::new(BOUNDS);
@@ -363,7 +373,7 @@ mod tests {
         assert_eq!(pool.add(&request(2, 1, 100)), Added::New);
         let mut batch = Vec::new();
         pool.take(&mut batch);
-        pool.check();
+        pool.check(Some(&digests(&batch)));
         assert!(batch.iter().any(|request| request.entry.client == PublicKey([2; 32])), "in the first batch");
         assert!(batch.len() >= 5, "and the batch is full all the same");
         let of_first: Vec<_> = batch.iter().filter(|r| r.entry.client.0[0] == 1).map(|r| r.entry.req_no.0).collect();
@@ -381,7 +391,7 @@ mod tests {
                 pool.add(&request(client, req_no, 100_000));
             }
         }
-        pool.check();
+        pool.check(Some(&BTreeSet::new()));
         assert!(pool.bytes <= BOUNDS.bytes);
     }
 
@@ -393,9 +403,11 @@ mod tests {
         }
         assert_eq!(pool.add(&request(2, 1, 10)), Added::New);
         let mut batches = [Vec::new(), Vec::new()];
+        let mut taken = BTreeSet::new();
         for batch in &mut batches {
             pool.take(batch);
-            pool.check();
+            taken.extend(digests(&*batch));
+            pool.check(Some(&taken));
             let bounds = RequestBounds { request_bytes: 1 << 20, operations: 8, requests: 100, body_bytes: 1 << 20 };
             Body::parse(Body::join(batch).bytes().clone(), bounds).expect("a batch that every replica accepts");
         }
@@ -415,7 +427,7 @@ mod tests {
         for opening in &openings {
             pool.executed(&opening.entry.client, &opening.entry.digest);
         }
-        pool.check();
+        pool.check(Some(&digests(&[request(4, 1, 10)])));
         assert_eq!(pool.openings(), 0);
     }
 
@@ -428,11 +440,11 @@ mod tests {
         let second = &openings[1].entry;
         // Room for two: one is on its way to it.
         pool.drop_openings(2, &|client| *client == second.client);
-        pool.check();
+        pool.check(Some(&digests(&openings[..1])));
         assert_eq!((pool.openings(), pool.waiting()), (3, 3), "who replaces its own, and who opens nothing, wait on");
         assert!(pool.knows(&openings[0].entry.digest) && pool.knows(&second.digest));
         pool.drop_openings(0, &|_| false);
-        pool.check();
+        pool.check(Some(&digests(&openings[..1])));
         assert_eq!((pool.openings(), pool.waiting()), (1, 1), "what is on its way is not taken back");
         pool.forget_ordered();
         assert_eq!(pool.openings(), 0);
@@ -444,13 +456,13 @@ mod tests {
         let requests: Vec<_> = (1..=4).map(|req_no| request(1, req_no, 10)).collect();
         assert!(requests.iter().all(|request| pool.add(request) == Added::New));
         pool.executed(&requests[1].entry.client, &requests[1].entry.digest);
-        pool.check();
+        pool.check(Some(&BTreeSet::new()));
         assert_eq!(pool.waiting(), 3);
         pool.purge(&|request| request.entry.req_no.0 > 3);
-        pool.check();
+        pool.check(Some(&BTreeSet::new()));
         assert_eq!(pool.waiting(), 1);
         pool.executed(&requests[3].entry.client, &requests[3].entry.digest);
-        pool.check();
+        pool.check(Some(&BTreeSet::new()));
         assert_eq!(pool.add(&requests[0]), Added::New, "what left may come again");
     }
 }

@@ -251,11 +251,4 @@ impl Replica {
             self.pbft.promise(LogPosition(0));
         }
     }
-
-    /// Requests in batches that are open must not be proposed again when their clients send them again.
-    fn mark_open_requests(&mut self) {
-        let bodies = self.pbft.slots().filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
-        let entries = bodies.flat_map(|body| body.entries().iter());
-        entries.for_each(|entry| self.pool.mark_ordered(entry));
-    }
 }

@@ -217,6 +217,13 @@ impl JournalDisk {
         self.held.is_none() && self.reads.is_empty() && self.reading == 0 && self.writing == 0
     }
 
+    /// Whether all that it has to do waits for room on the disk, which may never come.
+    #[must_use]
+    pub fn waits_for_room(&self) -> bool {
+        let has_flights = !self.reads.is_empty() || self.reading > 0 || self.writing > 0;
+        self.held.is_some() && !has_flights && self.segments.lacks_room()
+    }
+
     fn written(
         &mut self,
         flight: Flight,
@@ -348,13 +355,17 @@ mod tests {
 
         fn run_until_durable(&mut self, position: u64) -> Result<(), ServerError> {
             self.run_until(|disk, completed| {
-                for done in completed {
-                    let Completed::Written { ticket, bytes } = done else { panic!("{done:?}") };
-                    disk.journal.written(ticket);
-                    disk.journal.recycle(bytes);
-                }
+                disk.take(completed);
                 disk.journal.durable() >= LogPosition(position)
             })
+        }
+
+        fn take(&mut self, completed: Vec<Completed>) {
+            for done in completed {
+                let Completed::Written { ticket, bytes } = done else { panic!("{done:?}") };
+                self.journal.written(ticket);
+                self.journal.recycle(bytes);
+            }
         }
     }
 
@@ -448,6 +459,29 @@ mod tests {
             let landed = |flight: Flight| Landed { outcome: Ok(flight.bytes.len() / 2), flight };
             Ok(self.0.pop().map(landed))
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_says_that_it_may_be_for_ever() {
+        let mut disk = Disk::new(Driver::Epoll, WritePath::Buffered, None);
+        let has_room = disk.disk.segments.fill_disk(disk.folder.path());
+        let mut position = 0;
+        disk.run_until(|disk, completed| {
+            disk.take(completed);
+            if disk.journal.is_idle() {
+                // One group each, up to the end of the segment.
+                position += 1;
+                disk.append(position, Place::Journal(vote(position)));
+            }
+            disk.disk.waits_for_room()
+        })
+        .unwrap();
+        let durable = disk.journal.durable();
+        assert_eq!(durable, LogPosition(position - 1), "what the segment had room for");
+        assert!(position > 2);
+        has_room.store(true, std::sync::atomic::Ordering::Relaxed);
+        disk.run_until_durable(position).unwrap();
+        assert!(!disk.disk.waits_for_room());
     }
 
     #[test]

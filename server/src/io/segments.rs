@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -86,7 +87,8 @@ impl Segments {
             spares.push(open(way, make(folder, segment_bytes, next_name)?)?);
             next_name += 1;
         }
-        let maker = Maker::start(folder.to_owned(), segment_bytes, next_name, bell);
+        let folder = folder.to_owned();
+        let maker = Maker::start(next_name, bell, move |name| make(&folder, segment_bytes, name));
         let mut segments = Self { way, segment_bytes, in_use: opened, spares, maker };
         segments.order_spares();
         Ok(segments)
@@ -107,6 +109,12 @@ impl Segments {
     #[must_use]
     pub fn existing(&self, number: u32) -> Option<Arc<JournalFile>> {
         self.in_use.get(&number).cloned()
+    }
+
+    /// Whether a file is waited for that the disk has no room for.
+    #[must_use]
+    pub fn lacks_room(&self) -> bool {
+        self.maker.lacks_room.load(Ordering::Relaxed)
     }
 
     /// The journal needs this segment no more: its file may become another.
@@ -167,17 +175,27 @@ struct Maker {
     orders: Option<mpsc::Sender<()>>,
     made: mpsc::Receiver<Result<PathBuf, ServerError>>,
     ordered: usize,
+    lacks_room: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Makes the file of this name.
+type Make = dyn FnMut(u32) -> Result<PathBuf, ServerError> + Send;
+
 impl Maker {
-    fn start(folder: PathBuf, segment_bytes: u32, mut next_name: u32, bell: Arc<Doorbell>) -> Self {
+    fn start(
+        mut next_name: u32,
+        bell: Arc<Doorbell>,
+        mut make: impl FnMut(u32) -> Result<PathBuf, ServerError> + Send + 'static,
+    ) -> Self {
         let (orders, ordered) = mpsc::channel();
         let (done, made) = mpsc::channel();
+        let lacks_room = Arc::new(AtomicBool::new(false));
+        let told = lacks_room.clone();
         let thread = std::thread::Builder::new().name("bft-segments".into());
         let thread = thread.spawn(move || {
             while let Ok(()) = ordered.recv() {
-                let made = make_when_there_is_room(&folder, segment_bytes, next_name, &ordered);
+                let made = make_when_there_is_room(&mut make, next_name, &ordered, &told);
                 let Some(made) = made else { return };
                 next_name += 1;
                 if done.send(made).is_err() {
@@ -186,7 +204,8 @@ impl Maker {
                 bell.ring();
             }
         });
-        Self { orders: Some(orders), made, ordered: 0, thread: Some(thread.expect("the system has threads left")) }
+        let thread = Some(thread.expect("the system has threads left"));
+        Self { orders: Some(orders), made, ordered: 0, lacks_room, thread }
     }
 
     fn order(&mut self) {
@@ -220,24 +239,28 @@ impl Drop for Maker {
 /// On a full disk the journal goes on to the end of its segment, and then waits: nothing that was promised is lost, and
 /// an operator can make room. `None`: stopped meanwhile.
 fn make_when_there_is_room(
-    folder: &Path,
-    segment_bytes: u32,
+    make: &mut Make,
     name: u32,
     ordered: &mpsc::Receiver<()>,
+    lacks_room: &AtomicBool,
 ) -> Option<Result<PathBuf, ServerError>> {
     loop {
-        match make(folder, segment_bytes, name) {
+        match make(name) {
             Err(ServerError::JournalIo { path, source, .. }) if is_disk_full(&source) => {
                 tracing::error!(path = %path.display(), %source, "no room for the journal: free some, it is tried again");
                 // What there is of it takes room itself. Where it can not be removed, making it again says so.
                 let _ = fs::remove_file(&path);
+                lacks_room.store(true, Ordering::Relaxed);
                 // Only one file is ordered at a time: what ends this wait early is the end of everything.
                 match ordered.recv_timeout(FULL_DISK_RETRY) {
                     Ok(()) | Err(mpsc::RecvTimeoutError::Timeout) => {}
                     Err(mpsc::RecvTimeoutError::Disconnected) => return None,
                 }
             }
-            made => return Some(made),
+            made => {
+                lacks_room.store(false, Ordering::Relaxed);
+                return Some(made);
+            }
         }
     }
 }
@@ -259,6 +282,24 @@ fn make(folder: &Path, segment_bytes: u32, name: u32) -> Result<PathBuf, ServerE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Segments {
+        /// From now on there is no room for another file, until the flag that this gives is set.
+        pub fn fill_disk(&mut self, folder: &Path) -> Arc<AtomicBool> {
+            let (folder, segment_bytes) = (folder.to_owned(), self.segment_bytes);
+            let has_room = Arc::new(AtomicBool::new(false));
+            let is_made = has_room.clone();
+            let bell = Arc::new(Doorbell::new().unwrap());
+            self.maker = Maker::start(100, bell, move |name| {
+                let path = folder.join(format!("{name:08}.seg"));
+                if is_made.load(Ordering::Relaxed) {
+                    return make(&folder, segment_bytes, name);
+                }
+                Err(failed("write", &path)(io::ErrorKind::StorageFull.into()))
+            });
+            has_room
+        }
+    }
 
     fn open_in(folder: &Path, in_use: Vec<(u32, PathBuf)>, unused: Vec<PathBuf>) -> Segments {
         let bell = Arc::new(Doorbell::new().unwrap());

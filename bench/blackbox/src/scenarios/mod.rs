@@ -48,7 +48,7 @@ const fn plain(
 }
 
 /// All of them.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 15] = [
     plain("kill-primary", "the primary is killed, and started again", Part::Short, processes::kill_primary),
     plain("kill-backup", "a backup is killed, and started again", Part::Short, processes::kill_backup),
     plain("pause-primary", "the primary stands still (SIGSTOP), and goes on", Part::Short, processes::pause_primary),
@@ -68,12 +68,19 @@ pub const ALL: [Scenario; 14] = [
         links::bad_weather,
     ),
     Scenario {
+        adjust: disk::journals_that_fit,
         prepare: disk::small_disk_of_backup,
         ..plain("full-disk-backup", "no room on a backup's disk, then room", Part::Short, disk::fill_backup)
     },
     Scenario {
+        adjust: disk::journals_that_fit,
         prepare: disk::small_disk_of_primary,
         ..plain("full-disk-primary", "no room on the first primary's disk, then room", Part::Night, disk::fill_primary)
+    },
+    Scenario {
+        adjust: disk::journals_that_fit,
+        prepare: disk::small_disk_of_backup,
+        ..plain("full-disk-stop", "no room on a backup's disk: it is stopped", Part::Night, disk::stop_full_backup)
     },
     plain("twin-backup", "a backup runs twice, each process on its side of a partition", Part::Night, twin::of_backup),
     plain("twin-primary", "the primary runs twice, each process on its side", Part::Short, twin::of_primary),

@@ -85,6 +85,13 @@ impl Pbft {
         });
     }
 
+    /// Whether another batch was committed at `seq` than the one that was accepted here.
+    #[must_use]
+    pub fn has_lost(&self, seq: Seq) -> bool {
+        let Some(slot) = self.slot(seq) else { return false };
+        slot.accepted.as_ref().is_some_and(|accepted| !slot.is_committed_as(accepted.position.digest))
+    }
+
     /// `seq` was executed: its body leaves memory as soon as its record is durable.
     pub fn executed(&mut self, seq: Seq) {
         if let Some(index) = self.slot_index(seq) {
