@@ -221,23 +221,29 @@ pub fn records_of(disk: &Disk, superblock: &Superblock) -> Result<(Vec<(LogPosit
 }
 
 /// Where the groups lie that the superblock says are durable, and whose records are still needed: a flipped bit in one of
-/// these must be found. In the groups behind them it may look like a torn tail.
+/// these must be found. In the groups behind them it may look like a torn tail. Nobody reads what a former life left behind
+/// the end that it came to: where its positions were given again, in the next segment.
 #[must_use]
 pub fn provable(disk: &Disk) -> Vec<(FileName, Range<usize>)> {
     let Ok((superblock, _)) = superblock_of(disk) else { return Vec::new() };
     let (owner, seal) = (Owner::of(&superblock), Seal::new(superblock.directory_key));
     let needed = superblock.journal_start..=superblock.durable_through;
+    let files = disk.names().filter(|name| matches!(name, FileName::Segment(_)));
+    let segments: Vec<_> = files
+        .filter_map(|name| {
+            let bytes = disk.read(name).expect("just listed");
+            let header = SegmentHeader::decode(&owner, &seal, bytes.get(..BLOCK_BYTES)?)?;
+            Some((name, bytes, header))
+        })
+        .collect();
     let mut provable = Vec::new();
-    for name in disk.names().filter(|name| matches!(name, FileName::Segment(_))) {
-        let bytes = disk.read(name).expect("just listed");
-        let Some(segment) = bytes.get(..BLOCK_BYTES).and_then(|block| SegmentHeader::decode(&owner, &seal, block))
-        else {
-            continue;
-        };
+    for (name, bytes, segment) in &segments {
+        let next = segments.iter().find(|(_, _, header)| header.number == segment.number + 1);
+        let is_read = |last| needed.contains(&last) && next.is_none_or(|(_, _, header)| last < header.first_position);
         for (offset, block) in (0..).step_by(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES)) {
             let group = GroupHeader::parse(&seal, block).filter(|group| group.segment == segment.number);
-            if let Some(group) = group.filter(|group| group.records > 0 && needed.contains(&group.last_position())) {
-                provable.push((name, offset..offset + GROUP_HEADER_BYTES + group.bytes as usize));
+            if let Some(group) = group.filter(|group| group.records > 0 && is_read(group.last_position())) {
+                provable.push((*name, offset..offset + GROUP_HEADER_BYTES + group.bytes as usize));
             }
         }
     }
