@@ -217,6 +217,30 @@ fn v16_a_replica_whose_own_service_lags_suspects_nobody_and_a_silent_primary_all
 }
 
 #[test]
+fn v16_a_replica_that_is_behind_suspects_nobody_and_a_silent_primary_once_it_is_not() {
+    let mut cluster = Cluster::running();
+    let late = ReplicaId(3);
+    assert!(late != cluster.primary(0));
+    // It hears where the others are, and gets nothing from them; the Request waits in its pool all the while.
+    cluster.hears = |_, to, message| to != ReplicaId(3) || message.kind() == Kind::Status;
+    cluster.submit();
+    cluster.pass_until(SECOND, |cluster| cluster.done == 2);
+    let proposed = cluster.sent.iter().rev().find_map(|(_, message)| match message {
+        Message::PrePrepare(proposal) => proposal.body.requests().next(),
+        _ => None,
+    });
+    let requests = cluster.verifier.check_requests(vec![proposed.expect("it was executed")]).0;
+    cluster.step(late, Input::Requests(requests));
+    cluster.pass(20 * T0);
+    assert_eq!(cluster.view(late), (View(0), true), "others have executed it, whoever is primary");
+    cluster.hears = |_, _, _| true;
+    cluster.pass_until(5 * SECOND, |cluster| cluster.hosts[late.index()].replica.executed() == Seq(2));
+    cluster.down.push(cluster.primary(0));
+    cluster.submit();
+    cluster.pass_until(5 * T0, |cluster| cluster.view(late).0 > View(0));
+}
+
+#[test]
 fn z6_c2_o3_clocks_that_jump_by_an_hour_refuse_and_lose_nothing() {
     let mut cluster = Cluster::running();
     // A Request waits for an hour before anybody hears of it.

@@ -375,6 +375,10 @@ impl Replica {
             if self.is_committed(next) || self.catch_up.is_lost(next) {
                 return None;
             }
+            // One who is right has executed it, so it is to be had: what it waits for is to catch up (V16).
+            if self.catch_up.executed_by_others(self.config.weights()) >= next {
+                return None;
+            }
             // What was proposed has left the pool, and may never be prepared if too few are in this view.
             let is_open = self.pbft.in_flight() > 0 || self.pbft.highest_prepared() > self.executing.last;
             let has_work = self.pool.waiting() > 0 || is_open;
