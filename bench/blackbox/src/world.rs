@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ const STATIONS: usize = REPLICAS + 2;
 const PORT: u16 = 4700;
 /// How long anything here may take that is not expected to take any time.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a killed process may hold its port.
+const PORT_MAX: Duration = Duration::from_secs(20);
 /// How often is looked whether something has come about.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
 /// How long a replica has to say how it is.
@@ -342,7 +345,16 @@ fn listen(station: Station) -> Result<TcpListener, Failure> {
     let bind = || {
         let space = File::open(Path::new("/run/netns").join(namespace(station)))?;
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
-        TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))
+        // Who was killed there holds the port until the kernel has let go of its ring, which may be after its end.
+        let deadline = Instant::now() + PORT_MAX;
+        loop {
+            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                    std::thread::sleep(LOOK_INTERVAL);
+                }
+                bound => return bound,
+            }
+        }
     };
     // On a thread of its own, which ends there: this one stays where it is.
     let bound = std::thread::scope(|scope| scope.spawn(bind).join().expect("it does not panic"));
