@@ -101,15 +101,18 @@ impl CatchUp {
         }
     }
 
-    /// The highest Seq that a blocking set says it has executed: what one liar boasts changes nothing here (T1, PF5).
+    /// Whether a blocking set says it has executed `seq`: what one liar boasts changes nothing here (T1, PF5).
+    #[must_use]
+    pub fn is_executed_by_others(&self, seq: Seq, weights: &Weights) -> bool {
+        let peers = (0..).map(ReplicaId).zip(&self.claims);
+        weights.is_blocking(peers.filter(|(_, claim)| **claim >= seq).map(|(peer, _)| peer).collect())
+    }
+
+    /// The highest Seq of which that is so.
     #[must_use]
     pub fn executed_by_others(&self, weights: &Weights) -> Seq {
-        let claiming = |least: Seq| {
-            let peers = (0..).map(ReplicaId).zip(&self.claims);
-            peers.filter(|(_, claim)| **claim >= least).map(|(peer, _)| peer).collect()
-        };
-        let supported = |claim: &Seq| weights.is_blocking(claiming(*claim));
-        self.claims.iter().copied().filter(supported).max().unwrap_or_default()
+        let claims = self.claims.iter().copied();
+        claims.filter(|claim| self.is_executed_by_others(*claim, weights)).max().unwrap_or_default()
     }
 
     /// A committed batch below the window.

@@ -300,8 +300,8 @@ impl Replica {
 
     fn executed_batch(&mut self, seq: Seq, body_bytes: u64, out: &mut Effects) {
         // Of what is executed behind the window nobody knows what was accepted here: it is caught up with now.
-        if self.pbft.has_lost(seq) || seq == self.pbft.stable() {
-            self.forget_lost_requests();
+        if self.pbft.is_overruled(seq) || seq == self.pbft.stable() {
+            self.forget_requests_not_open();
         }
         self.pbft.executed(seq);
         self.catch_up.executed(seq);

@@ -256,7 +256,7 @@ impl Replica {
         self.sessions.check();
         // What is behind the window is executed yet too, and nobody here knows what it is.
         let has_all = self.executing.last >= self.pbft.stable();
-        let open = has_all.then(|| self.open_requests().map(|entry| entry.digest).collect());
+        let open = has_all.then(|| open_requests(&self.pbft, self.executing.last).map(|entry| entry.digest).collect());
         self.pool.check(open.as_ref());
         self.catch_up.check(&self.tuning);
         self.transfer.check();
@@ -469,22 +469,14 @@ impl Replica {
         }
     }
 
-    /// Requests in proposals that are to be executed yet.
-    fn open_requests(&self) -> impl Iterator<Item = &RequestEntry> {
-        let open = self.pbft.slots().filter(|slot| slot.seq > self.executing.last);
-        let bodies = open.filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
-        bodies.flat_map(|body| body.entries())
-    }
-
     /// Requests in batches that are open must not be proposed again when their clients send them again.
     fn mark_open_requests(&mut self) {
-        let open: Vec<_> = self.open_requests().cloned().collect();
-        open.iter().for_each(|entry| self.pool.mark_ordered(entry));
+        open_requests(&self.pbft, self.executing.last).for_each(|entry| self.pool.mark_ordered(entry));
     }
 
-    /// After a jump, or where another batch than the one accepted here was executed: Requests that were on their way in
-    /// batches that lost may come again.
-    fn forget_lost_requests(&mut self) {
+    /// After a jump, or where another batch than the one accepted here was executed: what was on its way in batches that
+    /// are open no more may come again.
+    fn forget_requests_not_open(&mut self) {
         self.pool.forget_ordered();
         self.mark_open_requests();
     }
@@ -500,7 +492,7 @@ impl Replica {
         self.pool.waiting() > 0
             || !self.pbft.is_normal()
             || self.pbft.in_flight() > 0
-            || self.catch_up.executed_by_others(self.config.weights()) > self.executing.last
+            || self.catch_up.is_executed_by_others(self.executing.last.next(), self.config.weights())
             || self.transfer.is_active()
             || self.handshake.is_open()
             || self.superblock.quarantined
@@ -549,6 +541,13 @@ impl Replica {
         self.executing.stop();
         out.halt.get_or_insert(halt);
     }
+}
+
+/// Requests in proposals that are to be executed yet.
+fn open_requests(pbft: &Pbft, executed: Seq) -> impl Iterator<Item = &RequestEntry> {
+    let open = pbft.slots().filter(move |slot| slot.seq > executed);
+    let bodies = open.filter_map(|slot| slot.accepted.as_ref()?.body.as_ref());
+    bodies.flat_map(|body| body.entries())
 }
 
 /// How much of an answer is sent.

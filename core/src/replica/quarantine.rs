@@ -416,7 +416,7 @@ impl Replica {
         self.catch_up.jumped(seq);
         self.views.forget_sample();
         self.idle = super::idle::IdleMarks::default();
-        self.forget_lost_requests();
+        self.forget_requests_not_open();
         self.purge_pool();
         self.next_status = now.mono;
     }

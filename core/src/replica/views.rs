@@ -376,7 +376,7 @@ impl Replica {
                 return None;
             }
             // One who is right has executed it, so it is to be had: what it waits for is to catch up (V16).
-            if self.catch_up.executed_by_others(self.config.weights()) >= next {
+            if self.catch_up.is_executed_by_others(next, self.config.weights()) {
                 return None;
             }
             // What was proposed has left the pool, and may never be prepared if too few are in this view.

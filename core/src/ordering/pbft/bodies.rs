@@ -87,7 +87,7 @@ impl Pbft {
 
     /// Whether another batch was committed at `seq` than the one that was accepted here.
     #[must_use]
-    pub fn has_lost(&self, seq: Seq) -> bool {
+    pub fn is_overruled(&self, seq: Seq) -> bool {
         let Some(slot) = self.slot(seq) else { return false };
         slot.accepted.as_ref().is_some_and(|accepted| !slot.is_committed_as(accepted.position.digest))
     }
