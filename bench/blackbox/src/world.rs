@@ -345,20 +345,25 @@ fn listen(station: Station) -> Result<TcpListener, Failure> {
     let bind = || {
         let space = File::open(Path::new("/run/netns").join(namespace(station)))?;
         move_into_link_name_space(std::os::fd::AsFd::as_fd(&space), Some(LinkNameSpaceType::Network))?;
-        // Who was killed there holds the port until the kernel has let go of its ring, which may be after its end.
-        let deadline = Instant::now() + PORT_MAX;
-        loop {
-            match TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)) {
-                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
-                    std::thread::sleep(LOOK_INTERVAL);
-                }
-                bound => return bound,
-            }
-        }
+        bind_when_free()
     };
     // On a thread of its own, which ends there: this one stays where it is.
     let bound = std::thread::scope(|scope| scope.spawn(bind).join().expect("it does not panic"));
     bound.map_err(|error| Failure::new(Reason::Failed, format!("listen in {}: {error}", namespace(station))))
+}
+
+/// Who was killed there may hold the port after its end: the kernel lets go of an io_uring's sockets some milliseconds
+/// later.
+fn bind_when_free() -> std::io::Result<TcpListener> {
+    let deadline = Instant::now() + PORT_MAX;
+    loop {
+        let bound = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT));
+        let is_taken = bound.as_ref().is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
+        if !is_taken || Instant::now() > deadline {
+            return bound;
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
 }
 
 /// Copies a folder as deep as it is.

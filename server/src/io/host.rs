@@ -47,7 +47,7 @@ enum Phase {
     },
     /// The core is not stepped any more; the journal writes what it has, and what the disk has room for.
     Closing,
-    /// Everything is durable; sockets take what waits.
+    /// All is durable that the disk had room for; sockets take what waits.
     Flushing {
         since: Nanos,
     },
@@ -379,12 +379,13 @@ impl<'a, L: Local> Host<'a, L> {
             Phase::Closing => {
                 if self.node.is_closed() && self.disk.is_idle() {
                     tracing::info!("stopped: the journal is closed");
-                    self.phase = Phase::Flushing { since: now.mono };
                 } else if self.disk.waits_for_room() {
                     // Nothing that leaves this replica stands on what is not durable: it may be lost, as in a crash.
                     tracing::warn!("stopped: the disk is full, so the journal ends where it is; nobody was told more");
-                    self.phase = Phase::Flushing { since: now.mono };
+                } else {
+                    return false;
                 }
+                self.phase = Phase::Flushing { since: now.mono };
                 false
             }
             Phase::Flushing { since } => !self.local.has_output() || now.mono.since(since) > FLUSH_MAX,

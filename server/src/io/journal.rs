@@ -214,14 +214,17 @@ impl JournalDisk {
     /// Whether the disk has nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.held.is_none() && self.reads.is_empty() && self.reading == 0 && self.writing == 0
+        self.held.is_none() && !self.has_flights()
     }
 
     /// Whether all that it has to do waits for room on the disk, which may never come.
     #[must_use]
     pub fn waits_for_room(&self) -> bool {
-        let has_flights = !self.reads.is_empty() || self.reading > 0 || self.writing > 0;
-        self.held.is_some() && !has_flights && self.segments.lacks_room()
+        self.held.is_some() && !self.has_flights() && self.segments.lacks_room()
+    }
+
+    fn has_flights(&self) -> bool {
+        !self.reads.is_empty() || self.reading > 0 || self.writing > 0
     }
 
     fn written(
